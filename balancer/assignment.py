@@ -1,0 +1,29 @@
+"""One dispatch of one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class End(Enum):
+    """How an assignment's charge ends, as far as the front door knows."""
+
+    REACHED = "reached"
+    """The request reached the group, which counts its charge in its own time."""
+    NEVER_SENT = "never_sent"
+    """No byte of it reached the group: the charge is taken back."""
+
+
+@dataclass(slots=True, eq=False)
+class Assignment:
+    """A request on a group, from dispatch until it ends or is given up."""
+
+    dp_balance_id: str
+    dp_rank: int
+    group_epoch: int
+    charge_tokens: int
+    """What it adds to the group's in-flight tokens; never changed afterwards."""
+    book_tokens: int
+    """What the front door believes it holds: the prompt and what has been streamed."""
+    is_open: bool = True

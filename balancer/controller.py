@@ -1,0 +1,178 @@
+"""
+The controller: chooses a group for each request and keeps the front door's books.
+
+Synchronous and pure: what it knows is handed to it (observe_*), what it
+decides is returned, and nothing in it waits.  An assignment that was given out
+is released in exactly one place, by whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from balancer.assignment import Assignment, End
+from balancer.errors import LedgerBroken, NoCandidate
+from balancer.ledger import Ledger, in_flight
+from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
+from shm.board import Cell
+from shm.group_table import GroupEntry, GroupState
+from shm.load import LoadReport
+
+
+class Book(NamedTuple):
+    """What this front door has open on one group."""
+
+    tokens: int
+    requests: int
+
+
+class _Standing(NamedTuple):
+    """A group as the table tells it, and its load if it may be chosen."""
+
+    state: GroupState
+    load: GroupLoad
+    max_requests: int | None
+
+
+_UNKNOWN = _Standing(GroupState.STARTING, GroupLoad(0, 0, 0, 0, 0), None)
+
+
+class Controller:
+    """Assigns requests to groups by one policy and one ledger."""
+
+    def __init__(self, policy: Policy, ledger: Ledger, num_groups: int, rng: random.Random) -> None:
+        self.policy = policy
+        self.ledger = ledger
+        self._rng = rng
+        self._standings = [_UNKNOWN] * num_groups
+        self._books = [Book(0, 0)] * num_groups
+        self._open: dict[str, Assignment] = {}
+
+    def __repr__(self) -> str:
+        loads = ", ".join(f"{s.load.dp_rank}:{s.state} {s.load.tokens}" for s in self._standings)
+        return f"<Controller {self.policy.name}, {len(self._open)} open, [{loads}]>"
+
+    def assign(self, request: RequestShape) -> Assignment:
+        """
+        Choose a group and charge it with the request's prompt tokens.
+
+        The charge is on the board when this returns.  Raises NoCandidate if
+        every group is dead, draining, starting or full.
+        """
+        candidates = [s.load for s in self._standings if _may_take_more(s)]
+        if not candidates:
+            raise NoCandidate(self._why_none())
+        dp_rank = self.policy.pick(candidates, request)
+        tokens = request.prompt_tokens
+        group_epoch = self.ledger.dispatch(dp_rank, tokens)
+        balance_id = f"{self._rng.getrandbits(64):016x}"
+        assignment = Assignment(balance_id, dp_rank, group_epoch, tokens, tokens)
+        self._open[balance_id] = assignment
+        self._add_to_book(dp_rank, tokens, 1)
+        return assignment
+
+    def release(self, assignment: Assignment, end: End) -> None:
+        """
+        The request ended, or was given up.  Releasing twice does no harm.
+
+        With End.NEVER_SENT the charge is taken back here; else the group
+        counts it, and it leaves in-flight with the report that shows that.
+        """
+        if not assignment.is_open:
+            return
+        assignment.is_open = False
+        del self._open[assignment.dp_balance_id]
+        if end is End.NEVER_SENT:
+            self.ledger.take_back(
+                assignment.dp_rank, assignment.group_epoch, assignment.charge_tokens
+            )
+        self._add_to_book(assignment.dp_rank, -assignment.book_tokens, -1)
+
+    def streamed(self, assignment: Assignment, tokens: int) -> None:
+        """The group has produced that many tokens more for the assignment."""
+        assignment.book_tokens += tokens
+        book = self._books[assignment.dp_rank]
+        self._books[assignment.dp_rank] = Book(book.tokens + tokens, book.requests)
+        if not self.has_report(assignment.dp_rank):
+            self._weigh(assignment.dp_rank)
+
+    def observe_group(self, entry: GroupEntry) -> None:
+        """Take over a row of the group table; a new epoch starts the group's books anew."""
+        if entry.epoch != self.ledger.books(entry.dp_rank).epoch:
+            self.ledger.begin_group(entry.dp_rank, entry.epoch)
+        self._standings[entry.dp_rank] = self._standings[entry.dp_rank]._replace(state=entry.state)
+        self._weigh(entry.dp_rank)
+
+    def observe_reports(self, reports: Iterable[LoadReport]) -> None:
+        """Take over load reports; those of another epoch than the table's are ignored."""
+        for report in reports:
+            if self.ledger.observe_report(report):
+                self._weigh(report.dp_rank)
+
+    def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
+        """Take over what another front door noted; call after observe_reports."""
+        for dp_rank, cell in cells:
+            self.ledger.observe_cell(slot, dp_rank, cell)
+            self._weigh(dp_rank)
+
+    def loads(self) -> list[GroupLoad]:
+        """Load of every group, chosen or not, by dp_rank."""
+        return [standing.load for standing in self._standings]
+
+    def books(self) -> list[Book]:
+        """What this front door has open on every group, by dp_rank."""
+        return list(self._books)
+
+    def has_report(self, dp_rank: int) -> bool:
+        """Whether that group's load is its own report, not this front door's book."""
+        return self.ledger.books(dp_rank).report is not None
+
+    def num_ready(self) -> int:
+        """Groups that the table says are ready."""
+        return sum(standing.state is GroupState.READY for standing in self._standings)
+
+    def check_integrity(self) -> None:
+        """Raise LedgerBroken if the books do not add up to the open assignments."""
+        self.ledger.check_integrity()
+        for dp_rank, book in enumerate(self._books):
+            mine = [a for a in self._open.values() if a.dp_rank == dp_rank]
+            summed = Book(sum(a.book_tokens for a in mine), len(mine))
+            if summed != book:
+                raise LedgerBroken(f"group {dp_rank}: book {book}, open assignments {summed}")
+
+    def _add_to_book(self, dp_rank: int, tokens: int, requests: int) -> None:
+        book = self._books[dp_rank]
+        self._books[dp_rank] = Book(book.tokens + tokens, book.requests + requests)
+        self._weigh(dp_rank)
+
+    def _weigh(self, dp_rank: int) -> None:
+        """Work out the group's load from what is known now."""
+        books, standing = self.ledger.books(dp_rank), self._standings[dp_rank]
+        report = books.report
+        if report is None:
+            book = self._books[dp_rank]
+            load = GroupLoad(dp_rank, book.tokens, 0, book.requests, 0)
+            self._standings[dp_rank] = _Standing(standing.state, load, None)
+            return
+        flying = in_flight(books)
+        held = report.running_requests + report.waiting_requests
+        load = GroupLoad(dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
+        self._standings[dp_rank] = _Standing(standing.state, load, report.max_requests)
+
+    def _why_none(self) -> str:
+        states: dict[str, int] = {}
+        for standing in self._standings:
+            full = standing.state is GroupState.READY
+            state = "full" if full else standing.state.value
+            states[state] = states.get(state, 0) + 1
+        found = ", ".join(f"{count} {state}" for state, count in states.items())
+        return f"no DP group can take the request: {found}"
+
+
+def _may_take_more(standing: _Standing) -> bool:
+    if standing.state is not GroupState.READY:
+        return False
+    return standing.max_requests is None or standing.load.requests < standing.max_requests

@@ -1,0 +1,30 @@
+"""Least requests."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import ClassVar
+
+from balancer.load import GroupLoad, RequestShape
+from balancer.policies.ties import FairTies
+
+
+class LeastRequests:
+    """
+    Take the group with the fewest requests: running, waiting and in flight.
+
+    Exact in requests and blind to their length: on long-context traffic it
+    leaves about as much attention time idle as round robin.  Where a group
+    reports nothing, the front door's own open requests stand in.  Choose it
+    when prompts and outputs are of like length.
+    """
+
+    name: ClassVar[str] = "least_requests"
+
+    def __init__(self, rng: random.Random) -> None:
+        self._ties = FairTies(rng)
+
+    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
+        """Return the dp_rank with the fewest requests; equals take turns."""
+        return self._ties.least(candidates, [c.requests for c in candidates])

@@ -1,0 +1,61 @@
+"""The command lines of an instance's processes, out of its options."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from router.instance import Instance
+from router.options import ServeOptions
+
+
+def front_door(instance: Instance, slot: int) -> list[str]:
+    """`python -m` arguments of a front door."""
+    return ["router.front_door", "--run-dir", instance.run_dir, "--slot", str(slot)]
+
+
+def control_plane(instance: Instance) -> list[str]:
+    """`python -m` arguments of the control plane."""
+    return ["router.control_plane", "--run-dir", instance.run_dir]
+
+
+def worker(
+    instance: Instance, options: ServeOptions, model_path: Path, dp_rank: int, life: int
+) -> list[str]:
+    """`python -m` arguments of a rank; `life` counts the starts of the whole set."""
+    flags = {
+        "instance": instance.name,
+        "instance-epoch": instance.epoch,
+        "run-dir": instance.run_dir,
+        "dp-rank": dp_rank,
+        "dp-size": instance.dp_size,
+        "num-front-doors": instance.num_front_doors,
+        "rendezvous": f"file://{instance.run_dir}/rendezvous-{life}",
+        "model": model_path,
+        "served-model-name": instance.served_model_name,
+        "device": options.device,
+        "dtype": options.dtype,
+        "threads": threads_per_rank(options),
+        "max-model-len": options.max_model_len,
+        "max-running-requests": options.max_running_requests,
+        "max-queued-requests": options.max_queued_requests,
+        "max-total-tokens": options.max_total_tokens,
+        "chunked-prefill-size": options.chunked_prefill_size,
+        "page-size": options.page_size,
+        "seed": options.seed,
+        "log-level": options.log_level,
+    }
+    given = [(f"--{flag}", str(value)) for flag, value in flags.items() if value is not None]
+    return ["workers", *(word for pair in given for word in pair)]
+
+
+def worker_environment(options: ServeOptions) -> dict[str, str]:
+    """Keeps the libraries under torch to the same number of threads."""
+    threads = str(threads_per_rank(options))
+    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def threads_per_rank(options: ServeOptions) -> int:
+    """CPU threads of each rank: as told, or the cores shared out, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return options.threads_per_rank or max(1, (cores or 1) // options.dp_size)

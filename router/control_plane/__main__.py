@@ -1,0 +1,71 @@
+"""Entry of the control plane: `python -m router.control_plane --run-dir DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+
+import httpx
+import uvicorn
+import uvloop
+
+from router.control_plane.app import ControlPlane, build_app
+from router.control_plane.figures import Figures
+from router.control_plane.membership import Membership
+from router.instance import Instance
+from router.logs import configure_logging
+from shm.board import Board
+from shm.group_table import GroupTableReader, GroupTableWriter
+from shm.load import LoadReader
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m router.control_plane")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    arguments = parser.parse_args()
+    instance = Instance.load(arguments.run_dir)
+    configure_logging(instance.log_level)
+    uvloop.run(_serve(instance))
+
+
+async def _serve(instance: Instance) -> None:
+    writer = GroupTableWriter.attach(instance.name)
+    reader = GroupTableReader.attach(instance.name)
+    known = reader.snapshot()
+    reader.close()
+    loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        membership = Membership(
+            instance, writer, client, time.monotonic_ns, known.groups if known else ()
+        )
+        figures = Figures(loads, board, time.monotonic_ns)
+        app = build_app(ControlPlane(instance, membership, figures, client))
+        server = uvicorn.Server(_config(app, instance))
+        keeping = asyncio.create_task(membership.keep())
+        keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        await server.serve()
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+    for segment in (writer, loads, board):
+        segment.close()
+    if not keeping.cancelled():
+        keeping.result()  # membership must not end on its own: say why, and be restarted
+
+
+def _config(app: object, instance: Instance) -> uvicorn.Config:
+    Path(instance.control_socket).unlink(missing_ok=True)  # a killed one leaves it
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]  # FastAPI is an ASGI application
+        uds=instance.control_socket,
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=3600,
+        lifespan="off",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The control plane's application: models, loads, metrics, tokenize, docs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import ORJSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from router.control_plane.figures import Figures
+from router.control_plane.front_doors import read_meters
+from router.control_plane.loads import Loads, loads_of
+from router.control_plane.membership import Membership
+from router.control_plane.metrics import exposition
+from router.instance import Instance
+from shm.group_table import GroupEntry, GroupState
+
+_TOKENIZE_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """What the routes use."""
+
+    instance: Instance
+    membership: Membership
+    figures: Figures
+    client: httpx.AsyncClient
+
+
+class Model(BaseModel):
+    """One served model, as OpenAI lists it."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str = "levelhead"
+    max_model_len: int
+
+
+class Models(BaseModel):
+    """All served models."""
+
+    object: str = "list"
+    data: list[Model]
+
+
+def build_app(control: ControlPlane) -> FastAPI:
+    """The application over those values."""
+    app = FastAPI(title="levelhead", summary="Control plane of a level data-parallel engine")
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    _add_models(app, control)
+    _add_figures(app, control)
+
+    @app.post("/tokenize", tags=["engine"])
+    async def tokenize(request: Request) -> Response:
+        """Token ids of a prompt or of a conversation, from any ready group."""
+        entry = _any_ready(control.membership.groups)
+        answer = await control.client.post(
+            f"http://{entry.host}:{entry.port}/tokenize",
+            content=await request.body(),
+            headers={"content-type": "application/json"},
+            timeout=_TOKENIZE_TIMEOUT_S,
+        )
+        media_type = answer.headers.get("content-type")
+        return Response(answer.content, answer.status_code, media_type=media_type)
+
+    return app
+
+
+def _add_models(app: FastAPI, control: ControlPlane) -> None:
+    def served() -> list[Model]:
+        entries = [entry for entry in control.membership.groups if entry.model]
+        by_name = {entry.model: entry for entry in entries}
+        return [
+            Model(
+                id=name,
+                created=control.instance.epoch // 1_000_000_000,
+                max_model_len=entry.max_model_len,
+            )
+            for name, entry in by_name.items()
+        ]
+
+    @app.get("/v1/models", tags=["engine"])
+    async def models() -> Models:
+        """The models that the groups serve."""
+        return Models(data=served())
+
+    @app.get("/v1/models/{name:path}", tags=["engine"])
+    async def model(name: str) -> Model:
+        """One model."""
+        for each in served():
+            if each.id == name:
+                return each
+        names = ", ".join(each.id for each in served())
+        raise HTTPException(404, f"the model {name!r} does not exist; there are: {names}")
+
+
+def _add_figures(app: FastAPI, control: ControlPlane) -> None:
+    @app.get("/v1/loads", tags=["load"])
+    async def loads() -> Loads:
+        """Load of every DP group as the front doors see it."""
+        return loads_of(control.figures.read(control.membership.groups), time.time())
+
+    @app.get("/metrics", tags=["load"], response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus metrics of groups and front doors."""
+        meters = await read_meters(control.instance)
+        figures = control.figures.read(control.membership.groups)
+        return Response(exposition(figures, meters), media_type=CONTENT_TYPE_LATEST)
+
+
+def _any_ready(groups: tuple[GroupEntry, ...]) -> GroupEntry:
+    for entry in groups:
+        if entry.state is GroupState.READY:
+            return entry
+    raise HTTPException(503, "no DP group is ready", headers={"retry-after": "1"})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    found = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    message = error.detail
+    if message == "Not Found":
+        message = f"there is no {request.url.path}"
+    return _error(error.status_code, message, None, found, error.headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first: dict[str, Any] = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return _error(400, f"{where}: {first['msg']}", where, None, None)
+
+
+def _error(
+    status: int, message: str, param: str | None, code: str | None, headers: Any
+) -> Response:
+    kind = "invalid_request_error" if status < 500 else "internal_error"
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    return ORJSONResponse({"error": error}, status, headers=headers)

@@ -1,0 +1,69 @@
+"""What the segments say of every group, read in the order that keeps the ledger's law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from balancer.ledger import GroupBooks, InFlight, in_flight
+from shm.board import Board
+from shm.group_table import GroupEntry, GroupState
+from shm.load import LoadReader, LoadReport
+
+_NS = 1e-9
+
+
+class GroupFigures(NamedTuple):
+    """One group at one instant."""
+
+    entry: GroupEntry
+    report: LoadReport | None
+    """None if the group has reported nothing in its present epoch."""
+    in_flight: InFlight
+    age_s: float | None
+    """Since its report was sampled."""
+    dispatched_tokens: int
+    returned_tokens: int
+    """Both over all front doors, since the present epochs began."""
+
+    @property
+    def tokens(self) -> int:
+        """Holding and in-flight tokens, the load that minimum_tokens compares."""
+        return (self.report.holding_tokens if self.report else 0) + self.in_flight.tokens
+
+
+class Figures:
+    """Reads the load segment and the in-flight board, for people and Prometheus."""
+
+    def __init__(self, loads: LoadReader, board: Board, clock_ns: Callable[[], int]) -> None:
+        self._loads = loads
+        self._board = board
+        self._clock_ns = clock_ns
+
+    def read(self, groups: tuple[GroupEntry, ...]) -> list[GroupFigures]:
+        """Figures of every group in the table: load segment first, then the board."""
+        snapshot = self._loads.snapshot()
+        reports = {report.dp_rank: report for report in snapshot.reports} if snapshot else {}
+        now_ns = self._clock_ns()
+        return [self._of_group(entry, reports.get(entry.dp_rank), now_ns) for entry in groups]
+
+    def _of_group(self, entry: GroupEntry, report: LoadReport | None, now_ns: int) -> GroupFigures:
+        if report is not None and report.group_epoch != entry.epoch:
+            report = None
+        cells = tuple(self._board.read(row, entry.dp_rank) for row in range(self._board.num_rows))
+        current = [cell for cell in cells if cell.group_epoch == entry.epoch]
+        return GroupFigures(
+            entry=entry,
+            report=report,
+            in_flight=in_flight(GroupBooks(entry.epoch, report, cells)),
+            age_s=None if report is None else (now_ns - report.sampled_ns) * _NS,
+            dispatched_tokens=sum(cell.dispatched_tokens for cell in current),
+            returned_tokens=sum(cell.returned_tokens for cell in current),
+        )
+
+
+def imbalance(figures: list[GroupFigures]) -> float:
+    """Largest over mean load in tokens among ready groups; 1.0 when level or idle."""
+    loads = [group.tokens for group in figures if group.entry.state is GroupState.READY]
+    total = sum(loads)
+    return max(loads) * len(loads) / total if total else 1.0

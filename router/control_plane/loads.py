@@ -1,0 +1,72 @@
+"""`GET /v1/loads`: load per DP group, under SGLang's field names with ours beside them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from router.control_plane.figures import GroupFigures, imbalance
+from shm.group_table import GroupState
+
+
+class GroupLoads(BaseModel):
+    """One DP group.  Fields of the report are null while the group has reported nothing."""
+
+    dp_rank: int
+    state: GroupState
+    num_running_reqs: int | None
+    num_waiting_reqs: int | None
+    num_waiting_uncached_tokens: int | None = Field(
+        description="Prompt tokens not computed yet, the remainder of a chunked prompt included"
+    )
+    num_used_tokens: int | None = Field(description="KV tokens of running requests")
+    num_total_tokens: int | None = Field(description="Holding tokens: KV plus waiting prompts")
+    max_total_num_tokens: int | None = Field(description="KV capacity in tokens")
+    token_usage: float | None = Field(description="num_used_tokens / max_total_num_tokens")
+    holding_tokens: int | None = Field(description="The same as num_total_tokens")
+    in_flight_tokens: int = Field(description="Sent to the group, not yet in holding_tokens")
+    in_flight_requests: int
+    step_time_ms: float | None
+    num_steps: int | None
+    age_s: float | None = Field(description="Since the report was sampled")
+    epoch: int = Field(description="Incarnation of the group")
+
+
+class Loads(BaseModel):
+    """All DP groups."""
+
+    timestamp: float = Field(description="Seconds since 1970")
+    dp_rank_count: int
+    imbalance: float = Field(description="Largest over mean of holding + in-flight; 1 is level")
+    loads: list[GroupLoads]
+
+
+def loads_of(figures: list[GroupFigures], timestamp_s: float) -> Loads:
+    """The answer for those figures."""
+    return Loads(
+        timestamp=timestamp_s,
+        dp_rank_count=len(figures),
+        imbalance=imbalance(figures),
+        loads=[_of_group(group) for group in figures],
+    )
+
+
+def _of_group(group: GroupFigures) -> GroupLoads:
+    report = group.report
+    return GroupLoads(
+        dp_rank=group.entry.dp_rank,
+        state=group.entry.state,
+        num_running_reqs=report and report.running_requests,
+        num_waiting_reqs=report and report.waiting_requests,
+        num_waiting_uncached_tokens=report and report.waiting_uncached_tokens,
+        num_used_tokens=report and report.kv_used_tokens,
+        num_total_tokens=report and report.holding_tokens,
+        max_total_num_tokens=report and report.kv_capacity_tokens,
+        token_usage=report and report.kv_used_tokens / max(1, report.kv_capacity_tokens),
+        holding_tokens=report and report.holding_tokens,
+        in_flight_tokens=group.in_flight.tokens,
+        in_flight_requests=group.in_flight.requests,
+        step_time_ms=report and report.step_time_ns / 1e6,
+        num_steps=report and report.num_steps,
+        age_s=group.age_s,
+        epoch=group.entry.epoch,
+    )

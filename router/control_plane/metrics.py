@@ -1,0 +1,208 @@
+"""
+The metrics: figures of groups and meters of front doors, under Prometheus names.
+
+Made anew for each scrape out of the segments and the front doors' counters, so
+there is no state here to go stale.  Series of front doors carry the label
+`front_door`: when one restarts, its series start at zero as Prometheus expects,
+and nobody else's do.  Labels are bounded: groups, front doors, methods,
+statuses, states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from router.control_plane.figures import GroupFigures, imbalance
+from shm.group_table import GroupState
+
+_NS = 1e-9
+_GROUP = ("group",)
+
+# name, help, field of LoadReport
+_REPORTED = (
+    ("holding_tokens", "Tokens the group holds: KV of running and prompts of waiting requests.",
+     "holding_tokens"),
+    ("running_requests", "Requests in the group's batch.", "running_requests"),
+    ("waiting_requests", "Requests in the group's queue.", "waiting_requests"),
+    ("waiting_uncached_tokens", "Prompt tokens the group has yet to compute.",
+     "waiting_uncached_tokens"),
+    ("kv_used_tokens", "KV tokens of the group's running requests.", "kv_used_tokens"),
+    ("kv_capacity_tokens", "Tokens that fit the group's KV cache.", "kv_capacity_tokens"),
+)  # fmt: skip
+
+# name, help, key of the meters
+_HISTOGRAMS = (
+    ("time_to_first_token_seconds", "Request read to first token passed on (streams).", "ttft_s"),
+    ("inter_token_latency_seconds", "Between pieces of a stream.", "inter_token_s"),
+    ("e2e_request_latency_seconds", "Request read to answer complete.", "end_to_end_s"),
+    ("decision_seconds", "Reading the figures and choosing a group.", "decision_s"),
+    ("figure_age_seconds", "Age of the chosen group's report when it was chosen.", "figure_age_s"),
+)
+
+# name, help, key of the meters
+_COUNTERS = (
+    ("client_disconnects", "Clients that left before their answer was complete.", "disconnects"),
+    ("groups_lost", "Requests whose group was lost before the answer was complete.",
+     "upstream_lost"),
+    ("book_decisions", "Decisions for a group without a report, on the front door's own book.",
+     "book_decisions"),
+)  # fmt: skip
+_GAUGES = (
+    ("open_connections", "Client connections.", "open_connections"),
+    ("open_requests", "Inference requests under way.", "open_requests"),
+)
+
+
+def exposition(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) -> bytes:
+    """Everything in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Scrape([*group_metrics(figures, meters), *front_door_metrics(meters)]))
+    return generate_latest(registry)
+
+
+class _Scrape:
+    """A collector for one scrape."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+    def describe(self) -> list[Metric]:
+        return []
+
+
+def group_metrics(
+    figures: list[GroupFigures], meters: list[dict[str, Any] | None]
+) -> Iterator[Metric]:
+    """Figures by DP group, and how level they are."""
+    yield from _reported(figures)
+    yield from _ledger(figures, meters)
+    state = GaugeMetricFamily(
+        "levelhead_group_state", "1 for the group's present state.", labels=("group", "state")
+    )
+    for group in figures:
+        for each in GroupState:
+            state.add_metric(
+                (str(group.entry.dp_rank), each.value), float(group.entry.state is each)
+            )
+    yield state
+    yield GaugeMetricFamily(
+        "levelhead_imbalance_ratio",
+        "Largest over mean of holding + in-flight tokens, over ready groups; 1 is level.",
+        value=imbalance(figures),
+    )
+
+
+def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
+    for name, text, field in _REPORTED:
+        gauge = GaugeMetricFamily(f"levelhead_{name}", text, labels=_GROUP)
+        for group in figures:
+            if group.report is not None:
+                gauge.add_metric((str(group.entry.dp_rank),), getattr(group.report, field))
+        yield gauge
+    usage = GaugeMetricFamily(
+        "levelhead_kv_usage_ratio", "KV tokens used over KV capacity.", labels=_GROUP
+    )
+    step = GaugeMetricFamily(
+        "levelhead_step_time_seconds", "Duration of the group's last step.", labels=_GROUP
+    )
+    steps = CounterMetricFamily("levelhead_steps", "Steps the group has run.", labels=_GROUP)
+    age = GaugeMetricFamily(
+        "levelhead_report_age_seconds", "Since the group's report was sampled.", labels=_GROUP
+    )
+    for group in figures:
+        report, labels = group.report, (str(group.entry.dp_rank),)
+        if report is None:
+            continue
+        usage.add_metric(labels, report.kv_used_tokens / max(1, report.kv_capacity_tokens))
+        step.add_metric(labels, report.step_time_ns * _NS)
+        steps.add_metric(labels, report.num_steps)
+        age.add_metric(labels, group.age_s or 0.0)
+    yield from (usage, step, steps, age)
+
+
+def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
+    tokens = GaugeMetricFamily(
+        "levelhead_in_flight_tokens", "Sent to the group, not yet in its holding.", labels=_GROUP
+    )
+    requests = GaugeMetricFamily(
+        "levelhead_in_flight_requests", "Sent to the group, not yet accepted.", labels=_GROUP
+    )
+    drift = GaugeMetricFamily(
+        "levelhead_ledger_drift_tokens",
+        "Holding + in-flight tokens less what the front doors' own books say.",
+        labels=_GROUP,
+    )
+    for group in figures:
+        labels = (str(group.entry.dp_rank),)
+        tokens.add_metric(labels, group.in_flight.tokens)
+        requests.add_metric(labels, group.in_flight.requests)
+        if group.report is not None and all(meters):
+            books = sum(door["book"][group.entry.dp_rank][0] for door in meters if door)
+            drift.add_metric(labels, group.tokens - books)
+    yield from (tokens, requests, drift)
+
+
+def front_door_metrics(meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
+    """What the front doors counted; one that does not answer has no series but its `up`."""
+    up = GaugeMetricFamily(
+        "levelhead_front_door_up", "1 if the front door answers.", labels=("front_door",)
+    )
+    for slot, door in enumerate(meters):
+        up.add_metric((str(slot),), float(door is not None))
+    yield up
+    doors = [door for door in meters if door is not None]
+    yield _dispatches(doors)
+    yield _by_key(doors, "responses", "Answers to inference requests.", "status")
+    yield _by_key(doors, "prompt_tokens", "Prompt tokens charged, by how counted.", "source")
+    for name, text, key in _HISTOGRAMS:
+        yield _histogram(doors, name, text, key)
+    for family, specs in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, text, key in specs:
+            metric = family(f"levelhead_{name}", text, labels=("front_door",))
+            for door in doors:
+                metric.add_metric((str(door["slot"]),), door[key])
+            yield metric
+
+
+def _dispatches(doors: list[dict[str, Any]]) -> Metric:
+    counter = CounterMetricFamily(
+        "levelhead_dispatches",
+        "Requests assigned to a group.",
+        labels=("front_door", "method", "group"),
+    )
+    for door in doors:
+        for dp_rank, count in enumerate(door["dispatches"]):
+            counter.add_metric((str(door["slot"]), door["method"], str(dp_rank)), count)
+    return counter
+
+
+def _by_key(doors: list[dict[str, Any]], name: str, text: str, label: str) -> Metric:
+    counter = CounterMetricFamily(f"levelhead_{name}", text, labels=("front_door", label))
+    for door in doors:
+        for key, count in door[name].items():
+            counter.add_metric((str(door["slot"]), key), count)
+    return counter
+
+
+def _histogram(doors: list[dict[str, Any]], name: str, text: str, key: str) -> Metric:
+    histogram = HistogramMetricFamily(f"levelhead_{name}", text, labels=("front_door",))
+    for door in doors:
+        measured, below, buckets = door[key], 0, []
+        bounds = [*(repr(bound) for bound in measured["bounds"]), "+Inf"]
+        for bound, count in zip(bounds, measured["counts"], strict=True):
+            below += count
+            buckets.append((bound, below))
+        histogram.add_metric((str(door["slot"]),), buckets, measured["total"])
+    return histogram

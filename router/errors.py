@@ -1,0 +1,110 @@
+"""
+What the router refuses, and how a client is told.
+
+* RouterError
+  - ConfigError           a flag has a value that cannot be: names flag, value, allowed
+  - StartError            a process did not come up
+  - ModelSourceError      the default model could not be fetched or verified
+  - RequestError          one request is refused; the table below gives its HTTP status
+    - BadRequest, Unauthorised, HeadersTooLarge, BodyTooLarge, RequestTimeout
+    - NoGroup, GroupLost, ControlPlaneLost
+
+Every request error has OpenAI's shape:
+`{"error": {"message", "type", "param", "code"}}`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import orjson
+
+
+class RouterError(Exception):
+    """Base class of everything that this room raises."""
+
+
+class ConfigError(RouterError):
+    """A flag has a value that cannot be."""
+
+    def __init__(self, flag: str, value: object, allowed: str) -> None:
+        super().__init__(f"{flag} {value}: {allowed}")
+
+
+class StartError(RouterError):
+    """A process of the instance did not come up."""
+
+
+class ModelSourceError(RouterError):
+    """The model's files could not be fetched, found or verified."""
+
+
+class RequestError(RouterError):
+    """One request is refused."""
+
+    status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "internal_error"
+    code: ClassVar[str | None] = None
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+    def body(self) -> bytes:
+        """The JSON object that a client of the OpenAI API expects."""
+        error = {
+            "message": str(self),
+            "type": self.error_type,
+            "param": self.param,
+            "code": self.code,
+        }
+        return orjson.dumps({"error": error})
+
+
+class BadRequest(RequestError):
+    """Not HTTP, not JSON, or not what the endpoint takes."""
+
+    status, error_type = 400, "invalid_request_error"
+
+
+class Unauthorised(RequestError):
+    """The API key is missing or wrong."""
+
+    status, error_type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class RequestTimeout(RequestError):
+    """The client began a request and did not finish it in time."""
+
+    status, error_type, code = 408, "invalid_request_error", "request_timeout"
+
+
+class BodyTooLarge(RequestError):
+    """The body is over --max-request-bytes."""
+
+    status, error_type, code = 413, "invalid_request_error", "request_too_large"
+
+
+class HeadersTooLarge(RequestError):
+    """Request line and headers are over the limit."""
+
+    status, error_type, code = 431, "invalid_request_error", "headers_too_large"
+
+
+class NoGroup(RequestError):
+    """Every DP group is dead, draining, starting or full."""
+
+    status, error_type, code, retry_after_s = 503, "overloaded_error", "no_dp_group", 1
+
+
+class GroupLost(RequestError):
+    """The DP group could not be reached, or its connection broke before it answered."""
+
+    status, error_type, code, retry_after_s = 502, "upstream_error", "dp_group_lost", 1
+
+
+class ControlPlaneLost(RequestError):
+    """The control plane does not answer; inference requests are not affected."""
+
+    status, error_type, code, retry_after_s = 503, "upstream_error", "control_plane_lost", 1

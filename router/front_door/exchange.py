@@ -1,0 +1,153 @@
+"""
+One request's way to an upstream and back, whoever the upstream is.
+
+An exchange ends in exactly one of three ways, and `_over` keeps it to one:
+the response was complete, it could not be completed, or the client left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from router.errors import RequestError
+from router.front_door.message import Request, passed_head, response
+from router.front_door.upstream import Address, UpstreamConnection, UpstreamPool
+
+_CLOSE = b"connection: close\r\n"
+
+
+class Client(Protocol):
+    """The side that asked."""
+
+    def write(self, data: bytes) -> None:
+        """Pass bytes on to the client."""
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """The response is complete; keep_alive: the connection may carry the next."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no further request will be taken on this connection."""
+
+
+class Exchange:
+    """Relays one request and its response; subclasses say where to, and keep books."""
+
+    def __init__(self, client: Client, request: Request, pool: UpstreamPool) -> None:
+        self._client = client
+        self._request = request
+        self._pool = pool
+        self._upstream: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._over = False
+        self._head_passed = False
+        self._keep_alive = request.keep_alive
+
+    def start(self) -> None:
+        """Set out; must lead to client.finished, at once or later."""
+        raise NotImplementedError
+
+    # What the client's connection calls
+
+    def client_lost(self) -> None:
+        """The client left: give up whatever stage the exchange is at."""
+        if self._over:
+            return
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._upstream is not None:
+            self._upstream.cancel()
+        self._end(None)
+
+    def pause(self) -> None:
+        """The client reads too slowly."""
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resume(self) -> None:
+        """The client reads again."""
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    # What the upstream connection calls
+
+    def on_head(self, status: int, head: bytes, *, until_eof: bool) -> None:
+        """Pass the head on, with ours added."""
+        if until_eof or self._request.is_http10 or self._client.is_closing:
+            self._keep_alive = False
+        extra = self._head_lines() + (b"" if self._keep_alive else _CLOSE)
+        self._head_passed = True
+        self._client.write(passed_head(head, extra, without_coding=self._request.is_http10))
+
+    def on_data(self, data: bytes) -> None:
+        """Pass a piece of the body on."""
+        if self._request.method != b"HEAD":
+            self._client.write(data)
+
+    def on_end(self) -> None:
+        """The response is complete."""
+        self._upstream = None
+        self._end(None)
+        self._client.finished(keep_alive=self._keep_alive)
+
+    def on_lost(self, reason: str) -> None:
+        """The upstream was lost after the request was written."""
+        self._upstream = None
+        self._fail(self._lost_error(reason))
+
+    # What subclasses use and fill in
+
+    def _send(self, address: Address, payload: bytes) -> None:
+        connection = None if self._request.is_http10 else self._pool.take(address)
+        if connection is None:
+            loop = asyncio.get_running_loop()
+            self._connecting = loop.create_task(self._connect_and_send(address, payload))
+        else:
+            self._upstream = connection
+            connection.send(self, payload)
+
+    async def _connect_and_send(self, address: Address, payload: bytes) -> None:
+        try:
+            connection = await self._pool.connect(address, dechunk=self._request.is_http10)
+        except OSError as error:
+            self._connecting = None
+            self._unreachable(f"cannot connect: {str(error) or 'timed out'}")
+            return
+        self._connecting = None
+        self._upstream = connection
+        connection.send(self, payload)
+
+    def _fail(self, error: RequestError) -> None:
+        """End with an error: as a response, or if one has begun, as honestly as it still can be."""
+        self._end(error)
+        if self._head_passed:
+            self._client.write(self._broken_tail(error))
+            self._client.finished(keep_alive=False)
+        else:
+            self._client.write(refusal(error, self._head_lines(), keep_alive=self._keep_alive))
+            self._client.finished(keep_alive=self._keep_alive)
+
+    def _end(self, error: RequestError | None) -> None:
+        self._over = True
+
+    def _head_lines(self) -> bytes:
+        return b""
+
+    def _lost_error(self, reason: str) -> RequestError:
+        raise NotImplementedError
+
+    def _unreachable(self, reason: str) -> None:
+        self._fail(self._lost_error(reason))
+
+    def _broken_tail(self, error: RequestError) -> bytes:
+        return b""  # the connection closes before the body is complete: the client sees that
+
+
+def refusal(error: RequestError, extra: bytes = b"", *, keep_alive: bool) -> bytes:
+    """A whole response that tells error to the client."""
+    if error.retry_after_s is not None:
+        extra += b"retry-after: %d\r\n" % error.retry_after_s
+    if not keep_alive:
+        extra += _CLOSE
+    return response(error.status, error.body(), extra)

@@ -1,0 +1,101 @@
+"""HTTP/1.1 messages as bytes: a client's request, and the heads that are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+# Between two hops only (RFC 9110, 7.6.1), or written anew for the next hop.
+_NOT_FORWARDED = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_OURS = b"x-levelhead-"  # a client's own would be taken for the front door's word
+
+
+@dataclass(slots=True)
+class Request:
+    """One request of a client, complete."""
+
+    method: bytes
+    target: bytes
+    """Path and query as the client wrote them."""
+    headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    is_http10: bool
+    body: bytes = b""
+    began_s: float = 0.0
+    """Clock when its last byte was read."""
+    path: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.path = self.target.partition(b"?")[0]
+
+    def header(self, name: bytes) -> bytes:
+        """Value of the first header of that lower-case name; empty if there is none."""
+        for header, value in self.headers:
+            if header.lower() == name:
+                return value
+        return b""
+
+    def forwarded(self, method: bytes, extra: bytes) -> bytes:
+        """The request as it goes to an upstream; extra is finished header lines."""
+        parts = [method, b" ", self.target, b" HTTP/1.1\r\n", extra]
+        dropped = _NOT_FORWARDED
+        for name, value in self.headers:
+            lower = name.lower()
+            if lower in dropped:
+                if lower == b"connection":
+                    dropped = dropped | _named_by_connection(value)
+            elif not lower.startswith(_OURS):
+                parts += (name, b": ", value, b"\r\n")
+        parts += (b"content-length: %d\r\n\r\n" % len(self.body), self.body)
+        return b"".join(parts)
+
+
+def _named_by_connection(value: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip().lower() for token in value.split(b","))
+
+
+def response(
+    status: int, body: bytes, extra: bytes = b"", *, content_type: bytes = b"application/json"
+) -> bytes:
+    """A whole response of our own; extra is finished header lines."""
+    return b"HTTP/1.1 %d %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        content_type,
+        len(body),
+        extra,
+        body,
+    )
+
+
+def passed_head(head: bytes, extra: bytes, *, without_coding: bool = False) -> bytes:
+    """
+    An upstream's response head (with its empty line) as it goes to the client.
+
+    Drops the upstream's own connection headers, without_coding its
+    transfer-encoding too, and adds extra, finished header lines, at the end.
+    """
+    lower = head.lower()
+    dropped = _HOP_LINES + ((b"transfer-encoding:",) if without_coding else ())
+    if any(b"\r\n" + name in lower for name in dropped):
+        lines = head[:-4].split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith(dropped)]
+        head = b"\r\n".join(kept) + b"\r\n\r\n"
+    return head[:-2] + extra + b"\r\n"
+
+
+_HOP_LINES = (b"connection:", b"keep-alive:")

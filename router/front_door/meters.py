@@ -1,0 +1,71 @@
+"""
+What a front door counts, in plain integers.
+
+Counting must cost next to nothing, so nothing here knows Prometheus: the
+control plane asks for the numbers when it is scraped (see meters_socket) and
+gives them names and labels there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Any
+
+# Seconds.  Dense where engines live: 1 ms to 2.5 s, and sparse up to ten minutes.
+LATENCY_BOUNDS_S = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5),
+    *(0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0),
+)
+DECISION_BOUNDS_S = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2)
+AGE_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Histogram:
+    """Counts of observations by upper bound, the last one without."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one observation, in the unit of the bounds."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the wire: {"bounds", "counts", "total"}."""
+        return {"bounds": self.bounds, "counts": self.counts, "total": self.total}
+
+
+class Meters:
+    """One front door's counters since its start."""
+
+    def __init__(self, num_groups: int) -> None:
+        self.dispatches = [0] * num_groups
+        self.prompt_tokens: Counter[str] = Counter()
+        """Prompt tokens charged, by how they were counted: exact or estimated."""
+        self.responses: Counter[str] = Counter()
+        """Answers to inference requests, by status."""
+        self.disconnects = 0
+        """Clients that left before their answer was complete."""
+        self.upstream_lost = 0
+        self.book_decisions = 0
+        """Decisions for a group whose load was this front door's own book."""
+        self.open_connections = 0
+        self.open_requests = 0
+        self.ttft_s = Histogram(LATENCY_BOUNDS_S)
+        self.inter_token_s = Histogram(LATENCY_BOUNDS_S)
+        self.end_to_end_s = Histogram(LATENCY_BOUNDS_S)
+        self.decision_s = Histogram(DECISION_BOUNDS_S)
+        self.figure_age_s = Histogram(AGE_BOUNDS_S)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, for the wire."""
+        return {
+            name: value.as_dict() if isinstance(value, Histogram) else value
+            for name, value in vars(self).items()
+        }

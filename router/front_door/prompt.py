@@ -1,0 +1,160 @@
+"""
+How many prompt tokens a request has.
+
+Exact where the groups' tokenizer is known: the chat template is rendered and
+the text is encoded as the group will do it.  Elsewhere estimated from the
+bytes of the prompt, at a ratio that is corrected by the `usage` that comes
+back.  Which of the two is a label of levelhead_prompt_tokens_total.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import jinja2.sandbox
+import orjson
+from tokenizers import Tokenizer
+
+from router.errors import BadRequest
+
+CHAT_PATH = b"/v1/chat/completions"
+_FIRST_BYTES_PER_TOKEN = 4.0  # English prose under a 50k to 150k vocabulary
+_LEARNING_RATE = 0.05
+_TOKENS_PER_MESSAGE = 4  # role and separators of common chat templates
+
+
+class PromptCount(NamedTuple):
+    """Prompt tokens of one request."""
+
+    tokens: int
+    source: str
+    """`exact` or `estimated`."""
+
+
+class ByteEstimate:
+    """Prompt tokens from prompt bytes; learns the ratio from what groups report."""
+
+    def __init__(self) -> None:
+        self.bytes_per_token = _FIRST_BYTES_PER_TOKEN
+
+    def count(self, num_bytes: int, num_messages: int) -> int:
+        """Estimated tokens; at least 1."""
+        return max(1, round(num_bytes / self.bytes_per_token) + num_messages * _TOKENS_PER_MESSAGE)
+
+    def correct(self, num_bytes: int, num_messages: int, tokens: int) -> None:
+        """The group counted that many tokens; move the ratio a little towards it."""
+        of_text = tokens - num_messages * _TOKENS_PER_MESSAGE
+        if num_bytes and of_text > 0:
+            ratio = min(16.0, max(0.25, num_bytes / of_text))
+            self.bytes_per_token += _LEARNING_RATE * (ratio - self.bytes_per_token)
+
+
+class KnownTokenizer:
+    """The groups' own tokenizer and chat template, from the folder that they wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        chat = orjson.loads((folder / "chat.json").read_bytes())
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        template = chat["chat_template"]
+        self._template = environment.from_string(template) if template else None
+        self._tokens = {"bos_token": chat["bos_token"], "eos_token": chat["eos_token"]}
+
+    def count_text(self, text: str) -> int:
+        """Tokens of a plain prompt."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def count_chat(self, messages: list[Any]) -> int | None:
+        """Tokens of a conversation; None if the template refuses it (the group will say why)."""
+        if self._template is None:
+            return None
+        try:
+            text = self._template.render(
+                messages=messages, add_generation_prompt=True, **self._tokens
+            )
+        except Exception:  # noqa: BLE001  a template is foreign code run on foreign data
+            return None
+        return self.count_text(text)
+
+
+def text_bytes(body: dict[str, Any], path: bytes) -> tuple[int, int]:
+    """
+    Bytes of prompt text and number of messages in a request body.
+
+    Raises BadRequest if what must be counted has the wrong type.
+    """
+    if path == CHAT_PATH:
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise BadRequest("messages: a list with at least one message is needed", "messages")
+        return sum(_content_bytes(message) for message in messages), len(messages)
+    return _prompt_bytes(body.get("prompt")), 0
+
+
+def _content_bytes(message: Any) -> int:
+    if not isinstance(message, dict):
+        raise BadRequest(
+            f"messages: each must be an object, one is {type(message).__name__}", "messages"
+        )
+    content = message.get("content")
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, list):
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        return sum(len(text) for text in texts if isinstance(text, str))
+    return 0
+
+
+def _prompt_bytes(prompt: Any) -> int:
+    if isinstance(prompt, str):
+        return len(prompt)
+    if isinstance(prompt, list) and prompt:
+        if all(type(token) is int for token in prompt):
+            return len(prompt) * int(_FIRST_BYTES_PER_TOKEN)
+        return sum(_prompt_bytes(part) for part in prompt)
+    raise BadRequest(
+        "prompt: a string, a list of token ids, or a list of those is needed", "prompt"
+    )
+
+
+class PromptCounter:
+    """Counts exactly when it knows a tokenizer, and estimates when not."""
+
+    def __init__(self) -> None:
+        self.estimate = ByteEstimate()
+        self._folder: str | None = None
+        self._known: KnownTokenizer | None = None
+
+    def use_tokenizer(self, folder: str | None) -> None:
+        """Load that folder's tokenizer, once; None: there is none."""
+        if folder != self._folder:
+            self._known = KnownTokenizer(Path(folder)) if folder else None
+            self._folder = folder
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a tokenizer is known."""
+        return self._known is not None
+
+    def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
+        """Prompt tokens of a body whose text_bytes are `size`."""
+        exact = self._exact(body, path)
+        if exact is not None:
+            return PromptCount(exact, "exact")
+        return PromptCount(self.estimate.count(*size), "estimated")
+
+    def _exact(self, body: dict[str, Any], path: bytes) -> int | None:
+        known = self._known
+        if path == CHAT_PATH:
+            return known.count_chat(body["messages"]) if known else None
+        prompt = body["prompt"]
+        if isinstance(prompt, list) and isinstance(prompt[0], int):
+            return len(prompt)
+        texts = prompt if isinstance(prompt, list) else [prompt]
+        if known is None or not all(isinstance(text, str) for text in texts):
+            return None
+        return sum(known.count_text(text) for text in texts)

@@ -1,0 +1,64 @@
+"""
+Where a request goes: to a DP group, to this front door itself, or to the control plane.
+
+The front door answers `/health` and `/ready` itself, so that a probe of the data
+plane does not fail while the control plane restarts.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+import orjson
+
+from router.errors import RequestError, Unauthorised
+from router.front_door.exchange import Client, Exchange, refusal
+from router.front_door.message import Request, response
+from router.front_door.upstream import UpstreamPool
+
+INFERENCE_PATHS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+_OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
+_BEARER = b"bearer "
+
+
+def is_inference(request: Request) -> bool:
+    """Whether a DP group answers this request."""
+    return request.path in INFERENCE_PATHS and request.method == b"POST"
+
+
+def check_key(request: Request, api_key: bytes | None) -> None:
+    """Raise Unauthorised unless the request carries the key, or needs none."""
+    if api_key is None or request.path in _OPEN_PATHS:
+        return
+    value = request.header(b"authorization")
+    given = value[len(_BEARER) :] if value.lower().startswith(_BEARER) else b""
+    if not hmac.compare_digest(given, api_key):
+        raise Unauthorised("a valid API key is needed: Authorization: Bearer <key>")
+
+
+def readiness(num_ready: int, num_groups: int) -> bytes:
+    """Answer of `/ready`: 200 if at least one group can take a request."""
+    body = orjson.dumps({"ready_groups": num_ready, "groups": num_groups})
+    return response(200 if num_ready else 503, body)
+
+
+class Answered(Exchange):
+    """An exchange whose answer is known already."""
+
+    def __init__(self, client: Client, request: Request, pool: UpstreamPool, answer: bytes) -> None:
+        super().__init__(client, request, pool)
+        self._answer = answer
+
+    @classmethod
+    def refused(
+        cls, client: Client, request: Request, pool: UpstreamPool, error: RequestError
+    ) -> Answered:
+        """An exchange that is answered with that error."""
+        return cls(client, request, pool, refusal(error, keep_alive=request.keep_alive))
+
+    def start(self) -> None:
+        """Answer."""
+        self._end(None)
+        head, _, body = self._answer.partition(b"\r\n\r\n")
+        self._client.write(head + b"\r\n\r\n" + (b"" if self._request.method == b"HEAD" else body))
+        self._client.finished(keep_alive=self._keep_alive and not self._client.is_closing)

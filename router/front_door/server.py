@@ -1,0 +1,225 @@
+"""
+A front door: one process on the public port, and what its connections share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import orjson
+
+from balancer.controller import Controller
+from balancer.ledger import Ledger
+from balancer.methods import make_policy
+from router.errors import Unauthorised
+from router.front_door.client import ClientConnection, Limits
+from router.front_door.control_exchange import ControlExchange
+from router.front_door.dispatcher import Dispatcher, Segments
+from router.front_door.exchange import Client, Exchange
+from router.front_door.inference_exchange import InferenceExchange, Services
+from router.front_door.message import Request, response
+from router.front_door.meters import Meters
+from router.front_door.prompt import PromptCounter
+from router.front_door.routes import Answered, check_key, is_inference, readiness
+from router.front_door.settlement import Settlement
+from router.front_door.upstream import Address, UpstreamPool
+from router.instance import Instance
+from shm.group_table import GroupEntry
+
+_log = logging.getLogger("levelhead.front_door")
+_BACKLOG = 4096
+_CHECK_PERIOD_S = 2.0
+
+
+class FrontDoor:
+    """Accepts clients, answers them, and stops without cutting anybody off."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        slot: int,
+        segments: Segments,
+        loop: asyncio.AbstractEventLoop,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._instance = instance
+        self._slot = slot
+        self._epoch = time.time_ns()
+        self._segments = segments
+        self.clock_s = clock_s
+        self.limits = Limits(
+            instance.max_request_bytes,
+            instance.max_header_bytes,
+            instance.keep_alive_s,
+            instance.request_timeout_s,
+        )
+        self._api_key = instance.api_key.encode() if instance.api_key else None
+        self._control = Address(instance.control_socket, 0)
+        self._connections: set[ClientConnection] = set()
+        self._stopping = asyncio.Event()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self.meters = Meters(instance.dp_size)
+        self._counter = PromptCounter()
+        self._pool = UpstreamPool(loop)
+        self.dispatcher = Dispatcher(
+            self._controller(), segments, slot, self.meters, time.monotonic_ns, self._on_table
+        )
+        self._services = Services(
+            dispatcher=self.dispatcher,
+            counter=self._counter,
+            meters=self.meters,
+            pool=self._pool,
+            settlement=Settlement(self._pool, slot, self._epoch),
+            executor=ThreadPoolExecutor(1, "tokenize"),
+            clock_s=clock_s,
+            slot=slot,
+            epoch=self._epoch,
+        )
+
+    def _controller(self) -> Controller:
+        instance = self._instance
+        rng = random.Random(instance.seed)
+        ledger = Ledger(
+            slot=self._slot,
+            epoch=self._epoch,
+            num_front_doors=instance.num_front_doors,
+            num_groups=instance.dp_size,
+            note=partial(self._segments.board.write, self._slot),
+        )
+        # Ids must differ between front doors and lives, whatever the seed.
+        ids = random.Random(self._epoch)
+        return Controller(make_policy(instance.method, rng), ledger, instance.dp_size, ids)
+
+    def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
+        folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
+        if len(folders) == 1:
+            self._counter.use_tokenizer(folders.pop())
+
+    # What a connection asks
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether connections should close after the answer at hand."""
+        return self._stopping.is_set()
+
+    def opened(self, connection: ClientConnection) -> None:
+        """A client connected."""
+        self._connections.add(connection)
+        self._nobody.clear()
+        self.meters.open_connections += 1
+
+    def closed(self, connection: ClientConnection) -> None:
+        """A client's connection is gone."""
+        self._connections.discard(connection)
+        self.meters.open_connections -= 1
+        if not self._connections:
+            self._nobody.set()
+
+    def exchange(self, client: Client, request: Request) -> Exchange:
+        """The exchange that answers the request."""
+        try:
+            check_key(request, self._api_key)
+        except Unauthorised as error:
+            return Answered.refused(client, request, self._pool, error)
+        if is_inference(request):
+            return InferenceExchange(client, request, self._services)
+        if request.path == b"/health":
+            return Answered(client, request, self._pool, response(200, b'{"status":"ok"}'))
+        if request.path == b"/ready":
+            return Answered(client, request, self._pool, self._readiness())
+        return ControlExchange(client, request, self._pool, self._control)
+
+    def _readiness(self) -> bytes:
+        self.dispatcher.refresh()
+        return readiness(self.dispatcher.controller.num_ready(), self._instance.dp_size)
+
+    # Life
+
+    async def run(self, listening: socket.socket) -> None:
+        """Serve on the socket until stop() is called, then drain."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: ClientConnection(self), sock=listening, backlog=_BACKLOG
+        )
+        meters = await asyncio.start_unix_server(
+            self._tell_meters, self._instance.meters_socket(self._slot)
+        )
+        _log.info("front door %d listens on %s", self._slot, listening.getsockname()[:2])
+        while not self._stopping.is_set():
+            await self._check_connections()
+        server.close()
+        await self._drain()
+        meters.close()
+        self._pool.close()
+        self._services.executor.shutdown(cancel_futures=True)
+
+    def stop(self) -> None:
+        """Accept nobody any more, and finish what is under way."""
+        self._stopping.set()
+
+    async def _check_connections(self) -> None:
+        try:
+            async with asyncio.timeout(_CHECK_PERIOD_S):
+                await self._stopping.wait()
+        except TimeoutError:
+            now_s = self.clock_s()
+            for connection in list(self._connections):
+                connection.check_time(now_s)
+
+    async def _drain(self) -> None:
+        for connection in list(self._connections):
+            connection.stop()
+        try:
+            async with asyncio.timeout(self._instance.drain_timeout_s):
+                await self._nobody.wait()
+        except TimeoutError:
+            _log.warning("drain limit reached: %d connections are cut", len(self._connections))
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _tell_meters(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer whoever connects to the meters' socket with one JSON object."""
+        self.dispatcher.refresh()
+        controller = self.dispatcher.controller
+        figures = self.meters.as_dict() | {
+            "slot": self._slot,
+            "epoch": self._epoch,
+            "method": controller.policy.name,
+            "book": [list(book) for book in controller.books()],
+            "bytes_per_token": self._counter.estimate.bytes_per_token,
+        }
+        writer.write(orjson.dumps(figures))
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+
+def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:
+    """
+    A socket bound to the public address.
+
+    shared: several front doors bind the same port (SO_REUSEPORT).  Raises
+    OSError if the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    bound.setblocking(False)
+    return bound

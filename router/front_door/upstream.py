@@ -1,0 +1,274 @@
+"""
+Connections to what answers: leaders of DP groups, and the control plane.
+
+One connection carries one exchange at a time and is kept for the next.  The
+body of a response is passed on as the bytes that came, framing included; the
+parser runs beside them only to find where the message ends.  A listener hears
+of a response in this order, and of nothing after `on_end` or `on_lost`:
+
+    on_head  (on_data)*  on_end      or, from anywhere, on_lost
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import NamedTuple, Protocol, cast
+
+import httptools
+
+_MAX_HEAD_BYTES = 64 << 10
+_MAX_IDLE_PER_ADDRESS = 1024
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class Address(NamedTuple):
+    """Where an upstream listens: host and port, or a Unix socket's path in `host` and port 0."""
+
+    host: str
+    port: int
+
+
+class Listener(Protocol):
+    """What takes a response."""
+
+    def on_head(self, status: int, head: bytes, *, until_eof: bool) -> None:
+        """Status line and headers, with the empty line; until_eof: the body ends with the
+        connection."""
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of the body as it came."""
+
+    def on_end(self) -> None:
+        """The message is complete; the connection has been given back."""
+
+    def on_lost(self, reason: str) -> None:
+        """The connection broke, or what came is not HTTP."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection.  Made and kept by a pool."""
+
+    def __init__(self, pool: UpstreamPool, address: Address, *, dechunk: bool = False) -> None:
+        self._pool = pool
+        self.address = address
+        self._transport: asyncio.Transport | None = None
+        self._listener: Listener | None = None
+        self._dechunked: bytearray | None = bytearray() if dechunk else None
+        self._begin()
+
+    def _begin(self) -> None:
+        target = self if self._dechunked is None else _Dechunker(self, self._dechunked)
+        self._parser = httptools.HttpResponseParser(target)
+        self._head: bytearray | None = bytearray()  # None once it was passed on
+        self._complete = False
+        self._until_eof = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a request can still be written."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, listener: Listener, request: bytes) -> None:
+        """Write a whole request; its response goes to listener."""
+        assert self._transport is not None
+        assert self._listener is None
+        self._listener = listener
+        self._transport.write(request)
+
+    def cancel(self) -> None:
+        """
+        Nobody wants the response any more.
+
+        What was written still reaches the upstream before the connection
+        closes, so a request that was sent is known to have been sent.
+        """
+        self._listener = None
+        if self._transport is not None:
+            self._transport.close()
+
+    def pause(self) -> None:
+        """Stop reading: whoever listens is slower than the upstream."""
+        if self.is_open:
+            self._transport.pause_reading()  # type: ignore[union-attr]  # is_open checked it
+
+    def resume(self) -> None:
+        """Read again."""
+        if self.is_open:
+            self._transport.resume_reading()  # type: ignore[union-attr]  # is_open checked it
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Pass on what came, and finish when the message is complete."""
+        listener = self._listener
+        if listener is None:
+            self._close()  # bytes that nobody asked for
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._lose(f"its answer is not HTTP: {error}")
+            return
+        if self._head is not None:
+            self._take_head(listener, self._head, data)
+        else:
+            self._pass_body(listener, data)
+        if self._complete:
+            self._finish(listener)
+
+    def eof_received(self) -> bool:
+        """Let asyncio close our side too."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """An idle connection is forgotten; a response that is under way may have ended so."""
+        self._transport = None
+        self._pool.forget(self)
+        listener = self._listener
+        if listener is not None and self._head is None and self._until_eof and exc is None:
+            self._listener = None
+            listener.on_end()
+        else:
+            self._lose(f"its connection was lost: {exc or 'closed by the peer'}")
+
+    # What the parser calls
+
+    def on_message_begin(self) -> None:
+        """A second message in one exchange is an upstream's mistake: keep no such connection."""
+        if self._complete:
+            self._close()
+
+    def on_message_complete(self) -> None:
+        """The response has ended (an interim one, 1xx, has not)."""
+        if self._parser.get_status_code() >= 200:
+            self._complete = True
+
+    def _take_head(self, listener: Listener, head: bytearray, data: bytes) -> None:
+        head += data
+        end = head.find(_END_OF_HEAD)
+        if end < 0:
+            if len(head) > _MAX_HEAD_BYTES:
+                self._lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
+            return
+        end += len(_END_OF_HEAD)
+        status = int(head[9:12])
+        rest = bytes(head[end:])
+        if status < 200:  # interim: drop it, the real one follows
+            self._head = bytearray()
+            if rest:
+                self._take_head(listener, self._head, rest)
+            return
+        raw_head = bytes(head[:end])
+        self._head = None
+        self._until_eof = not self._complete and _is_until_eof(status, raw_head)
+        listener.on_head(status, raw_head, until_eof=self._until_eof)
+        if rest and self._listener is not None:
+            self._pass_body(listener, rest)
+
+    def _pass_body(self, listener: Listener, data: bytes) -> None:
+        if self._dechunked is None:
+            listener.on_data(data)
+        elif self._dechunked:
+            listener.on_data(bytes(self._dechunked))
+            self._dechunked.clear()
+
+    def _finish(self, listener: Listener) -> None:
+        if self._listener is None:
+            return  # cancelled while its last bytes were passed on
+        self._listener = None
+        if self._parser.should_keep_alive() and self.is_open and self._dechunked is None:
+            self._head = bytearray()
+            self._complete = False
+            self._pool.give_back(self)
+        else:
+            self._close()
+        listener.on_end()
+
+    def _lose(self, reason: str) -> None:
+        listener, self._listener = self._listener, None
+        self._close()
+        if listener is not None:
+            listener.on_lost(reason)
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Dechunker:
+    """The parser's target for a client that does not know chunked coding (HTTP/1.0)."""
+
+    def __init__(self, connection: UpstreamConnection, dechunked: bytearray) -> None:
+        self.on_message_begin = connection.on_message_begin
+        self.on_message_complete = connection.on_message_complete
+        self._dechunked = dechunked
+
+    def on_body(self, data: bytes) -> None:
+        self._dechunked += data
+
+
+def _is_until_eof(status: int, head: bytes) -> bool:
+    lower = head.lower()
+    framed = b"\r\ncontent-length:" in lower or b"\r\ntransfer-encoding:" in lower
+    return not framed and status not in (204, 304)
+
+
+class UpstreamPool:
+    """Connections that wait for their next exchange, newest first, by address."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connect_timeout_s: float = 5.0) -> None:
+        self._loop = loop
+        self._connect_timeout_s = connect_timeout_s
+        self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
+        self._closing = False
+
+    def take(self, address: Address) -> UpstreamConnection | None:
+        """An open connection that waits, or None."""
+        idle = self._idle[address]
+        while idle:
+            connection = idle.pop()
+            if connection.is_open:
+                return connection
+        return None
+
+    async def connect(self, address: Address, *, dechunk: bool = False) -> UpstreamConnection:
+        """A new connection.  Raises OSError (TimeoutError among them)."""
+        connection = UpstreamConnection(self, address, dechunk=dechunk)
+        loop = self._loop
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                if address.port:
+                    await loop.create_connection(lambda: connection, address.host, address.port)
+                else:
+                    await loop.create_unix_connection(lambda: connection, address.host)
+        except BaseException:
+            connection.cancel()  # it may have been made just when the caller gave up
+            raise
+        return connection
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """The connection's exchange is over; keep it for the next."""
+        idle = self._idle[connection.address]
+        if self._closing or len(idle) >= _MAX_IDLE_PER_ADDRESS:
+            connection.cancel()
+        else:
+            idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone."""
+        idle = self._idle[connection.address]
+        if connection in idle:
+            idle.remove(connection)
+
+    def close(self) -> None:
+        """Close what waits, and from now on whatever is given back."""
+        self._closing = True
+        for idle in self._idle.values():
+            for connection in list(idle):
+                connection.cancel()
+            idle.clear()

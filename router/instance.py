@@ -1,0 +1,74 @@
+"""
+An instance: one `levelhead serve` on a host, as all its processes know it.
+
+The root process writes the file once, before it starts anybody; a process that
+is restarted reads the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from router.errors import ConfigError
+
+_FILE = "instance.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """What front doors and control plane are told.  Segment names follow from `name`."""
+
+    name: str
+    epoch: int
+    run_dir: str
+    """Private folder of the instance: sockets, group cards, tokenizer."""
+    host: str
+    port: int
+    dp_size: int
+    num_front_doors: int = 1
+    method: str = "minimum_tokens"
+    served_model_name: str = ""
+    api_key: str | None = None
+    max_request_bytes: int = 32 << 20
+    max_header_bytes: int = 64 << 10
+    keep_alive_s: float = 75.0
+    """Idle time after which a client's connection is closed."""
+    request_timeout_s: float = 60.0
+    """Time a client may take between two pieces of one request."""
+    drain_timeout_s: float = 30.0
+    """Time that running requests get when the instance stops."""
+    seed: int | None = None
+    log_level: str = "info"
+
+    def save(self) -> None:
+        """Write the file, readable by this user alone."""
+        path = Path(self.run_dir) / _FILE
+        path.touch(mode=0o600)
+        path.write_bytes(orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2))
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Instance:
+        """Read the file; raises ConfigError if it is not there or not one."""
+        path = run_dir / _FILE
+        try:
+            return cls(**orjson.loads(path.read_bytes()))
+        except (OSError, orjson.JSONDecodeError, TypeError) as error:
+            raise ConfigError(
+                "--run-dir", run_dir, f"there must be an instance in it ({error})"
+            ) from error
+
+    @property
+    def control_socket(self) -> str:
+        """Unix socket of the control plane."""
+        return f"{self.run_dir}/control.sock"
+
+    def meters_socket(self, slot: int) -> str:
+        """Unix socket at which front door `slot` tells its figures."""
+        return f"{self.run_dir}/front-door-{slot}.sock"
+
+    def card(self, dp_rank: int) -> Path:
+        """File that the leader of that group writes when it is ready."""
+        return Path(self.run_dir) / f"group-{dp_rank}.json"

@@ -1,0 +1,171 @@
+"""
+`levelhead serve`: the root process.
+
+It makes what the others share (folder, segments, the public port), starts them
+in order, keeps them running, and leaves nothing behind.  It reads no request
+and no figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from router.errors import ConfigError
+from router.front_door.server import listening_socket
+from router.instance import Instance
+from router.logs import configure_logging
+from router.model_source import LocalModel, locate
+from router.options import ServeOptions
+from router.run_folder import make_run_folder, remove_run_folder
+from router.shared_memory import SharedMemory
+from router.supervisor import Supervisor
+from shm.group_table import GroupState, GroupTableReader
+
+_log = logging.getLogger("levelhead.serve")
+_LOOK_PERIOD_S = 0.1
+
+
+def serve(options: ServeOptions) -> None:
+    """
+    Run until SIGINT or SIGTERM.
+
+    Raises RouterError if it cannot start; whatever was made by then is gone.
+    """
+    configure_logging(options.log_level)
+    reserved = reserve_port(options.host, options.port)
+    with reserved:
+        model = locate(options.model, options.cache_dir, _log.info)
+        port = reserved.getsockname()[1]
+        name, epoch = options.instance or f"port{port}", time.time_ns()
+        with SharedMemory.create(name, epoch, options.dp_size, doors=1):
+            folder = make_run_folder(name, os.environ)
+            try:
+                instance = _instance(options, name, epoch, folder, port, model)
+                instance.save()
+                asyncio.run(_run(instance, options, model))
+            finally:
+                remove_run_folder(folder)
+
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """
+    Bind the public port without listening, so that nobody else takes it.
+
+    Front doors share it (SO_REUSEPORT), so a bind by them would succeed beside
+    another instance of ours: hence the first bind here, which does not share.
+    Raises ConfigError if it is in use or not this machine's.
+    """
+    try:
+        with listening_socket(host, port, shared=False) as probe:
+            port = probe.getsockname()[1]
+        return listening_socket(host, port, shared=True)
+    except socket.gaierror as error:
+        raise ConfigError(
+            "--host", host, f"it must be an address of this machine ({error})"
+        ) from error
+    except OSError as error:
+        flag, value = ("--port", port) if error.errno == errno.EADDRINUSE else ("--host", host)
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(flag, value, f"cannot listen on {host}:{port}: {reason}") from error
+
+
+def _instance(
+    options: ServeOptions, name: str, epoch: int, folder: Path, port: int, model: LocalModel
+) -> Instance:
+    return Instance(
+        name=name,
+        epoch=epoch,
+        run_dir=str(folder),
+        host=options.host,
+        port=port,
+        dp_size=options.dp_size,
+        method=options.load_balance_method,
+        served_model_name=options.served_model_name or model.name,
+        api_key=options.api_key,
+        max_request_bytes=options.max_request_bytes,
+        drain_timeout_s=options.drain_timeout_s,
+        seed=options.seed,
+        log_level=options.log_level,
+    )
+
+
+async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    supervisor = Supervisor(instance, options, model.path)
+    starting = asyncio.create_task(_start(supervisor, instance, model))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await stopping
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        _log.info("stopping")
+        await supervisor.stop()
+
+
+async def _start(supervisor: Supervisor, instance: Instance, model: LocalModel) -> None:
+    """Control plane, ranks, then the door that clients knock at."""
+    _log.info("starting %d DP groups of %s", instance.dp_size, model.path.name)
+    await supervisor.start(supervisor.control_plane)
+    supervisor.keep(supervisor.control_plane)
+    await supervisor.start(supervisor.engine)
+    await supervisor.started(supervisor.engine, _all_ready(instance))
+    supervisor.keep(supervisor.engine)
+    for unit in supervisor.front_doors:
+        await supervisor.start(unit)
+        await supervisor.started(unit, _listens(instance))
+        supervisor.keep(unit)
+    print(banner(instance), file=sys.stdout, flush=True)  # noqa: T201  the product's greeting
+
+
+async def _all_ready(instance: Instance) -> None:
+    reader = GroupTableReader.attach(instance.name)
+    while True:
+        table = reader.snapshot()
+        if table and all(group.state is GroupState.READY for group in table.groups):
+            reader.close()
+            return
+        await asyncio.sleep(_LOOK_PERIOD_S)
+
+
+async def _listens(instance: Instance) -> None:
+    while True:
+        try:
+            _, writer = await asyncio.open_connection(instance.host, instance.port)
+        except OSError:
+            await asyncio.sleep(_LOOK_PERIOD_S)
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return
+
+
+def banner(instance: Instance) -> str:
+    """Where to send requests, with one line to paste."""
+    url = f"http://{instance.host}:{instance.port}"
+    key = " -H 'Authorization: Bearer $LEVELHEAD_API_KEY'" if instance.api_key else ""
+    key = key.replace("'", '"')
+    request = (
+        f'{{"model": "{instance.served_model_name}", "stream": true, "max_tokens": 64, '
+        '"messages": [{"role": "user", "content": "What is a spirit level?"}]}'
+    )
+    return (
+        f"\nlevelhead is ready: {url}/v1  ({instance.dp_size} DP groups, {instance.method})\n\n"
+        f"  curl -iN {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
+        f"    -d '{request}'\n\n"
+        f"  loads {url}/v1/loads   metrics {url}/metrics   docs {url}/docs\n"
+    )

@@ -1,0 +1,124 @@
+"""
+The group table: who is a DP group, where, and in which state and epoch.
+
+Written by the control plane alone, as JSON in a double-buffered segment: it
+changes when a group comes or goes, not when a request does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import orjson
+
+from shm import double_buffer, segment
+from shm.errors import InvalidRecord
+from shm.names import Kind, segment_name
+from shm.segment import Segment
+
+_BYTES_PER_GROUP = 1024
+
+
+class GroupState(StrEnum):
+    """What may be done with a group."""
+
+    STARTING = "starting"
+    """Not yet heard of: no candidate."""
+    READY = "ready"
+    """A candidate."""
+    DRAINING = "draining"
+    """Finishes what it has: no candidate."""
+    DEAD = "dead"
+    """Was ready and does not answer: no candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupEntry:
+    """One DP group."""
+
+    dp_rank: int
+    state: GroupState
+    epoch: int = 0
+    """Incarnation of the group, from its own card; 0 while unknown."""
+    host: str = ""
+    port: int = 0
+    model: str = ""
+    """Name under which it is served."""
+    max_model_len: int = 0
+    tokenizer_dir: str | None = None
+    """Folder with tokenizer.json and chat.json; None if its tokenizer is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTable:
+    """A consistent copy of the table."""
+
+    sequence: int
+    groups: tuple[GroupEntry, ...]
+
+
+def create(instance: str, max_groups: int, epoch: int) -> Segment:
+    """Make instance's table; the caller owns it and unlinks it."""
+    size = double_buffer.payload_bytes(max_groups * _BYTES_PER_GROUP)
+    return segment.create(segment_name(instance, Kind.TABLE), Kind.TABLE, size, epoch)
+
+
+class GroupTableWriter:
+    """The control plane's side."""
+
+    def __init__(self, table_segment: Segment) -> None:
+        self._segment = table_segment
+        self._buffer = double_buffer.DoubleBufferWriter(table_segment)
+
+    @classmethod
+    def attach(cls, instance: str) -> GroupTableWriter:
+        """Open instance's table to write; raises as shm.segment.attach does."""
+        name = segment_name(instance, Kind.TABLE)
+        return cls(segment.attach(name, Kind.TABLE, writable=True))
+
+    def publish(self, groups: Iterable[GroupEntry], published_ns: int) -> None:
+        """Replace the table.  Raises PayloadTooLarge before anything is written."""
+        self._buffer.publish(orjson.dumps([asdict(group) for group in groups]), published_ns)
+
+    def close(self) -> None:
+        """Unmap the segment."""
+        self._segment.close()
+
+
+class GroupTableReader:
+    """A reader's side."""
+
+    def __init__(self, table_segment: Segment) -> None:
+        self._segment = table_segment
+        self._buffer = double_buffer.DoubleBufferReader(table_segment)
+
+    @classmethod
+    def attach(cls, instance: str) -> GroupTableReader:
+        """Open instance's table to read; raises as shm.segment.attach does."""
+        return cls(segment.attach(segment_name(instance, Kind.TABLE), Kind.TABLE))
+
+    @property
+    def current_sequence(self) -> int:
+        """Sequence of the current table, one load; 0 before the first."""
+        return self._buffer.current_sequence
+
+    def snapshot(self) -> GroupTable | None:
+        """Copy the table; None if nothing was published yet.  Raises TornRead."""
+        record = self._buffer.snapshot()
+        if record is None:
+            return None
+        return GroupTable(record.sequence, _entries(record.body))
+
+    def close(self) -> None:
+        """Unmap the segment."""
+        self._segment.close()
+
+
+def _entries(body: bytes) -> tuple[GroupEntry, ...]:
+    try:
+        rows = orjson.loads(body)
+        return tuple(GroupEntry(**row | {"state": GroupState(row["state"])}) for row in rows)
+    except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+        raise InvalidRecord(f"group table of {len(body)} bytes is not one: {error}") from error
