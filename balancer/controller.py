@@ -9,12 +9,13 @@ is released in exactly one place, by whoever asked for it.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from balancer.assignment import Assignment, End
 from balancer.errors import LedgerBroken, NoCandidate
-from balancer.ledger import Ledger, in_flight
+from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import Policy
 from shm.board import Cell
@@ -29,15 +30,7 @@ class Book(NamedTuple):
     requests: int
 
 
-class _Standing(NamedTuple):
-    """A group as the table tells it, and its load if it may be chosen."""
-
-    state: GroupState
-    load: GroupLoad
-    max_requests: int | None
-
-
-_UNKNOWN = _Standing(GroupState.STARTING, GroupLoad(0, 0, 0, 0, 0), None)
+_UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
 
 
 class Controller:
@@ -47,12 +40,16 @@ class Controller:
         self.policy = policy
         self.ledger = ledger
         self._rng = rng
-        self._standings = [_UNKNOWN] * num_groups
+        self._states = [GroupState.STARTING] * num_groups
+        self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
+        self._max_requests = [0] * num_groups
+        """Requests that each group may have now: none unless it is ready."""
         self._books = [Book(0, 0)] * num_groups
         self._open: dict[str, Assignment] = {}
 
     def __repr__(self) -> str:
-        loads = ", ".join(f"{s.load.dp_rank}:{s.state} {s.load.tokens}" for s in self._standings)
+        pairs = zip(self._states, self._loads, strict=True)
+        loads = ", ".join(f"{load.dp_rank}:{state} {load.tokens}" for state, load in pairs)
         return f"<Controller {self.policy.name}, {len(self._open)} open, [{loads}]>"
 
     def assign(self, request: RequestShape) -> Assignment:
@@ -62,7 +59,11 @@ class Controller:
         The charge is on the board when this returns.  Raises NoCandidate if
         every group is dead, draining, starting or full.
         """
-        candidates = [s.load for s in self._standings if _may_take_more(s)]
+        candidates = [
+            load
+            for load, limit in zip(self._loads, self._max_requests, strict=True)
+            if load.held_requests + load.in_flight_requests < limit
+        ]
         if not candidates:
             raise NoCandidate(self._why_none())
         dp_rank = self.policy.pick(candidates, request)
@@ -72,6 +73,7 @@ class Controller:
         assignment = Assignment(balance_id, dp_rank, group_epoch, tokens, tokens)
         self._open[balance_id] = assignment
         self._add_to_book(dp_rank, tokens, 1)
+        self._weigh(dp_rank)
         return assignment
 
     def release(self, assignment: Assignment, end: End) -> None:
@@ -90,20 +92,28 @@ class Controller:
                 assignment.dp_rank, assignment.group_epoch, assignment.charge_tokens
             )
         self._add_to_book(assignment.dp_rank, -assignment.book_tokens, -1)
+        if end is End.NEVER_SENT or not self.has_report(assignment.dp_rank):
+            self._weigh(assignment.dp_rank)  # else only the next report changes its load
 
     def streamed(self, assignment: Assignment, tokens: int) -> None:
-        """The group has produced that many tokens more for the assignment."""
+        """The group has produced that many tokens more; after release they are nobody's."""
+        if not assignment.is_open:
+            return
         assignment.book_tokens += tokens
-        book = self._books[assignment.dp_rank]
-        self._books[assignment.dp_rank] = Book(book.tokens + tokens, book.requests)
+        self._add_to_book(assignment.dp_rank, tokens, 0)
         if not self.has_report(assignment.dp_rank):
             self._weigh(assignment.dp_rank)
 
     def observe_group(self, entry: GroupEntry) -> None:
-        """Take over a row of the group table; a new epoch starts the group's books anew."""
-        if entry.epoch != self.ledger.books(entry.dp_rank).epoch:
+        """
+        Take over a row of the group table; a later epoch starts the group's books anew.
+
+        An earlier one does not: a life of a group does not come back, and books
+        begun twice in one life would forget what was sent in it.
+        """
+        if entry.epoch > self.ledger.epoch(entry.dp_rank):
             self.ledger.begin_group(entry.dp_rank, entry.epoch)
-        self._standings[entry.dp_rank] = self._standings[entry.dp_rank]._replace(state=entry.state)
+        self._states[entry.dp_rank] = entry.state
         self._weigh(entry.dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
@@ -120,7 +130,7 @@ class Controller:
 
     def loads(self) -> list[GroupLoad]:
         """Load of every group, chosen or not, by dp_rank."""
-        return [standing.load for standing in self._standings]
+        return list(self._loads)
 
     def books(self) -> list[Book]:
         """What this front door has open on every group, by dp_rank."""
@@ -128,11 +138,11 @@ class Controller:
 
     def has_report(self, dp_rank: int) -> bool:
         """Whether that group's load is its own report, not this front door's book."""
-        return self.ledger.books(dp_rank).report is not None
+        return self.ledger.report(dp_rank) is not None
 
     def num_ready(self) -> int:
         """Groups that the table says are ready."""
-        return sum(standing.state is GroupState.READY for standing in self._standings)
+        return sum(state is GroupState.READY for state in self._states)
 
     def check_integrity(self) -> None:
         """Raise LedgerBroken if the books do not add up to the open assignments."""
@@ -146,33 +156,24 @@ class Controller:
     def _add_to_book(self, dp_rank: int, tokens: int, requests: int) -> None:
         book = self._books[dp_rank]
         self._books[dp_rank] = Book(book.tokens + tokens, book.requests + requests)
-        self._weigh(dp_rank)
 
     def _weigh(self, dp_rank: int) -> None:
-        """Work out the group's load from what is known now."""
-        books, standing = self.ledger.books(dp_rank), self._standings[dp_rank]
-        report = books.report
+        """Work out the group's load, and what it may still take, from what is known now."""
+        report = self.ledger.report(dp_rank)
         if report is None:
             book = self._books[dp_rank]
-            load = GroupLoad(dp_rank, book.tokens, 0, book.requests, 0)
-            self._standings[dp_rank] = _Standing(standing.state, load, None)
-            return
-        flying = in_flight(books)
-        held = report.running_requests + report.waiting_requests
-        load = GroupLoad(dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
-        self._standings[dp_rank] = _Standing(standing.state, load, report.max_requests)
+            load, limit = GroupLoad(dp_rank, book.tokens, 0, book.requests, 0), _UNLIMITED
+        else:
+            flying = self.ledger.in_flight(dp_rank)
+            held = report.running_requests + report.waiting_requests
+            load = GroupLoad(dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
+            limit = report.max_requests
+        self._loads[dp_rank] = load
+        self._max_requests[dp_rank] = limit if self._states[dp_rank] is GroupState.READY else 0
 
     def _why_none(self) -> str:
-        states: dict[str, int] = {}
-        for standing in self._standings:
-            full = standing.state is GroupState.READY
-            state = "full" if full else standing.state.value
-            states[state] = states.get(state, 0) + 1
+        states = Counter(
+            "full" if state is GroupState.READY else state.value for state in self._states
+        )
         found = ", ".join(f"{count} {state}" for state, count in states.items())
         return f"no DP group can take the request: {found}"
-
-
-def _may_take_more(standing: _Standing) -> bool:
-    if standing.state is not GroupState.READY:
-        return False
-    return standing.max_requests is None or standing.load.requests < standing.max_requests

@@ -26,7 +26,7 @@ life of either counts for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from balancer.errors import LedgerBroken
@@ -41,27 +41,22 @@ class InFlight(NamedTuple):
     requests: int
 
 
-class GroupBooks(NamedTuple):
-    """Everything the ledger knows of one group."""
+def in_flight(epoch: int, report: LoadReport | None, cells: Iterable[Cell]) -> InFlight:
+    """
+    Sum dispatched - returned - accepted over the front doors, for a group in that epoch.
 
-    epoch: int
-    report: LoadReport | None
-    """Newest report of this epoch; None if there was none."""
-    cells: tuple[Cell, ...]
-    """One for each front door."""
-
-
-def in_flight(books: GroupBooks) -> InFlight:
-    """Sum dispatched - returned - accepted over the front doors, for the group's epoch."""
+    `report` is the group's newest of that epoch, or None; `cells` are what the
+    front doors noted for it, by slot.
+    """
     tokens = requests = 0
-    for slot, cell in enumerate(books.cells):
-        if cell.group_epoch != books.epoch:
+    for slot, cell in enumerate(cells):
+        if cell.group_epoch != epoch:
             continue
         tokens += cell.dispatched_tokens - cell.returned_tokens
         requests += cell.dispatched_requests - cell.returned_requests
-        if books.report is None or slot >= len(books.report.accepted):
+        if report is None or slot >= len(report.accepted):
             continue
-        accepted = books.report.accepted[slot]
+        accepted = report.accepted[slot]
         if accepted.front_door_epoch == cell.front_door_epoch:
             tokens -= accepted.tokens
             requests -= accepted.requests
@@ -88,77 +83,77 @@ class Ledger:
         self._slot = slot
         self._epoch = epoch
         self._note = note
-        self._books = [GroupBooks(0, None, (EMPTY_CELL,) * num_front_doors)] * num_groups
+        self._epochs = [0] * num_groups
+        self._reports: list[LoadReport | None] = [None] * num_groups
+        self._cells = [[EMPTY_CELL] * num_front_doors for _ in range(num_groups)]
         for dp_rank in range(num_groups):
             self.begin_group(dp_rank, 0)
 
-    def books(self, dp_rank: int) -> GroupBooks:
-        """What is known of that group."""
-        return self._books[dp_rank]
+    def epoch(self, dp_rank: int) -> int:
+        """The group's present epoch; 0 while unknown."""
+        return self._epochs[dp_rank]
+
+    def report(self, dp_rank: int) -> LoadReport | None:
+        """The group's newest report of its present epoch."""
+        return self._reports[dp_rank]
+
+    def in_flight(self, dp_rank: int) -> InFlight:
+        """Charges that any front door has on the way to the group."""
+        return in_flight(self._epochs[dp_rank], self._reports[dp_rank], self._cells[dp_rank])
 
     def begin_group(self, dp_rank: int, group_epoch: int) -> None:
         """The group is in that epoch from now on: all that came before counts for nothing."""
-        books = self._books[dp_rank]
-        self._books[dp_rank] = books._replace(epoch=group_epoch, report=None)
+        self._epochs[dp_rank] = group_epoch
+        self._reports[dp_rank] = None
         self._write(dp_rank, Cell(self._epoch, group_epoch, 0, 0, 0, 0))
 
     def dispatch(self, dp_rank: int, tokens: int) -> int:
         """Note a charge that is about to be sent; return the group's epoch it is sent to."""
-        cell = self._own(dp_rank)
-        self._write(
-            dp_rank,
-            Cell(
-                cell.front_door_epoch,
-                cell.group_epoch,
-                cell.dispatched_tokens + tokens,
-                cell.dispatched_requests + 1,
-                cell.returned_tokens,
-                cell.returned_requests,
-            ),
+        cell = self._cells[dp_rank][self._slot]
+        noted = Cell(
+            cell.front_door_epoch,
+            cell.group_epoch,
+            cell.dispatched_tokens + tokens,
+            cell.dispatched_requests + 1,
+            cell.returned_tokens,
+            cell.returned_requests,
         )
+        self._write(dp_rank, noted)
         return cell.group_epoch
 
     def take_back(self, dp_rank: int, group_epoch: int, tokens: int) -> None:
         """Note that a charge sent in that epoch never reached the group."""
-        cell = self._own(dp_rank)
+        cell = self._cells[dp_rank][self._slot]
         if cell.group_epoch != group_epoch:
             return  # it ended with its epoch
-        returned_tokens = cell.returned_tokens + tokens
-        returned_requests = cell.returned_requests + 1
-        returned = cell._replace(
-            returned_tokens=returned_tokens, returned_requests=returned_requests
+        noted = cell._replace(
+            returned_tokens=cell.returned_tokens + tokens,
+            returned_requests=cell.returned_requests + 1,
         )
-        self._write(dp_rank, returned)
+        self._write(dp_rank, noted)
 
     def observe_report(self, report: LoadReport) -> bool:
         """Take over a report; False if it is of another epoch than the group's."""
-        books = self._books[report.dp_rank]
-        if report.group_epoch != books.epoch:
+        if report.group_epoch != self._epochs[report.dp_rank]:
             return False
-        self._books[report.dp_rank] = GroupBooks(books.epoch, report, books.cells)
+        self._reports[report.dp_rank] = report
         return True
 
     def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> None:
         """Take over what another front door noted; read after the reports."""
         if slot != self._slot:
-            self._replace_cell(slot, dp_rank, cell)
+            self._cells[dp_rank][slot] = cell
 
     def check_integrity(self) -> None:
         """Raise LedgerBroken if more came back or was accepted than was sent."""
-        for dp_rank, books in enumerate(self._books):
-            flying = in_flight(books)
+        for dp_rank in range(len(self._epochs)):
+            flying = self.in_flight(dp_rank)
             if flying.tokens < 0 or flying.requests < 0:
-                raise LedgerBroken(f"group {dp_rank} has {flying}: {books}")
-
-    def _own(self, dp_rank: int) -> Cell:
-        return self._books[dp_rank].cells[self._slot]
+                raise LedgerBroken(
+                    f"group {dp_rank} has {flying}: {self._reports[dp_rank]}, "
+                    f"{self._cells[dp_rank]}"
+                )
 
     def _write(self, dp_rank: int, cell: Cell) -> None:
         self._note(dp_rank, cell)
-        self._replace_cell(self._slot, dp_rank, cell)
-
-    def _replace_cell(self, slot: int, dp_rank: int, cell: Cell) -> None:
-        books = self._books[dp_rank]
-        cells: Sequence[Cell] = books.cells
-        replaced = (*cells[:slot], cell, *cells[slot + 1 :])
-        self._books[dp_rank] = GroupBooks(books.epoch, books.report, replaced)
+        self._cells[dp_rank][self._slot] = cell

@@ -19,8 +19,13 @@ The in-flight board: what every front door has sent to every group.
 Who writes: front door r, row r and nothing else.  It writes the copy with the
 smaller sequence, so the other one, whole, stands until the new one is.  Who
 reads: every front door and the control plane.  A copy counts only if its
-checksum holds.  A writer that dies half way leaves the older copy valid: the
-charge it was about to note was never sent, because noting comes first.
+checksum holds; a reader that finds a newer one half written takes the other,
+and looks again the next time it asks.
+
+A writer that dies half way leaves the older copy valid: the charge it was
+about to note was never sent, because noting comes first.  The next life of
+that front door writes over the older copy first, so for a moment none is
+whole: EMPTY_CELL counts for nothing, and so do the zeros that it writes.
 
 There is no lock and no shared counter: each number has one writer and only
 grows, and a sum of numbers that only grow needs no order between them.
@@ -44,6 +49,7 @@ _CELL_WORDS = _CELL_LINES * LINE_WORDS
 _CHECKED = struct.Struct("<7Q")
 _COPY = struct.Struct("<8Q")
 _SHAPE = struct.Struct("<QQ")
+_UNSEEN = -1  # no sequence: differs from every one
 
 
 class Cell(NamedTuple):
@@ -81,6 +87,7 @@ class Board:
                 f"{board_segment.name}: {self.num_rows} rows of {self.num_groups} groups need "
                 f"{needed} bytes, it has {len(board_segment.payload)}"
             )
+        self._payload = board_segment.payload
         self._words: memoryview[int] = board_segment.payload.cast("Q")
         self._seen: list[list[int]] = [[] for _ in range(self.num_rows)]
 
@@ -93,21 +100,16 @@ class Board:
     def write(self, row: int, dp_rank: int, cell: Cell) -> None:
         """Replace a cell.  Only the front door of that row may call this."""
         start = self._start(row, dp_rank)
-        first, second = self._sequence(start), self._sequence(start + _LINE_BYTES)
+        first = self._words[start // WORD_BYTES]
+        second = self._words[start // WORD_BYTES + LINE_WORDS]
         older = start if first <= second else start + _LINE_BYTES
         checked = _CHECKED.pack(max(first, second) + 1, *cell)
         copy = checked + zlib.crc32(checked).to_bytes(WORD_BYTES, "little")
-        self._segment.payload[older : older + _LINE_BYTES] = copy
+        self._payload[older : older + _LINE_BYTES] = copy
 
     def read(self, row: int, dp_rank: int) -> Cell:
-        """Newest whole copy of a cell; EMPTY_CELL if it was never written."""
-        start = self._start(row, dp_rank)
-        copies = bytes(self._segment.payload[start : start + _CELL_BYTES])
-        newest, cell = 0, EMPTY_CELL
-        for words in _COPY.iter_unpack(copies):
-            if words[0] > newest and zlib.crc32(_CHECKED.pack(*words[:-1])) == words[-1]:
-                newest, cell = words[0], Cell._make(words[1:-1])
-        return cell
+        """Newest whole copy of a cell; EMPTY_CELL if there is none."""
+        return self._newest(self._start(row, dp_rank))[1]
 
     def changed(self, row: int) -> list[tuple[int, Cell]]:
         """Cells of a row, with their dp_rank, that were written since this was last asked."""
@@ -117,15 +119,31 @@ class Board:
         seen, self._seen[row] = self._seen[row], sequences
         if sequences == seen:
             return []
-        if not seen:
-            return [(rank, self.read(row, rank)) for rank in range(self.num_groups)]
-        changed = {i // _CELL_LINES for i, s in enumerate(sequences) if s != seen[i]}
-        return [(rank, self.read(row, rank)) for rank in sorted(changed)]
+        pairs = enumerate(zip(sequences, seen or [_UNSEEN] * len(sequences), strict=True))
+        changed = {i // _CELL_LINES for i, (now, before) in pairs if now != before}
+        return [(rank, self._look(row, rank, sequences)) for rank in sorted(changed)]
 
     def close(self) -> None:
         """Unmap the board."""
         self._words.release()
         self._segment.close()
+
+    def _look(self, row: int, dp_rank: int, sequences: list[int]) -> Cell:
+        """Read a cell, and strike its sequences out if the newer copy was not whole yet."""
+        copies = slice(dp_rank * _CELL_LINES, (dp_rank + 1) * _CELL_LINES)
+        sequence, cell = self._newest(self._start(row, dp_rank))
+        if sequence < max(sequences[copies]):
+            sequences[copies] = [_UNSEEN] * _CELL_LINES
+        return cell
+
+    def _newest(self, start: int) -> tuple[int, Cell]:
+        """Sequence and content of the newest whole copy; 0 and EMPTY_CELL if there is none."""
+        copies = bytes(self._payload[start : start + _CELL_BYTES])
+        newest, cell = 0, EMPTY_CELL
+        for words in _COPY.iter_unpack(copies):
+            if words[0] > newest and zlib.crc32(_CHECKED.pack(*words[:-1])) == words[-1]:
+                newest, cell = words[0], Cell._make(words[1:-1])
+        return newest, cell
 
     def _start(self, row: int, dp_rank: int) -> int:
         if not (0 <= row < self.num_rows and 0 <= dp_rank < self.num_groups):
@@ -134,6 +152,3 @@ class Board:
                 f"{self.num_groups} groups"
             )
         return _LINE_BYTES + (row * self.num_groups + dp_rank) * _CELL_BYTES
-
-    def _sequence(self, start: int) -> int:
-        return int(self._words[start // WORD_BYTES])

@@ -65,7 +65,7 @@ class Segment:
         self.name = name
         self._mapping = mapping
         self._bytes = memoryview(mapping)
-        self.words: memoryview[int] = self._bytes.cast("Q")
+        self.words: memoryview[int] = self._bytes[:HEADER_BYTES].cast("Q")
         self.payload = self._bytes[HEADER_BYTES : HEADER_BYTES + self.words[Header.SIZE]]
 
     def __repr__(self) -> str:

@@ -27,4 +27,5 @@ class LeastRequests:
 
     def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
         """Return the dp_rank with the fewest requests; equals take turns."""
-        return self._ties.least(candidates, [c.requests for c in candidates])
+        costs = [load.held_requests + load.in_flight_requests for load in candidates]
+        return self._ties.least(candidates, costs)

@@ -29,4 +29,5 @@ class MinimumTokens:
 
     def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
         """Return the dp_rank with the fewest tokens; equals take turns."""
-        return self._ties.least(candidates, [c.tokens for c in candidates])
+        costs = [load.holding_tokens + load.in_flight_tokens for load in candidates]
+        return self._ties.least(candidates, costs)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.ties import Turns
 
 
 class RoundRobin:
@@ -21,10 +22,8 @@ class RoundRobin:
     name: ClassVar[str] = "round_robin"
 
     def __init__(self, rng: random.Random) -> None:
-        self._last = rng.randrange(1 << 16)
+        self._turns = Turns(rng)
 
     def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
         """Return the next dp_rank above the last one, or the lowest."""
-        ranks = [candidate.dp_rank for candidate in candidates]
-        self._last = min((rank for rank in ranks if rank > self._last), default=min(ranks))
-        return self._last
+        return self._turns.next([candidate.dp_rank for candidate in candidates])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from balancer.ledger import GroupBooks, InFlight, in_flight
+from balancer.ledger import InFlight, in_flight
 from shm.board import Board
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReader, LoadReport
@@ -55,7 +55,7 @@ class Figures:
         return GroupFigures(
             entry=entry,
             report=report,
-            in_flight=in_flight(GroupBooks(entry.epoch, report, cells)),
+            in_flight=in_flight(entry.epoch, report, cells),
             age_s=None if report is None else (now_ns - report.sampled_ns) * _NS,
             dispatched_tokens=sum(cell.dispatched_tokens for cell in current),
             returned_tokens=sum(cell.returned_tokens for cell in current),

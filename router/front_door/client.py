@@ -28,6 +28,7 @@ from router.front_door.message import Request
 
 _MAX_PIPELINED = 16
 _LINGER_S = 2.0
+_WATCHED = frozenset((b"content-length", b"expect"))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -131,26 +132,31 @@ class ClientConnection(asyncio.Protocol):
         partial = self._partial
         if partial is not None:
             partial.target += url
-            self._limit_head(partial, len(url))
+            partial.head_bytes += len(url)
+            if partial.head_bytes > self._door.limits.max_header_bytes:
+                self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
         partial = self._partial
         if partial is not None:
-            partial.headers.append((name, value))
-            self._limit_head(partial, len(name) + len(value) + 4)
+            lower = name.lower()
+            partial.headers.append((lower, name, value))
+            partial.head_bytes += len(name) + len(value) + 4
+            if lower in _WATCHED:
+                partial.watched[lower] = value
+            if partial.head_bytes > self._door.limits.max_header_bytes:
+                self._refuse_head()
 
     def on_headers_complete(self) -> None:
         """Refuse early what is declared too large, and tell a polite client to go on."""
         partial = self._partial
         if partial is None:
             return
-        for name, value in partial.headers:
-            lower = name.lower()
-            if lower == b"content-length" and int(value) > self._door.limits.max_request_bytes:
-                self._refuse(self._too_large(int(value)))
-            elif lower == b"expect" and value.lower() == b"100-continue":
-                partial.expects_continue = True
+        declared = int(partial.watched.get(b"content-length", 0))
+        if declared > self._door.limits.max_request_bytes:
+            self._refuse(self._too_large(declared))
+        partial.expects_continue = partial.watched.get(b"expect", b"").lower() == b"100-continue"
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, chunked coding removed."""
@@ -193,7 +199,8 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is None:
             return
         if keep_alive:
-            self._advance()
+            if self._waiting or self._partial is not None or self._refused is not None:
+                self._advance()
         else:
             self._waiting.clear()
             self._transport.close()
@@ -262,11 +269,9 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
-    def _limit_head(self, partial: _Partial, num_bytes: int) -> None:
-        partial.head_bytes += num_bytes
+    def _refuse_head(self) -> None:
         limit = self._door.limits.max_header_bytes
-        if partial.head_bytes > limit:
-            self._refuse(HeadersTooLarge(f"request line and headers are over {limit} bytes"))
+        self._refuse(HeadersTooLarge(f"request line and headers are over {limit} bytes"))
 
     def _too_large(self, size: int) -> BodyTooLarge:
         limit = self._door.limits.max_request_bytes
@@ -293,11 +298,12 @@ class ClientConnection(asyncio.Protocol):
 class _Partial:
     """A request that is still being read."""
 
-    __slots__ = ("expects_continue", "head_bytes", "headers", "pieces", "size", "target")
+    __slots__ = ("expects_continue", "head_bytes", "headers", "pieces", "size", "target", "watched")
 
     def __init__(self) -> None:
         self.target = b""
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes, bytes]] = []
+        self.watched: dict[bytes, bytes] = {}
         self.pieces: list[bytes] = []
         self.size = 0
         self.head_bytes = 0

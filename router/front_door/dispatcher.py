@@ -91,7 +91,7 @@ class Dispatcher:
     def _measure(self, assignment: Assignment, began_ns: int) -> None:
         meters = self._meters
         meters.dispatches[assignment.dp_rank] += 1
-        report = self.controller.ledger.books(assignment.dp_rank).report
+        report = self.controller.ledger.report(assignment.dp_rank)
         if report is None:
             meters.book_decisions += 1
         else:

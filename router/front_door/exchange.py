@@ -72,13 +72,15 @@ class Exchange:
 
     # What the upstream connection calls
 
-    def on_head(self, status: int, head: bytes, *, until_eof: bool) -> None:
-        """Pass the head on, with ours added."""
-        if until_eof or self._request.is_http10 or self._client.is_closing:
+    def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
+        """Pass the head on, with ours added, and what came with it."""
+        request = self._request
+        if until_eof or request.is_http10 or self._client.is_closing:
             self._keep_alive = False
-        extra = self._head_lines() + (b"" if self._keep_alive else _CLOSE)
+        extra = self._head_lines() if self._keep_alive else self._head_lines() + _CLOSE
         self._head_passed = True
-        self._client.write(passed_head(head, extra, without_coding=self._request.is_http10))
+        passed = passed_head(head, extra, without_coding=request.is_http10)
+        self._client.write(passed + data if request.method != b"HEAD" else passed)
 
     def on_data(self, data: bytes) -> None:
         """Pass a piece of the body on."""

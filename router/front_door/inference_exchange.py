@@ -25,6 +25,8 @@ from router.front_door.upstream import UpstreamPool
 _log = logging.getLogger("levelhead.front_door")
 _COUNT_ELSEWHERE_BYTES = 8 << 10  # longer prompts are tokenized beside the event loop
 _TAIL_BYTES = 1024  # where `usage` stands in an answer
+_EVENT_STREAM = b"text/event-stream"
+_EVENT = b"data: {"
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 
@@ -101,18 +103,17 @@ class InferenceExchange(Exchange):
         await super()._connect_and_send(address, payload)
         self._written = self._upstream is not None
 
-    def on_head(self, status: int, head: bytes, *, until_eof: bool) -> None:
+    def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
         """Note the status and whether tokens will be streamed."""
         self._status = status
-        self._is_stream = b"text/event-stream" in head
-        super().on_head(status, head, until_eof=until_eof)
+        self._is_stream = _EVENT_STREAM in head
+        super().on_head(status, head, data, until_eof=until_eof)
+        self._note(data)
 
     def on_data(self, data: bytes) -> None:
         """Pass it on, then count the events in it."""
-        super().on_data(data)
-        if self._is_stream:
-            self._measure_stream(data)
-        self._tail = data if len(data) >= _TAIL_BYTES else self._tail[-_TAIL_BYTES:] + data
+        self._client.write(data)
+        self._note(data)
 
     def on_end(self) -> None:
         """Learn from the usage that came back."""
@@ -147,6 +148,14 @@ class InferenceExchange(Exchange):
             end = End.REACHED if self._written else End.NEVER_SENT
             services.dispatcher.controller.release(self._assignment, end)
 
+    def _note(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._is_stream:
+            self._measure_stream(data)
+        if self._source == "estimated":
+            self._tail = data if len(data) >= _TAIL_BYTES else self._tail[-_TAIL_BYTES:] + data
+
     def _measure_stream(self, data: bytes) -> None:
         services, now_s = self._services, self._services.clock_s()
         if self._last_data_s:
@@ -155,7 +164,7 @@ class InferenceExchange(Exchange):
             services.meters.ttft_s.observe(now_s - self._request.began_s)
         self._last_data_s = now_s
         if self._assignment is not None:
-            services.dispatcher.controller.streamed(self._assignment, data.count(b"data: {"))
+            services.dispatcher.controller.streamed(self._assignment, data.count(_EVENT))
 
     def _learn_usage(self) -> None:
         if self._source != "estimated":

@@ -31,7 +31,8 @@ class Request:
     method: bytes
     target: bytes
     """Path and query as the client wrote them."""
-    headers: list[tuple[bytes, bytes]]
+    headers: list[tuple[bytes, bytes, bytes]]
+    """Name in lower case, name as written, value."""
     keep_alive: bool
     is_http10: bool
     body: bytes = b""
@@ -44,8 +45,8 @@ class Request:
 
     def header(self, name: bytes) -> bytes:
         """Value of the first header of that lower-case name; empty if there is none."""
-        for header, value in self.headers:
-            if header.lower() == name:
+        for lower, _, value in self.headers:
+            if lower == name:
                 return value
         return b""
 
@@ -53,8 +54,7 @@ class Request:
         """The request as it goes to an upstream; extra is finished header lines."""
         parts = [method, b" ", self.target, b" HTTP/1.1\r\n", extra]
         dropped = _NOT_FORWARDED
-        for name, value in self.headers:
-            lower = name.lower()
+        for lower, name, value in self.headers:
             if lower in dropped:
                 if lower == b"connection":
                     dropped = dropped | _named_by_connection(value)

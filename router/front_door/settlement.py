@@ -80,7 +80,7 @@ class _Answer:
         self.done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._status = 0
 
-    def on_head(self, status: int, head: bytes, *, until_eof: bool) -> None:
+    def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
         self._status = status
 
     def on_data(self, data: bytes) -> None:

@@ -32,9 +32,12 @@ class Address(NamedTuple):
 class Listener(Protocol):
     """What takes a response."""
 
-    def on_head(self, status: int, head: bytes, *, until_eof: bool) -> None:
-        """Status line and headers, with the empty line; until_eof: the body ends with the
-        connection."""
+    def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
+        """
+        Status line and headers, with the empty line, and the body bytes that came with them.
+
+        until_eof: the body ends with the connection.
+        """
 
     def on_data(self, data: bytes) -> None:
         """A piece of the body as it came."""
@@ -60,8 +63,9 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin(self) -> None:
         target = self if self._dechunked is None else _Dechunker(self, self._dechunked)
         self._parser = httptools.HttpResponseParser(target)
-        self._head: bytearray | None = bytearray()  # None once it was passed on
+        self._head: bytes | None = b""  # None once it was passed on
         self._complete = False
+        self._reusable = False
         self._until_eof = False
 
     @property
@@ -114,10 +118,10 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._lose(f"its answer is not HTTP: {error}")
             return
-        if self._head is not None:
-            self._take_head(listener, self._head, data)
+        if self._head is None:
+            listener.on_data(self._body(data))
         else:
-            self._pass_body(listener, data)
+            self._take_head(listener, data)
         if self._complete:
             self._finish(listener)
 
@@ -147,42 +151,42 @@ class UpstreamConnection(asyncio.Protocol):
         """The response has ended (an interim one, 1xx, has not)."""
         if self._parser.get_status_code() >= 200:
             self._complete = True
+            self._reusable = self._parser.should_keep_alive()  # the parser forgets it after this
 
-    def _take_head(self, listener: Listener, head: bytearray, data: bytes) -> None:
-        head += data
-        end = head.find(_END_OF_HEAD)
-        if end < 0:
-            if len(head) > _MAX_HEAD_BYTES:
+    def _take_head(self, listener: Listener, data: bytes) -> None:
+        if self._head:
+            data = self._head + data
+        end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        if end < len(_END_OF_HEAD):
+            self._head = data
+            if len(data) > _MAX_HEAD_BYTES:
                 self._lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
             return
-        end += len(_END_OF_HEAD)
-        status = int(head[9:12])
-        rest = bytes(head[end:])
+        status = int(data[9:12])
         if status < 200:  # interim: drop it, the real one follows
-            self._head = bytearray()
-            if rest:
-                self._take_head(listener, self._head, rest)
+            self._head = b""
+            if len(data) > end:
+                self._take_head(listener, data[end:])
             return
-        raw_head = bytes(head[:end])
+        head = data[:end]
         self._head = None
-        self._until_eof = not self._complete and _is_until_eof(status, raw_head)
-        listener.on_head(status, raw_head, until_eof=self._until_eof)
-        if rest and self._listener is not None:
-            self._pass_body(listener, rest)
+        self._until_eof = not self._complete and _is_until_eof(status, head)
+        listener.on_head(status, head, self._body(data[end:]), until_eof=self._until_eof)
 
-    def _pass_body(self, listener: Listener, data: bytes) -> None:
+    def _body(self, data: bytes) -> bytes:
+        """The piece as it came, or without chunked coding for a client that does not know it."""
         if self._dechunked is None:
-            listener.on_data(data)
-        elif self._dechunked:
-            listener.on_data(bytes(self._dechunked))
-            self._dechunked.clear()
+            return data
+        plain = bytes(self._dechunked)
+        self._dechunked.clear()
+        return plain
 
     def _finish(self, listener: Listener) -> None:
         if self._listener is None:
             return  # cancelled while its last bytes were passed on
         self._listener = None
-        if self._parser.should_keep_alive() and self.is_open and self._dechunked is None:
-            self._head = bytearray()
+        if self._reusable and self.is_open and self._dechunked is None:
+            self._head = b""
             self._complete = False
             self._pool.give_back(self)
         else:
