@@ -1,0 +1,35 @@
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+SERVE ?=
+
+help:       ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+serve: $(VENV)/installed  ## set all up, then run two DP groups and a front door (SERVE='--port 9000 ...')
+	$(BIN)/levelhead serve $(SERVE)
+
+install: $(VENV)/installed  ## make .venv with everything a developer needs
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+fix: $(VENV)/installed  ## format, and repair what the linter can
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+check: $(VENV)/installed  ## format, lint, types, rooms: what CI refuses
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/installed  ## set all up, then every test that needs no accelerator
+	$(BIN)/python -m pytest -m 'not gpu'
+
+bench: $(VENV)/installed  ## every benchmark, quick settings
+	$(BIN)/python -m benchmarks --quick
+
+.PHONY: help serve install fix check test bench

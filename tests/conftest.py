@@ -1,0 +1,13 @@
+"""Fixtures for every room's tests."""
+
+from pathlib import Path
+
+import pytest
+
+from router.model_source import DEFAULT_MODEL, fetch
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The default model's file, fetched on first use."""
+    return fetch(DEFAULT_MODEL, Path("~/.cache/levelhead").expanduser(), lambda _: None)
