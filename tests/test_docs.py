@@ -1,0 +1,97 @@
+"""The documents tell what there is, and nothing else."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from balancer.methods import METHODS
+from router.control_plane.metrics import exposition
+from router.front_door.meters import Meters
+from router.options import serve_parser
+from shm.group_table import GroupState
+from shm.load import LoadReport
+from tests.figures import group_figures
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+
+
+def section(title):
+    return REFERENCE.split(f"\n## {title}")[1].split("\n## ")[0]
+
+
+def first_cells(text):
+    return {
+        name
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1])
+    }
+
+
+def test_every_method_is_documented_and_every_documented_one_exists():
+    """
+    The table of methods and --load-balance-method name the same.
+    """
+    assert first_cells(section("Methods")) == set(METHODS)
+
+
+def test_every_flag_is_documented_and_every_documented_one_exists():
+    """
+    The table of flags and `levelhead serve --help` name the same, aliases included.
+    """
+    actions = [a for a in serve_parser({})._actions if not isinstance(a, argparse._HelpAction)]
+    flags = {flag for action in actions for flag in action.option_strings}
+
+    assert first_cells(section("Flags")) == flags
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists():
+    """
+    The table of metrics and a scrape name the same.
+    """
+    meters = Meters(1).as_dict() | {"slot": 0, "method": "random", "book": [[0, 0]]}
+    text = exposition([group_figures()], [meters]).decode()
+    families = list(text_string_to_metric_families(text))
+    names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
+
+    assert first_cells(section("Metrics")) == names
+
+
+def test_every_state_of_a_group_is_documented():
+    """
+    levelhead_group_state's values stand in the table.
+    """
+    assert all(f"`{state.value}`" in section("Metrics") for state in GroupState)
+
+
+def test_every_field_of_a_report_is_documented_and_every_documented_one_exists():
+    """
+    The table of the load segment and LoadReport name the same.
+    """
+    assert first_cells(section("A group's report")) == set(LoadReport._fields)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")))
+def test_links_between_documents_lead_somewhere(page):
+    """
+    Every relative link names a file or folder that is there.
+    """
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_two_set_up_commands_stand_first_in_the_readme():
+    """
+    A newcomer sees `make serve` and `make test` before anything else to type.
+    """
+    first_block = (ROOT / "README.md").read_text().split("```")[1]
+
+    assert [line.split("#")[0].strip() for line in first_block.strip().splitlines()] == [
+        "make serve",
+        "make test",
+    ]
