@@ -1,0 +1,147 @@
+"""
+Causal attention of one batch over the slots of the KV cache.
+
+What does not depend on the layer - which slots to gather, what to mask - is
+worked out once for a batch, in a plan, and each layer attends through it.
+
+* Decoding sequences (one new token each) are one padded call for all of them:
+  a slot matrix [B, L], short rows filled up with their own first slot and
+  masked.  The query heads that share a key head stand on the query axis, so
+  that keys and values are never repeated.
+* A prefill chunk is one call for each sequence.  Its mask is causal from the
+  lower right corner: the last new token sees everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from workers.model.batch import ForwardBatch, SequenceSpan
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeGroup:
+    """
+    The sequences of a batch that have one new token.
+
+    rows: [B] rows of the token axis; None if they are all its rows, in order.
+    slots: [B * L] each sequence's slots, padded to the longest, L.
+    mask: [B, 1, 1, L] 0 where a sequence has a token, -inf where it is padded.
+    """
+
+    rows: torch.Tensor | None
+    slots: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """
+    One sequence with several new tokens, at rows start to stop of the token axis.
+
+    mask: [num_new, num_total] 0 or -inf; None if there is no earlier token, and plain
+    causal attention does.
+    """
+
+    start: int
+    stop: int
+    slots: torch.Tensor
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """What every layer needs to know to attend for one batch."""
+
+    decodes: DecodeGroup | None
+    chunks: tuple[PrefillChunk, ...]
+
+    @classmethod
+    def of(cls, batch: ForwardBatch, dtype: torch.dtype) -> AttentionPlan:
+        """Plan the batch; masks are made in dtype, that of the queries."""
+        ends = list(accumulate(span.num_new for span in batch.sequences))
+        placed = list(zip(ends, batch.sequences, strict=True))
+        rows = [end - 1 for end, span in placed if span.num_new == 1]
+        decoding = [span for _, span in placed if span.num_new == 1]
+        chunks = tuple(_chunk(end, span, dtype) for end, span in placed if span.num_new > 1)
+        return cls(_decode_group(decoding, rows if chunks else None, dtype), chunks)
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Return the attention output of each new token, [T, num_heads, head_dim].
+
+        queries: [T, num_heads, head_dim].
+        keys, values: [num_slots, num_kv_heads, head_dim], this batch's already stored.
+        """
+        if self.decodes is not None and self.decodes.rows is None:
+            return _decode(queries, keys, values, self.decodes)
+        output = torch.empty_like(queries)
+        if self.decodes is not None and self.decodes.rows is not None:
+            rows = self.decodes.rows
+            output[rows] = _decode(queries[rows], keys, values, self.decodes)
+        for chunk in self.chunks:
+            new = slice(chunk.start, chunk.stop)
+            output[new] = _prefill(queries[new], keys, values, chunk)
+        return output
+
+
+def _decode_group(
+    spans: list[SequenceSpan], rows: list[int] | None, dtype: torch.dtype
+) -> DecodeGroup | None:
+    if not spans:
+        return None
+    device = spans[0].slot_index.device
+    slots = torch.nn.utils.rnn.pad_sequence([s.slot_index for s in spans], batch_first=True)
+    lengths = torch.tensor([span.num_total for span in spans], device=device)
+    is_padding = torch.arange(slots.shape[1], device=device) >= lengths[:, None]
+    slots = torch.where(is_padding, slots[:, :1], slots)
+    mask = torch.zeros(slots.shape, device=device, dtype=dtype)
+    mask.masked_fill_(is_padding, float("-inf"))
+    index = None if rows is None else torch.tensor(rows, device=device)
+    return DecodeGroup(index, slots.flatten(), mask[:, None, None, :])
+
+
+def _chunk(end: int, span: SequenceSpan, dtype: torch.dtype) -> PrefillChunk:
+    mask = None
+    if span.num_new < span.num_total:
+        shape = (span.num_new, span.num_total)
+        mask = torch.full(shape, float("-inf"), device=span.slot_index.device, dtype=dtype)
+        mask = mask.triu_(diagonal=span.num_total - span.num_new + 1)
+    return PrefillChunk(end - span.num_new, end, span.slot_index, mask)
+
+
+def _decode(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: DecodeGroup
+) -> torch.Tensor:
+    """Attend for one token of each sequence: queries [B, num_heads, head_dim]."""
+    num_sequences, num_heads, head_dim = queries.shape
+    num_kv_heads = keys.shape[1]
+    gathered = (num_sequences, -1, num_kv_heads, head_dim)
+    output = scaled_dot_product_attention(
+        queries.reshape(num_sequences, num_kv_heads, num_heads // num_kv_heads, head_dim),
+        keys.index_select(0, group.slots).view(gathered).transpose(1, 2),
+        values.index_select(0, group.slots).view(gathered).transpose(1, 2),
+        attn_mask=group.mask,
+    )
+    return output.reshape(queries.shape)
+
+
+def _prefill(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, chunk: PrefillChunk
+) -> torch.Tensor:
+    """Attend for the new tokens of one sequence: queries [num_new, num_heads, head_dim]."""
+    output = scaled_dot_product_attention(
+        queries.transpose(0, 1).unsqueeze(0),
+        keys.index_select(0, chunk.slots).transpose(0, 1).unsqueeze(0),
+        values.index_select(0, chunk.slots).transpose(0, 1).unsqueeze(0),
+        attn_mask=chunk.mask,
+        is_causal=chunk.mask is None,
+        enable_gqa=True,
+    )
+    return output.squeeze(0).transpose(0, 1)

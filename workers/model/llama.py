@@ -1,0 +1,178 @@
+"""
+A Llama-family decoder over a slot-addressed KV cache.
+
+Plain torch, the same on every device and in every dtype.  Projections that
+read the same input are one matrix: query, key and value; gate and up.  Each
+Hugging Face weight is a view of its rows in such a matrix, and loading copies
+into the view.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import embedding, linear, rms_norm, silu
+
+from workers.model.attention import AttentionPlan
+from workers.model.batch import ForwardBatch
+from workers.model.checkpoint import Checkpoint
+from workers.model.config import ModelConfig
+from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
+from workers.model.kv_cache import KVCache
+from workers.model.rope import angles, inverse_frequencies, rotate
+
+__all__ = ["DecoderLayer", "KVCache", "LlamaModel"]
+
+
+class DecoderLayer(torch.nn.Module):
+    """Attention and feed-forward, each after a norm and added to its input."""
+
+    def __init__(self, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
+        super().__init__()
+
+        def weight(*shape: int) -> torch.nn.Parameter:
+            values = torch.empty(shape, device=device, dtype=dtype)
+            return torch.nn.Parameter(values, requires_grad=False)
+
+        self._config = config
+        hidden, heads = config.hidden_size, config.num_heads * config.head_dim
+        num_qkv = heads + 2 * config.num_kv_heads * config.head_dim
+        self.attention_norm = weight(hidden)
+        self.qkv = weight(num_qkv, hidden)
+        self.qkv_bias = weight(num_qkv) if config.attention_bias else None
+        self.attention_output = weight(hidden, heads)
+        self.attention_output_bias = weight(hidden) if config.attention_bias else None
+        self.feed_forward_norm = weight(hidden)
+        self.gate_up = weight(2 * config.intermediate_size, hidden)
+        self.down = weight(hidden, config.intermediate_size)
+
+    def named_views(self) -> dict[str, torch.Tensor]:
+        """Return where each weight of a Hugging Face layer is kept, by its name there."""
+        config = self._config
+        kv_rows = config.num_kv_heads * config.head_dim
+        rows = [config.num_heads * config.head_dim, kv_rows, kv_rows]
+        gate, up = self.gate_up.chunk(2)
+        views = {
+            "input_layernorm.weight": self.attention_norm,
+            "self_attn.o_proj.weight": self.attention_output,
+            "post_attention_layernorm.weight": self.feed_forward_norm,
+            "mlp.gate_proj.weight": gate,
+            "mlp.up_proj.weight": up,
+            "mlp.down_proj.weight": self.down,
+        }
+        for letter, view in zip("qkv", torch.split(self.qkv, rows), strict=True):
+            views[f"self_attn.{letter}_proj.weight"] = view
+        if self.qkv_bias is not None and self.attention_output_bias is not None:
+            views["self_attn.o_proj.bias"] = self.attention_output_bias
+            for letter, view in zip("qkv", torch.split(self.qkv_bias, rows), strict=True):
+                views[f"self_attn.{letter}_proj.bias"] = view
+        return views
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        plan: AttentionPlan,
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Return the layer's output [T, hidden_size], and store the new keys and values.
+
+        turn: cosine and sine of each row's position.
+        keys, values: this layer's part of the cache, [num_slots, num_kv_heads, head_dim].
+        """
+        config = self._config
+        normed = rms_norm(hidden, hidden.shape[-1:], self.attention_norm, config.rms_norm_eps)
+        qkv = linear(normed, self.qkv, self.qkv_bias).view(len(hidden), -1, config.head_dim)
+        num_turned = config.num_heads + config.num_kv_heads
+        turned = rotate(qkv[:, :num_turned], *turn)
+        keys.index_copy_(0, slots, turned[:, config.num_heads :])
+        values.index_copy_(0, slots, qkv[:, num_turned:])
+        attended = plan.attend(turned[:, : config.num_heads], keys, values).flatten(1)
+        hidden = hidden + linear(attended, self.attention_output, self.attention_output_bias)
+        normed = rms_norm(hidden, hidden.shape[-1:], self.feed_forward_norm, config.rms_norm_eps)
+        gate, up = linear(normed, self.gate_up).chunk(2, dim=-1)
+        return hidden + linear(silu(gate) * up, self.down)
+
+
+class LlamaModel(torch.nn.Module):
+    """
+    The decoder.  Weights are undefined until `load`.
+
+    Rows of a batch do not see each other except through attention within their
+    own sequence; in float32 a greedy token does not depend on what else is in
+    the batch, nor on how the prompt was cut into chunks.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.device = torch.device(device)
+        shape = (config.vocab_size, config.hidden_size)
+        self.embedding = self._weight(*shape)
+        self.layers = torch.nn.ModuleList(
+            DecoderLayer(config, device, dtype) for _ in range(config.num_layers)
+        )
+        self.norm = self._weight(config.hidden_size)
+        self.head = self.embedding if config.tie_embeddings else self._weight(*shape)
+        frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        self._inverse_frequency = frequencies.to(device)
+
+    def _weight(self, *shape: int) -> torch.nn.Parameter:
+        values = torch.empty(shape, device=self.device, dtype=self.dtype)
+        return torch.nn.Parameter(values, requires_grad=False)
+
+    def named_views(self) -> dict[str, torch.Tensor]:
+        """Return where each Hugging Face weight is kept, by its name."""
+        views: dict[str, torch.Tensor] = {
+            "model.embed_tokens.weight": self.embedding,
+            "model.norm.weight": self.norm,
+        }
+        if self.head is not self.embedding:
+            views["lm_head.weight"] = self.head
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            for name, view in layer.named_views().items():
+                views[f"model.layers.{number}.{name}"] = view
+        return views
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """
+        Copy every weight in, converted to the model's dtype.
+
+        Raises ShapeMismatch, MissingTensors, or UnsupportedModel for a weight that this
+        architecture has no place for.
+        """
+        views = self.named_views()
+        missing = set(views)
+        for name, tensor in checkpoint.tensors():
+            if name.endswith("rotary_emb.inv_freq") or (
+                name == "lm_head.weight" and self.config.tie_embeddings
+            ):
+                continue
+            if name not in views:
+                raise UnsupportedModel("weight", name, ["those of a Llama decoder"])
+            if tensor.shape != views[name].shape:
+                raise ShapeMismatch(name, tensor.shape, views[name].shape)
+            views[name].copy_(tensor)
+            missing.discard(name)
+        if missing:
+            raise MissingTensors(sorted(missing))
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
+        """
+        Run the batch, store its keys and values in kv, return logits [R, vocab] float32.
+
+        Row i of the logits belongs to row batch.output_index[i] of the token axis.
+        """
+        plan = AttentionPlan.of(batch, self.dtype)
+        turn = angles(batch.positions, self._inverse_frequency, self.dtype)
+        hidden = embedding(batch.token_ids, self.embedding)
+        for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):
+            hidden = layer(hidden, turn, plan, batch.slots, keys, values)
+        wanted = hidden[batch.output_index]
+        wanted = rms_norm(wanted, wanted.shape[-1:], self.norm, self.config.rms_norm_eps)
+        return linear(wanted, self.head).float()

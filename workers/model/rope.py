@@ -1,0 +1,78 @@
+"""
+Rotary position embedding: the frequencies, and the rotation itself.
+
+Dimension i of a head's first half is paired with dimension i of its second
+half ("rotate half", the layout of Hugging Face weights).  The pair turns by
+position * inverse_frequency[i] radians.
+
+Long-context models stretch the low frequencies.  A scaling is a value with one
+method, `scale`, from the plain inverse frequencies to the model's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """
+    The scaling of Llama 3.1: long wavelengths by factor, short ones not, a ramp between.
+
+    With w = 2*pi / inverse frequency and n = original_max_len: unchanged where
+    w < n / high_freq_factor, divided by factor where w > n / low_freq_factor.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_len: int
+
+    def scale(self, inverse_frequency: torch.Tensor) -> torch.Tensor:
+        """Return the scaled inverse frequencies, [head_dim / 2] float32."""
+        turns = self.original_max_len * inverse_frequency / (2 * math.pi)
+        ramp = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        ramp = ramp.clamp(0.0, 1.0)
+        return (1.0 - ramp) * inverse_frequency / self.factor + ramp * inverse_frequency
+
+
+@dataclass(frozen=True)
+class FactorScaling:
+    """Each inverse frequency divided by its own factor, as GGUF files store it."""
+
+    factors: tuple[float, ...]
+
+    def scale(self, inverse_frequency: torch.Tensor) -> torch.Tensor:
+        """Return the scaled inverse frequencies, [head_dim / 2] float32."""
+        return inverse_frequency / torch.tensor(self.factors, dtype=torch.float32)
+
+
+RopeScaling = Llama3Scaling | FactorScaling
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> torch.Tensor:
+    """Return the inverse frequencies of a head, [head_dim / 2] float32 on the CPU."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    plain = 1.0 / (theta**exponents)
+    return plain if scaling is None else scaling.scale(plain)
+
+
+def angles(
+    positions: torch.Tensor, inverse_frequency: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Return cosine and sine for positions [T], each [T, 1, head_dim / 2] in dtype.
+
+    Computed in float32 whatever dtype is: bfloat16 cannot count past 256.
+    """
+    turn = positions.float()[:, None, None] * inverse_frequency
+    return turn.cos().to(dtype), turn.sin().to(dtype)
+
+
+def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Return heads [T, num_heads, head_dim] turned by the angles of their positions."""
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
