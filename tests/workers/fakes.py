@@ -1,0 +1,113 @@
+"""Fakes of what the engine works with, each with the interface of the real thing."""
+
+from workers.engine.request import Request, Sample
+from workers.model.sampling_params import SamplingParams
+
+VOCAB_SIZE = 97
+END = 0
+
+
+def next_token(tokens):
+    """The fake model: a function of all tokens before, in order."""
+    value = 7
+    for token in tokens:
+        value = (value * 31 + token + 1) % 1_000_003
+    return value % VOCAB_SIZE
+
+
+def expected_output(prompt, max_new_tokens, stop_ids=()):
+    """What a request's output is if nothing else ever happens."""
+    tokens, output = list(prompt), []
+    while len(output) < max_new_tokens:
+        output.append(next_token(tokens))
+        tokens.append(output[-1])
+        if output[-1] in stop_ids:
+            break
+    return output
+
+
+class FakeText:
+    """Text of output tokens: each is its number and a space.  Stops at a given text."""
+
+    def __init__(self, stop=None):
+        self.stopped = False
+        self._stop = stop
+        self._text = ""
+
+    def push(self, token_id):
+        text = f"{token_id} "
+        self._text += text
+        self.stopped = self._stop is not None and self._stop in self._text
+        return "" if self.stopped else text
+
+    def finish(self):
+        return ""
+
+
+class SlotRunner:
+    """
+    A runner that keeps one token in each slot, and computes from what the slots hold.
+
+    So a page that two requests own, or that was lost or mixed up, changes outputs.
+    """
+
+    def __init__(self, page_size):
+        self.page_size = page_size
+        self.slots = {}
+        self.num_steps = 0
+        self.errors = {}  # by the number of the step that raises
+
+    def warm_up(self):
+        pass
+
+    def run(self, plan):
+        self.num_steps += 1
+        if self.num_steps in self.errors:
+            raise self.errors[self.num_steps]
+        return [sample for chunk in plan.chunks for sample in self._run(chunk)]
+
+    def _run(self, chunk):
+        tokens = chunk.request.tokens(chunk.start, chunk.end)
+        for position, token in zip(range(chunk.start, chunk.end), tokens, strict=True):
+            self.slots[self._slot(chunk, position)] = token
+        if chunk.samples:
+            held = [self.slots[self._slot(chunk, position)] for position in range(chunk.end)]
+            yield Sample(next_token(held))
+
+    def _slot(self, chunk, position):
+        page, offset = divmod(position, self.page_size)
+        return chunk.pages[page] * self.page_size + offset
+
+
+class ListWriter:
+    """A load segment that remembers every record."""
+
+    def __init__(self):
+        self.records = []
+
+    def publish(self, reports, published_ns):
+        self.records.append((tuple(reports), published_ns))
+
+
+class StepClock:
+    """A clock that goes on by one each time it is read."""
+
+    def __init__(self):
+        self.now_ns = 0
+
+    def __call__(self):
+        self.now_ns += 1
+        return self.now_ns
+
+
+def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, charge=None):
+    return Request(
+        request_id=request_id,
+        prompt_ids=list(prompt),
+        params=SamplingParams(),
+        seed=request_id,
+        max_new_tokens=max_new_tokens,
+        stop_ids=frozenset(stop_ids),
+        text=text or FakeText(),
+        charge=charge,
+    )

@@ -1,0 +1,213 @@
+import queue
+
+import pytest
+
+from tests.workers.fakes import SlotRunner, StepClock, expected_output, make_request
+from workers.engine.acceptance import AcceptedCounters, Charge
+from workers.engine.engine import MAX_FAILED_STEPS, Engine, Ports
+from workers.engine.inbox import Abort, Inbox, Settle, Submit
+from workers.engine.meter import GroupId, LoadMeter
+from workers.engine.pages import PagePool
+from workers.engine.scheduler import Limits, Scheduler
+from workers.errors import QueueFull, StepFailed, Stopping
+
+PAGE_SIZE = 4
+
+
+class Bench:
+    """An engine whose rounds the test calls, and everything that it said."""
+
+    def __init__(self, num_pages=16, max_queued=8):
+        self.outputs, self.reports, self.fatal = [], [], []
+        self.runner = SlotRunner(PAGE_SIZE)
+        self.inbox = Inbox()
+        self.engine = Engine(
+            self.inbox,
+            Scheduler(Limits(2, max_queued, 8), PagePool(num_pages, PAGE_SIZE)),
+            self.runner,
+            AcceptedCounters(2),
+            LoadMeter(GroupId(3, 77), StepClock()),
+            Ports(lambda outputs: self.deliver(outputs), self.reports.append, self.fatal.append),
+            heartbeat_s=60.0,
+        )
+
+    def deliver(self, outputs):
+        self.outputs.extend(outputs)
+
+    def step(self, *arrivals):
+        for arrival in arrivals:
+            self.inbox.put(arrival)
+        return self.engine.step(0.0)
+
+    def tokens(self, request_id):
+        return [o.token_id for o in self.outputs if o.request_id == request_id]
+
+
+@pytest.fixture(name="bench")
+def _bench():
+    return Bench()
+
+
+def charge(number, tokens, front_door=0, epoch=5):
+    return Charge(f"{number:016x}", front_door, epoch, tokens)
+
+
+def test_holding_and_accepted_change_in_the_same_report(bench):
+    """
+    No report shows a request's charge as accepted without its tokens, or the reverse.
+    """
+    bench.step()
+    bench.step(Submit(make_request(1, [1] * 3, charge=charge(1, 9))))
+
+    before, after = bench.reports
+    assert (before.holding_tokens, before.accepted[0].tokens) == (0, 0)
+    assert (after.holding_tokens, after.accepted[0]) == (3, (5, 9, 1))
+
+
+def test_the_report_of_a_step_is_made_before_its_forward_pass(bench):
+    """
+    A front door hears of the acceptance while the prompt is computed, not afterwards.
+    """
+    seen = []
+
+    def run(plan):
+        seen.extend(bench.reports)
+        return []  # the chunk does not reach the prompt's end
+
+    bench.runner.run = run
+    bench.step(Submit(make_request(1, [1] * 12)))
+
+    assert [report.waiting_uncached_tokens for report in seen] == [12]
+
+
+def test_the_last_report_says_that_nothing_is_held(bench):
+    """
+    A report is sampled after the last finish: an idle group does not look busy for ever.
+    """
+    bench.step(Submit(make_request(1, [1], max_new_tokens=1, charge=charge(1, 4))))
+    assert bench.reports[-1].holding_tokens == 1
+
+    assert bench.step(), "nothing left to do"
+
+    last = bench.reports[-1]
+    assert (last.holding_tokens, last.running_requests, last.kv_used_tokens) == (0, 0, 0)
+    assert (last.num_steps, last.step_prefill_tokens) == (1, 1)
+    assert last.accepted[0] == (5, 4, 1)
+    assert (last.dp_rank, last.group_epoch, last.max_requests) == (3, 77, 10)
+
+
+def test_what_is_settled_counts_and_holds_nothing(bench):
+    """
+    A charge without a request shows in the next report.
+    """
+    bench.step(Settle(charge(1, 9, front_door=1)))
+
+    assert bench.reports[-1].accepted == ((0, 0, 0), (5, 9, 1))
+    assert bench.reports[-1].holding_tokens == 0
+
+
+def test_a_request_that_is_refused_is_counted_too(bench):
+    """
+    Queue full: its client gets the reason, its charge is settled, and it holds nothing.
+    """
+    full = Bench(max_queued=0)
+    arrivals = [Submit(make_request(i, [1], charge=charge(i, 1))) for i in (1, 2, 3)]
+
+    full.step(*arrivals)
+
+    errors = [(o.request_id, type(o.error)) for o in full.outputs if o.error]
+    assert errors == [(3, QueueFull)]
+    assert full.reports[-1].accepted[0].requests == 3
+    assert full.reports[-1].holding_tokens == 2
+
+
+def test_a_client_that_leaves_before_the_step_holds_nothing(bench):
+    """
+    Submit and abort in one take: counted once, and never computed.
+    """
+    bench.step(Submit(make_request(1, [1], charge=charge(1, 4))), Abort(1))
+
+    assert bench.reports[-1].accepted[0] == (5, 4, 1)
+    assert bench.reports[-1].holding_tokens == 0
+    assert bench.runner.num_steps == 0
+
+
+def test_a_step_that_fails_ends_its_requests_and_the_loop_goes_on(bench):
+    """
+    The clients get the cause; the next request is served.
+    """
+    bench.runner.errors = {1: ValueError("bad weights")}
+    bench.step(Submit(make_request(1, [1])))
+    bench.step(Submit(make_request(2, [2], max_new_tokens=2)))
+    bench.step()
+
+    failed = [o for o in bench.outputs if o.request_id == 1]
+    assert [type(o.error) for o in failed] == [StepFailed]
+    assert "ValueError: bad weights" in str(failed[0].error)
+    assert bench.tokens(2) == expected_output([2], 2)
+
+
+def test_steps_that_keep_failing_are_fatal(bench):
+    """
+    After a few in a row the loop raises, and does not go on failing every request.
+    """
+    bench.runner.errors = dict.fromkeys(range(1, MAX_FAILED_STEPS + 1), ValueError("gone"))
+    for request_id in range(1, MAX_FAILED_STEPS):
+        bench.step(Submit(make_request(request_id, [1])))
+
+    with pytest.raises(ValueError, match="gone"):
+        bench.step(Submit(make_request(9, [1])))
+
+
+def test_the_thread_serves_what_arrives(bench):
+    """
+    Outputs come out of the thread without anybody calling a step.
+    """
+    delivered = queue.Queue()
+    bench.deliver = delivered.put
+    bench.inbox.put(Submit(make_request(1, [1], max_new_tokens=1)))
+    bench.engine.start()
+
+    assert [o.token_id for o in delivered.get(timeout=60)] == expected_output([1], 1)
+    bench.engine.stop()
+    assert bench.engine.join(60.0)
+
+
+def test_what_is_left_when_it_stops_ends_with_a_last_word(bench):
+    """
+    Nothing is let in afterwards, and the last report holds nothing.
+    """
+    bench.inbox.put(Submit(make_request(1, [1], charge=charge(1, 4))))
+    bench.engine.stop()
+    bench.engine.start()
+
+    assert bench.engine.join(60.0)
+    assert [type(output.error) for output in bench.outputs] == [Stopping]
+    assert bench.reports[-1].holding_tokens == 0
+    assert bench.reports[-1].accepted[0] == (5, 4, 1)
+    with pytest.raises(Stopping):
+        bench.inbox.put(Settle(charge(2, 1)))
+    assert not bench.fatal
+
+
+def test_a_failure_of_the_loop_itself_is_told(bench):
+    """
+    The thread does not die silently.
+    """
+    bench.runner.warm_up = lambda: 1 / 0
+    bench.engine.start()
+
+    assert bench.engine.join(10.0)
+    assert isinstance(bench.fatal[0], ZeroDivisionError)
+
+
+def test_an_arrival_wakes_an_idle_loop():
+    """
+    The wait ends with the arrival, not with the time-out.
+    """
+    inbox = Inbox()
+    inbox.put(Abort(1))
+
+    assert inbox.take(timeout_s=3600.0) == [Abort(1)]
+    inbox.close()
+    assert inbox.take(timeout_s=3600.0) == []

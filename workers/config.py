@@ -1,0 +1,141 @@
+"""
+The flags of a worker, and what they may be.
+
+Values are checked here once; what depends on the model (its context, its
+vocabulary) is checked when it is open.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from workers.errors import InvalidConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """One rank's flags.  Raises InvalidConfig."""
+
+    instance: str
+    instance_epoch: int
+    run_dir: Path
+    dp_rank: int
+    dp_size: int
+    num_front_doors: int
+    rendezvous: str
+    model: Path
+    served_model_name: str
+    device: str
+    dtype: str
+    threads: int
+    host: str
+    max_model_len: int | None = None
+    max_running_requests: int
+    max_queued_requests: int
+    max_total_tokens: int
+    chunked_prefill_size: int
+    page_size: int
+    seed: int
+    heartbeat_s: float
+    log_level: str
+
+    def __post_init__(self) -> None:
+        if self.dp_rank >= self.dp_size:
+            raise InvalidConfig(
+                f"--dp-rank is {self.dp_rank}; with --dp-size {self.dp_size} it must be in "
+                f"[0, {self.dp_size - 1}]"
+            )
+        if self.max_total_tokens < self.page_size:
+            raise InvalidConfig(
+                f"--max-total-tokens is {self.max_total_tokens}; it must be at least "
+                f"--page-size, {self.page_size}"
+            )
+        if not self.run_dir.is_dir():
+            raise InvalidConfig(f"--run-dir {self.run_dir}: no such folder")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a bad flag as an exception instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidConfig(message)
+
+
+def parse(arguments: Sequence[str]) -> WorkerConfig:
+    """Return the configuration.  Raises InvalidConfig; --help prints and exits."""
+    parser = _Parser(
+        prog="python -m workers",
+        description="One rank of levelhead: a DP group's scheduler, model and HTTP server.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    _add_place(parser)
+    _add_model(parser)
+    _add_limits(parser)
+    return WorkerConfig(**vars(parser.parse_args(arguments)))
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("place in the instance").add_argument
+    add("--instance", required=True, help="whose load segment TP0 writes")
+    add("--instance-epoch", required=True, help="epoch of that segment", **_int(0))
+    add("--run-dir", required=True, help="private folder for card and tokenizer", **_path("DIR"))
+    add("--dp-rank", required=True, help="number of this DP group", **_int(0))
+    add("--dp-size", required=True, help="number of DP groups", **_int(1))
+    add("--num-front-doors", required=True, help="front-door slots in a report", **_int(1))
+    add("--rendezvous", required=True, metavar="URL", help="torch.distributed init_method")
+    add("--host", default="127.0.0.1", help="address of the HTTP server")
+    seconds: dict[str, Any] = {"type": _positive, "metavar": "FLOAT"}
+    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **seconds)
+    levels = ("debug", "info", "warning", "error")
+    add("--log-level", default="info", choices=levels, help="least severe message to log")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--model", required=True, help="a .gguf file or Hugging Face folder", **_path("PATH"))
+    add("--served-model-name", required=True, metavar="NAME", help="what clients call it")
+    add("--device", default="cpu", choices=("cpu", "cuda"), help="where it runs")
+    add("--dtype", default="auto", choices=dtypes, help="auto: bfloat16 where that is fast")
+    add("--threads", default=1, help="threads of a forward pass on the CPU", **_int(1))
+    add("--max-model-len", help="prompt and output together; if omitted, the model's", **_int(1))
+    add("--seed", default=0, help="for requests without a seed", type=int, metavar="INT")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("limits").add_argument
+    add("--max-running-requests", default=64, help="requests in a batch", **_int(1))
+    add("--max-queued-requests", default=256, help="those that wait beside it", **_int(0))
+    add("--max-total-tokens", default=32_768, help="tokens that the KV cache holds", **_int(1))
+    add("--chunked-prefill-size", default=512, help="tokens that a step computes", **_int(1))
+    add("--page-size", default=16, help="tokens in a KV page", **_int(1))
+
+
+def _int(least: int) -> dict[str, Any]:
+    return {"type": _at_least(least), "metavar": "INT"}
+
+
+def _path(metavar: str) -> dict[str, Any]:
+    return {"type": Path, "metavar": metavar}
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    return integer
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value

@@ -1,0 +1,167 @@
+"""
+The step loop of a DP group, in a thread of its own.
+
+    take arrivals ─► plan ─► report ─► forward and sample ─► commit ─► deliver ─┐
+         ▲                                                                      │
+         └───────────── idle: wait for an arrival, at most a heartbeat ◄────────┘
+
+Each round makes one report.  The round after the last finish plans nothing and
+reports that nothing is held, and only then does the loop wait: an idle group
+never looks busy.
+
+The loop alone touches scheduler, counters and runner, so none of them has a
+lock.  Arrivals come through the inbox; outputs leave through `deliver`, and
+reports through `report`, both of which return at once.
+
+A step that raises ends its own requests, with the cause; the loop goes on.
+After max_failed_steps in a row, or if anything else raises, the loop ends and
+`on_fatal` is told why: what is left then is not worth trusting.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from shm.load import LoadReport
+from workers.engine.acceptance import AcceptedCounters
+from workers.engine.inbox import Abort, Arrival, Inbox, Settle, Submit
+from workers.engine.meter import LoadMeter
+from workers.engine.request import Output, Request, Sample
+from workers.engine.scheduler import Plan, Scheduler
+from workers.errors import RequestRefused, StepFailed, Stopping
+
+logger = logging.getLogger("levelhead.workers.engine")
+
+MAX_FAILED_STEPS = 3
+
+
+class Runner(Protocol):
+    """What computes a plan; workers.engine.runner has the real one."""
+
+    def warm_up(self) -> None:
+        """Get ready to compute; called once, in the step loop's thread."""
+        ...
+
+    def run(self, plan: Plan) -> Sequence[Sample]:
+        """Compute the plan's chunks; one sample for each that samples, in order."""
+        ...
+
+
+class Ports(NamedTuple):
+    """
+    How the step loop speaks to the rest of the process.  None of these may block.
+
+    deliver: the outputs of one step.  report: what the group holds now.
+    on_fatal: the loop has ended, and this is why.
+    """
+
+    deliver: Callable[[Sequence[Output]], None]
+    report: Callable[[LoadReport], None]
+    on_fatal: Callable[[BaseException], None]
+
+
+class Engine:
+    """Takes requests through the inbox and computes them to their end."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        scheduler: Scheduler,
+        runner: Runner,
+        accepted: AcceptedCounters,
+        meter: LoadMeter,
+        ports: Ports,
+        heartbeat_s: float,
+    ) -> None:
+        self._inbox = inbox
+        self._scheduler = scheduler
+        self._runner = runner
+        self._accepted = accepted
+        self._meter = meter
+        self._ports = ports
+        self._heartbeat_s = heartbeat_s
+        self._num_failed_steps = 0
+        self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
+
+    def start(self) -> None:
+        """Start the step loop."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let no more requests in; those that are left end, with Stopping, before the loop."""
+        self._inbox.close()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the step loop to end; whether it has."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._runner.warm_up()
+            is_idle = False
+            while not self._inbox.is_closed:
+                is_idle = self.step(self._heartbeat_s if is_idle else 0.0)
+            self._end()
+        except BaseException as error:  # noqa: BLE001 - the outermost loop of the thread
+            self._ports.on_fatal(error)
+
+    def step(self, wait_s: float) -> bool:
+        """One round; waits at most wait_s for an arrival.  Whether there was nothing to do."""
+        outputs = self._take_in(self._inbox.take(wait_s))
+        plan = self._scheduler.plan()
+        outputs += plan.failed
+        self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+        if outputs:
+            self._ports.deliver(outputs)
+        if plan.chunks:
+            self._ports.deliver(self._compute(plan))
+        elif self._scheduler.is_idle:
+            self._scheduler.check_integrity()
+        return not plan.chunks
+
+    def _take_in(self, arrivals: list[Arrival]) -> list[Output]:
+        refused = []
+        for arrival in arrivals:
+            match arrival:
+                case Submit(request):
+                    if request.charge is not None:
+                        self._accepted.count(request.charge)
+                    refused += self._add(request)
+                case Settle(charge):
+                    self._accepted.count(charge)
+                case Abort(request_id):
+                    self._scheduler.abort(request_id)
+        return refused
+
+    def _add(self, request: Request) -> list[Output]:
+        try:
+            self._scheduler.add(request)
+        except RequestRefused as error:
+            return [Output(request.request_id, error=error)]
+        return []
+
+    def _compute(self, plan: Plan) -> list[Output]:
+        started_ns = time.monotonic_ns()
+        try:
+            samples = self._runner.run(plan)
+        except Exception as error:
+            self._num_failed_steps += 1
+            logger.exception("step %d failed, its requests end", self._meter.num_steps + 1)
+            if self._num_failed_steps >= MAX_FAILED_STEPS:
+                raise
+            return self._scheduler.fail(plan, StepFailed(error))
+        self._num_failed_steps = 0
+        outputs = self._scheduler.commit(plan, samples)
+        self._meter.count_step(started_ns, plan.num_prefill_tokens)
+        return outputs
+
+    def _end(self) -> None:
+        outputs = self._take_in(self._inbox.take(0.0))
+        outputs += self._scheduler.abort_all(Stopping())
+        self._ports.deliver(outputs)
+        self._ports.report(self._meter.sample(self._scheduler, self._accepted))

@@ -1,0 +1,73 @@
+"""
+What has arrived for the step loop since its last step, in order.
+
+Any thread may put; only the step loop takes.  One condition guards the list
+and wakes the loop when it is idle.  What is put before a take is in that take,
+so an abort never overtakes the request that it is about.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from workers.engine.acceptance import Charge
+from workers.engine.request import Request
+from workers.errors import Stopping
+
+
+class Submit(NamedTuple):
+    """A request to take in, along with its charge."""
+
+    request: Request
+
+
+class Settle(NamedTuple):
+    """A charge to count, whose request never comes."""
+
+    charge: Charge
+
+
+class Abort(NamedTuple):
+    """A request whose client has gone."""
+
+    request_id: int
+
+
+Arrival = Submit | Settle | Abort
+
+
+class Inbox:
+    """The only way into the step loop."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._arrivals: list[Arrival] = []
+        self._closed = False
+
+    def put(self, arrival: Arrival) -> None:
+        """Leave something for the next step.  Raises Stopping once closed."""
+        with self._changed:
+            if self._closed:
+                raise Stopping
+            self._arrivals.append(arrival)
+            self._changed.notify()
+
+    def take(self, timeout_s: float) -> list[Arrival]:
+        """Everything that arrived; if nothing did, wait for it at most timeout_s."""
+        with self._changed:
+            if not self._arrivals and not self._closed and timeout_s > 0:
+                self._changed.wait(timeout_s)
+            arrivals, self._arrivals = self._arrivals, []
+            return arrivals
+
+    def close(self) -> None:
+        """Let nothing more in, and wake the loop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the step loop is to end."""
+        return self._closed

@@ -1,0 +1,161 @@
+"""
+One request, from its arrival in a group to its end.
+
+    num_prompt        num_outputs
+    |-----------------|------|          num_tokens = both: what the request holds
+    |------------|                      num_computed: keys and values in its pages
+
+    WAITING ──admit──► RUNNING ──────► FINISHED
+       ▲                  │               ▲
+       └────retract───────┘   abort, failure: from anywhere
+
+A running request decodes when all but its newest token is computed, and
+prefills otherwise.  A retracted one keeps its outputs and computes them again,
+as if they were prompt.  Only the step loop changes a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from workers.engine.acceptance import Charge
+from workers.errors import RequestRefused
+from workers.model.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from workers.model.sampling import TokenLogprobs
+
+
+class State(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+class FinishReason(Enum):
+    """Why an output ended, in OpenAI's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class OutputText(Protocol):
+    """What turns output tokens into text; workers.model.detokenizer has the real one."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was hit."""
+        ...
+
+    def push(self, token_id: int) -> str:
+        """Add a token and return the text that has become certain."""
+        ...
+
+    def finish(self) -> str:
+        """Return what was held back."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """
+    The one record of what a request asks, holds and has computed.
+
+    seed: with a position, decides what is drawn (see workers.model.sampling).
+    max_new_tokens: 0 computes the prompt and ends without an output.
+    stop_ids: tokens that end the output and add no text.
+    """
+
+    request_id: int
+    prompt_ids: Sequence[int]
+    params: SamplingParams
+    seed: int
+    max_new_tokens: int
+    stop_ids: frozenset[int]
+    text: OutputText
+    charge: Charge | None = None
+    output_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    num_cached: int = 0
+    """Prompt tokens that were found in a cache and not computed."""
+    state: State = State.WAITING
+    finish_reason: FinishReason | None = None
+
+    @property
+    def num_prompt(self) -> int:
+        """Prompt tokens."""
+        return len(self.prompt_ids)
+
+    @property
+    def num_outputs(self) -> int:
+        """Output tokens so far."""
+        return len(self.output_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the request holds."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return self.num_tokens - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether its next step computes its newest output token, and only that."""
+        return self.num_outputs > 0 and self.num_uncomputed == 1
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """Token ids at positions start .. end - 1, prompt first."""
+        if start >= self.num_prompt:
+            return self.output_ids[start - self.num_prompt : end - self.num_prompt]
+        outputs = self.output_ids[: max(0, end - self.num_prompt)]
+        return [*self.prompt_ids[start:end], *outputs]
+
+    def append(self, token_id: int) -> str:
+        """Add an output token; return its text, and set finish_reason if it is the last."""
+        self.output_ids.append(token_id)
+        if token_id in self.stop_ids:
+            return self.end(FinishReason.STOP)
+        text = self.text.push(token_id)
+        if self.text.stopped:
+            self.finish_reason = FinishReason.STOP
+        elif self.num_outputs >= self.max_new_tokens:
+            text += self.end(FinishReason.LENGTH)
+        return text
+
+    def end(self, reason: FinishReason) -> str:
+        """Set finish_reason and return the text that was held back."""
+        text = self.text.finish()
+        self.finish_reason = FinishReason.STOP if self.text.stopped else reason
+        return text
+
+
+class Sample(NamedTuple):
+    """What was drawn for one request in one step."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+class Output(NamedTuple):
+    """What one step has to say to one client.  Nothing in it changes any more."""
+
+    request_id: int
+    token_id: int | None = None
+    text: str = ""
+    logprobs: TokenLogprobs | None = None
+    finish_reason: FinishReason | None = None
+    error: RequestRefused | None = None
+    num_cached: int = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing follows it."""
+        return self.finish_reason is not None or self.error is not None

@@ -1,0 +1,69 @@
+"""
+What can go wrong in a worker.
+
+* WorkerError
+  - InvalidConfig       a flag that cannot be honoured; the process ends with code 2
+  - RequestRefused      this request gets no (further) output
+    + QueueFull         the group holds as many requests as it may
+    + NeverFits         it needs more KV tokens than the group has in all
+    + ChargeSeen        its dp_balance_id arrived or was settled before
+    + Stopping          the worker is being stopped
+    + StepFailed        the forward pass that it was part of failed
+
+`workers.model.errors` is a tree of its own, and `workers.server.errors` maps
+both to HTTP statuses.
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """Base class: catch this to survive anything that a worker says about itself."""
+
+
+class InvalidConfig(WorkerError):
+    """A flag, or the flags together, cannot be honoured."""
+
+
+class RequestRefused(WorkerError):
+    """The request gets no (further) output."""
+
+
+class QueueFull(RequestRefused):
+    """The group holds as many requests as it may."""
+
+    def __init__(self, num_requests: int, max_requests: int) -> None:
+        super().__init__(
+            f"the group holds {num_requests} requests, it takes at most {max_requests}; retry later"
+        )
+
+
+class NeverFits(RequestRefused):
+    """The request needs more KV tokens than the group has in all."""
+
+    def __init__(self, num_tokens: int, capacity_tokens: int) -> None:
+        super().__init__(
+            f"the request needs room for {num_tokens} tokens, the group's KV cache has "
+            f"{capacity_tokens} in all"
+        )
+
+
+class ChargeSeen(RequestRefused):
+    """The request's dp_balance_id arrived here before, or was settled."""
+
+    def __init__(self, dp_balance_id: str) -> None:
+        super().__init__(f"dp_balance_id {dp_balance_id} arrived here before, or was settled")
+
+
+class Stopping(RequestRefused):
+    """The worker is being stopped."""
+
+    def __init__(self) -> None:
+        super().__init__("the worker is being stopped")
+
+
+class StepFailed(RequestRefused):
+    """The forward pass that the request was part of failed."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the forward pass failed: {type(cause).__name__}: {cause}")

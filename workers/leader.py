@@ -1,0 +1,243 @@
+"""
+Puts one rank together and runs it: model, process group, step loop, HTTP server.
+
+    open the model ─► (rank 0: save the tokenizer) ─► meet the other ranks ─► load weights
+      ─► step loop ─► HTTP server ─► card
+
+The tokenizer is there before any card: rank 0 saves it before it joins, and
+nobody gets past the rendezvous without rank 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import uvloop
+
+from shm.load import LoadReader, LoadWriter
+from workers.card import Card
+from workers.config import WorkerConfig
+from workers.engine.acceptance import AcceptedCounters, ChargeDesk
+from workers.engine.batch import BatchBuilder
+from workers.engine.engine import Engine, Ports
+from workers.engine.inbox import Inbox
+from workers.engine.meter import GroupId, LoadMeter
+from workers.engine.pages import PagePool
+from workers.engine.runner import ModelRunner
+from workers.engine.scheduler import Limits, Scheduler
+from workers.errors import InvalidConfig
+from workers.model.checkpoint import open_checkpoint
+from workers.model.config import ModelConfig
+from workers.model.kv_cache import KVCache
+from workers.model.llama import LlamaModel
+from workers.model.sampling import Sampler
+from workers.model.text import TextCodec
+from workers.ranks.gather import Publisher, ReportReceivers, ReportSender, ReportSink
+from workers.ranks.process_group import TP0, World, join
+from workers.server.app import Service, build_app
+from workers.server.client import EngineClient
+from workers.server.intake import Intake, ServedModel
+from workers.server.serving import LeaderServer, bind, ignore_signals_after_shutdown
+
+logger = logging.getLogger("levelhead.workers")
+
+_JOIN_LIMIT_S = 5.0
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Loaded(NamedTuple):
+    """A rank that is ready to serve."""
+
+    config: WorkerConfig
+    group: GroupId
+    codec: TextCodec
+    runner: ModelRunner
+    pool: PagePool
+    max_model_len: int
+    reports: ReportSink
+
+
+def run(
+    config: WorkerConfig,
+    on_loaded: Callable[[], None],
+    on_fatal: Callable[[BaseException], None],
+) -> None:
+    """
+    Serve until a signal comes.  Signals are the caller's until on_loaded.
+
+    Raises InvalidConfig, ModelError or SegmentError for what cannot work, and
+    RuntimeError if the other ranks do not come.
+    """
+    group = GroupId(config.dp_rank, time.time_ns())
+    torch.set_num_threads(config.threads)
+    loaded = _load(config, group)
+    gc.collect()
+    gc.freeze()
+    on_loaded()
+    ignore_signals_after_shutdown()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(loaded, on_fatal))
+
+
+def _load(config: WorkerConfig, group: GroupId) -> Loaded:
+    started = time.monotonic()
+    logger.info("loading %s", config.model)
+    checkpoint = open_checkpoint(config.model)
+    try:
+        codec = checkpoint.tokenizer()
+        max_model_len = _max_model_len(config, checkpoint.config)
+        device, dtype = _device(config), _dtype(config)
+        if config.dp_rank == TP0:
+            codec.save(_tokenizer_dir(config))
+        world = join(config.rendezvous, config.dp_rank, config.dp_size, config.host)
+        reports = _report_sink(config, world)
+        model = LlamaModel(checkpoint.config, device, dtype)
+        model.load(checkpoint)
+    finally:
+        checkpoint.close()
+    pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
+    kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
+    batches = BatchBuilder(max_model_len, config.page_size, device)
+    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads)
+    logger.info(
+        "loaded in %.1f s: %s, room for %d tokens",
+        time.monotonic() - started,
+        dtype,
+        pool.capacity_tokens,
+    )
+    return Loaded(config, group, codec, runner, pool, max_model_len, reports)
+
+
+def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
+    """Return the context length.  Raises InvalidConfig if the one asked for is impossible."""
+    capacity = config.max_total_tokens // config.page_size * config.page_size
+    asked = config.max_model_len
+    if asked is None:
+        if capacity < model.max_model_len:
+            logger.warning(
+                "context cut from %d to %d tokens, the KV cache has no room for more",
+                model.max_model_len,
+                capacity,
+            )
+        return min(model.max_model_len, capacity)
+    limits = {"the model's": model.max_model_len, "--max-total-tokens allows": capacity}
+    for name, limit in limits.items():
+        if asked > limit:
+            raise InvalidConfig(f"--max-model-len is {asked}; {name} {limit}")
+    return asked
+
+
+def _device(config: WorkerConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InvalidConfig("--device is cuda; torch finds no CUDA device here")
+    return torch.device(config.device)
+
+
+def _dtype(config: WorkerConfig) -> torch.dtype:
+    if config.dtype != "auto":
+        return _DTYPES[config.dtype]
+    if config.device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _report_sink(config: WorkerConfig, world: World) -> ReportSink:
+    if config.dp_rank != TP0:
+        sender = ReportSender(world.links[TP0])
+        sender.start()
+        return sender
+    reader = LoadReader.attach(config.instance)
+    epoch = reader.epoch
+    reader.close()
+    if epoch != config.instance_epoch:
+        raise InvalidConfig(
+            f"--instance-epoch is {config.instance_epoch}; the load segment of "
+            f"{config.instance} has {epoch}"
+        )
+    writer = LoadWriter.attach(config.instance, config.dp_size, config.num_front_doors)
+    publisher = Publisher(writer, time.monotonic_ns)
+    publisher.start()
+    ReportReceivers(world.links, config.num_front_doors, publisher).start()
+    return publisher
+
+
+async def _serve(loaded: Loaded, on_fatal: Callable[[BaseException], None]) -> None:
+    config = loaded.config
+    inbox = Inbox()
+    client = EngineClient(inbox, asyncio.get_running_loop())
+    ports = Ports(client.deliver, loaded.reports.put, on_fatal)
+    engine = _engine(loaded, inbox, ports)
+    model = ServedModel(config.served_model_name, loaded.max_model_len)
+    intake = Intake(
+        model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank
+    )
+    service = Service(
+        intake,
+        client,
+        ChargeDesk(client.settle),
+        config.num_front_doors,
+        is_ready=lambda: not inbox.is_closed,
+    )
+    listener = bind(config.host)
+    card = _card(loaded, listener.getsockname()[1])
+
+    def announce() -> None:
+        card.write(config.run_dir)
+        logger.info("ready: group %d on %s:%d", card.dp_rank, card.host, card.port)
+
+    engine.start()
+    try:
+        await LeaderServer(build_app(service), announce, engine.stop).serve([listener])
+    finally:
+        card.remove(config.run_dir)
+        engine.stop()
+        await asyncio.to_thread(engine.join, _JOIN_LIMIT_S)
+        logger.info("stopped: group %d", card.dp_rank)
+
+
+def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
+    config = loaded.config
+    limits = Limits(
+        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
+    )
+    return Engine(
+        inbox,
+        Scheduler(limits, loaded.pool),
+        loaded.runner,
+        AcceptedCounters(config.num_front_doors),
+        LoadMeter(loaded.group, time.monotonic_ns),
+        ports,
+        config.heartbeat_s,
+    )
+
+
+def _card(loaded: Loaded, port: int) -> Card:
+    config = loaded.config
+    return Card(
+        dp_rank=loaded.group.dp_rank,
+        epoch=loaded.group.epoch,
+        host=config.host,
+        port=port,
+        pid=os.getpid(),
+        model=config.served_model_name,
+        max_model_len=loaded.max_model_len,
+        page_size=config.page_size,
+        kv_capacity_tokens=loaded.pool.capacity_tokens,
+        tokenizer_dir=str(_tokenizer_dir(config)),
+    )
+
+
+def _tokenizer_dir(config: WorkerConfig) -> Path:
+    return (config.run_dir / "tokenizer").resolve()

@@ -1,0 +1,108 @@
+"""The HTTP app of a leader, built from values."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from workers.engine.acceptance import ChargeDesk
+from workers.server.bodies import SettleBody, parse
+from workers.server.charge import ChargeOwner, read_charge
+from workers.server.client import EngineClient
+from workers.server.errors import ApiError
+from workers.server.generation import Generation
+from workers.server.intake import Intake
+
+logger = logging.getLogger("levelhead.workers.server")
+
+
+class Service(NamedTuple):
+    """
+    What the app serves.
+
+    is_ready: whether the engine takes requests.
+    """
+
+    intake: Intake
+    client: EngineClient
+    desk: ChargeDesk
+    num_front_doors: int
+    is_ready: Callable[[], bool]
+
+
+def build_app(service: Service) -> ASGIApp:
+    """Return the app, with the owner of charges around it."""
+    app = FastAPI(title="levelhead worker", docs_url=None, redoc_url=None, openapi_url=None)
+    generation = {
+        "/v1/chat/completions": service.intake.chat,
+        "/v1/completions": service.intake.completion,
+    }
+    for path, prepare in generation.items():
+        app.router.routes.append(Route(path, Generation(service.client, prepare), methods=["POST"]))
+    _add_information(app, service)
+    _add_tokenize(app, service)
+    _add_settle(app, service)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+    return ChargeOwner(app, service.desk, service.num_front_doors)
+
+
+def _add_information(app: FastAPI, service: Service) -> None:
+    model = service.intake.model
+    started = int(time.time())
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        card = {"id": model.name, "object": "model", "created": started, "owned_by": "levelhead"}
+        card |= {"root": model.name, "parent": None, "max_model_len": model.max_model_len}
+        return JSONResponse({"object": "list", "data": [card]})
+
+    @app.get("/health")
+    async def health() -> Response:
+        return Response(status_code=200 if service.is_ready() else 503)
+
+
+def _add_tokenize(app: FastAPI, service: Service) -> None:
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        tokens = await service.intake.tokenize(await request.body())
+        limit = service.intake.model.max_model_len
+        return JSONResponse({"count": len(tokens), "max_model_len": limit, "tokens": tokens})
+
+
+def _add_settle(app: FastAPI, service: Service) -> None:
+    @app.post("/settle")
+    async def settle(request: Request) -> Response:
+        body = parse(SettleBody, await request.body())
+        charge = read_charge(
+            body.dp_balance_id, body.front_door, str(body.charge_tokens), service.num_front_doors
+        )
+        return JSONResponse({"seen": service.desk.settle(charge)})
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, dict(error.headers))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    headers = None if error.headers is None else dict(error.headers)
+    return JSONResponse(ApiError(error.status_code, message).body, error.status_code, headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    told = ApiError(500, f"internal error: {type(error).__name__}", kind="internal_server_error")
+    return JSONResponse(told.body, told.status)
