@@ -31,6 +31,7 @@ class Book(NamedTuple):
 
 
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
+_READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
 
 
 class Controller:
@@ -44,7 +45,8 @@ class Controller:
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
-        self._books = [Book(0, 0)] * num_groups
+        self._book_tokens = [0] * num_groups
+        self._book_requests = [0] * num_groups
         self._open: dict[str, Assignment] = {}
 
     def __repr__(self) -> str:
@@ -134,7 +136,7 @@ class Controller:
 
     def books(self) -> list[Book]:
         """What this front door has open on every group, by dp_rank."""
-        return list(self._books)
+        return [Book(*book) for book in zip(self._book_tokens, self._book_requests, strict=True)]
 
     def has_report(self, dp_rank: int) -> bool:
         """Whether that group's load is its own report, not this front door's book."""
@@ -147,29 +149,29 @@ class Controller:
     def check_integrity(self) -> None:
         """Raise LedgerBroken if the books do not add up to the open assignments."""
         self.ledger.check_integrity()
-        for dp_rank, book in enumerate(self._books):
+        for dp_rank, book in enumerate(self.books()):
             mine = [a for a in self._open.values() if a.dp_rank == dp_rank]
             summed = Book(sum(a.book_tokens for a in mine), len(mine))
             if summed != book:
                 raise LedgerBroken(f"group {dp_rank}: book {book}, open assignments {summed}")
 
     def _add_to_book(self, dp_rank: int, tokens: int, requests: int) -> None:
-        book = self._books[dp_rank]
-        self._books[dp_rank] = Book(book.tokens + tokens, book.requests + requests)
+        self._book_tokens[dp_rank] += tokens
+        self._book_requests[dp_rank] += requests
 
     def _weigh(self, dp_rank: int) -> None:
         """Work out the group's load, and what it may still take, from what is known now."""
         report = self.ledger.report(dp_rank)
         if report is None:
-            book = self._books[dp_rank]
-            load, limit = GroupLoad(dp_rank, book.tokens, 0, book.requests, 0), _UNLIMITED
+            tokens, requests = self._book_tokens[dp_rank], self._book_requests[dp_rank]
+            load, limit = GroupLoad(dp_rank, tokens, 0, requests, 0), _UNLIMITED
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
             load = GroupLoad(dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
             limit = report.max_requests
         self._loads[dp_rank] = load
-        self._max_requests[dp_rank] = limit if self._states[dp_rank] is GroupState.READY else 0
+        self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0
 
     def _why_none(self) -> str:
         states = Counter(

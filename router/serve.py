@@ -67,7 +67,7 @@ def reserve_port(host: str, port: int) -> socket.socket:
         with listening_socket(host, port, shared=False) as probe:
             port = probe.getsockname()[1]
         return listening_socket(host, port, shared=True)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise ConfigError(
             "--host", host, f"it must be an address of this machine ({error})"
         ) from error

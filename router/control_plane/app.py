@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import ORJSONResponse
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -64,12 +64,16 @@ def build_app(control: ControlPlane) -> FastAPI:
     async def tokenize(request: Request) -> Response:
         """Token ids of a prompt or of a conversation, from any ready group."""
         entry = _any_ready(control.membership.groups)
-        answer = await control.client.post(
-            f"http://{entry.host}:{entry.port}/tokenize",
-            content=await request.body(),
-            headers={"content-type": "application/json"},
-            timeout=_TOKENIZE_TIMEOUT_S,
-        )
+        try:
+            answer = await control.client.post(
+                f"http://{entry.host}:{entry.port}/tokenize",
+                content=await request.body(),
+                headers={"content-type": "application/json"},
+                timeout=_TOKENIZE_TIMEOUT_S,
+            )
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            raise HTTPException(502, f"DP group {entry.dp_rank} was lost: {reason}") from error
         media_type = answer.headers.get("content-type")
         return Response(answer.content, answer.status_code, media_type=media_type)
 
@@ -146,4 +150,4 @@ def _error(
 ) -> Response:
     kind = "invalid_request_error" if status < 500 else "internal_error"
     error = {"message": message, "type": kind, "param": param, "code": code}
-    return ORJSONResponse({"error": error}, status, headers=headers)
+    return JSONResponse({"error": error}, status, headers=headers)

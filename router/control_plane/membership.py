@@ -118,12 +118,12 @@ class Membership:
     async def _keep_looking(self) -> None:
         while True:
             if self.look():
-                await self._probe_all()
+                await self.probe_all()
             await asyncio.sleep(_LOOK_PERIOD_S)
 
     async def _keep_probing(self) -> None:
         while True:
-            await self._probe_all()
+            await self.probe_all()
             await asyncio.sleep(_PROBE_PERIOD_S)
 
     def look(self) -> bool:
@@ -137,7 +137,8 @@ class Membership:
             m.card is not None and m.entry.state is GroupState.STARTING for m in self._members
         )
 
-    async def _probe_all(self) -> None:
+    async def probe_all(self) -> None:
+        """Ask every group that has a card for its health, all at once."""
         await asyncio.gather(*(self._probe(m) for m in self._members if m.card is not None))
         self._publish()
 
@@ -179,6 +180,6 @@ def _read_card(instance: Instance, dp_rank: int) -> Card | None:
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # another user's process is no rank of ours
         return False
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 from pathlib import Path
 
@@ -35,6 +36,7 @@ async def _serve(instance: Instance, slot: int) -> None:
         LoadReader.attach(instance.name),
         Board.attach(instance.name, writable=True),
     )
+    gc.freeze()  # modules and tables stay: no collection need look at them again
     loop = asyncio.get_running_loop()
     door = FrontDoor(instance, slot, segments, loop)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -58,7 +58,7 @@ class Dispatcher:
         self._on_table = on_table
         self._table_sequence = 0
         self._load_sequence = 0
-        self._groups: dict[int, GroupEntry] = {}
+        self._addresses: dict[int, Address] = {}
 
     def refresh(self) -> None:
         """Take over what was published since the last time."""
@@ -85,8 +85,7 @@ class Dispatcher:
 
     def address(self, dp_rank: int) -> Address:
         """Where the leader of that group listens."""
-        entry = self._groups[dp_rank]
-        return Address(entry.host, entry.port)
+        return self._addresses[dp_rank]
 
     def _measure(self, assignment: Assignment, began_ns: int) -> None:
         meters = self._meters
@@ -103,7 +102,7 @@ class Dispatcher:
         if table is None:
             return
         self._table_sequence = table.sequence
-        self._groups = {entry.dp_rank: entry for entry in table.groups}
+        self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}
         for entry in table.groups:
             self.controller.observe_group(entry)
         snapshot = self._segments.loads.snapshot()  # a new epoch's report may have come before it

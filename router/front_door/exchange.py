@@ -11,7 +11,7 @@ import asyncio
 from typing import Protocol
 
 from router.errors import RequestError
-from router.front_door.message import Request, passed_head, response
+from router.front_door.message import Request, head_of, passed_head, response
 from router.front_door.upstream import Address, UpstreamConnection, UpstreamPool
 
 _CLOSE = b"connection: close\r\n"
@@ -127,7 +127,10 @@ class Exchange:
             self._client.write(self._broken_tail(error))
             self._client.finished(keep_alive=False)
         else:
-            self._client.write(refusal(error, self._head_lines(), keep_alive=self._keep_alive))
+            answer = refusal(error, self._head_lines(), keep_alive=self._keep_alive)
+            if self._request.method == b"HEAD":
+                answer = head_of(answer)
+            self._client.write(answer)
             self._client.finished(keep_alive=self._keep_alive)
 
     def _end(self, error: RequestError | None) -> None:

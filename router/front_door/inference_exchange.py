@@ -20,11 +20,12 @@ from router.front_door.message import Request
 from router.front_door.meters import Meters
 from router.front_door.prompt import PromptCount, PromptCounter, text_bytes
 from router.front_door.settlement import Settlement
-from router.front_door.upstream import UpstreamPool
+from router.front_door.upstream import Address, UpstreamPool
 
 _log = logging.getLogger("levelhead.front_door")
 _COUNT_ELSEWHERE_BYTES = 8 << 10  # longer prompts are tokenized beside the event loop
 _TAIL_BYTES = 1024  # where `usage` stands in an answer
+_CHUNKED = b"\r\ntransfer-encoding: chunked"
 _EVENT_STREAM = b"text/event-stream"
 _EVENT = b"data: {"
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
@@ -51,11 +52,14 @@ class InferenceExchange(Exchange):
         super().__init__(client, request, services.pool)
         self._services = services
         self._assignment: Assignment | None = None
+        self._address: Address | None = None
         self._written = False
         self._prompt_size = (0, 0)
-        self._source = ""
+        self._learns = False
         self._status = 0
         self._is_stream = False
+        self._is_chunked = False
+        self._last_piece = b""
         self._last_data_s = 0.0
         self._tail = b""
         services.meters.open_requests += 1
@@ -92,11 +96,11 @@ class InferenceExchange(Exchange):
             self._fail(error)
             return
         self._assignment = assignment
-        self._source = counted.source
+        self._learns = counted.source == "estimated" and services.counter.estimate.is_due()
         services.meters.prompt_tokens[counted.source] += counted.tokens
-        address = services.dispatcher.address(assignment.dp_rank)
+        self._address = services.dispatcher.address(assignment.dp_rank)
         charge = self._request.forwarded(b"POST", self._charge_lines(assignment))
-        self._send(address, charge)
+        self._send(self._address, charge)
         self._written = self._upstream is not None
 
     async def _connect_and_send(self, address: Any, payload: bytes) -> None:
@@ -107,6 +111,8 @@ class InferenceExchange(Exchange):
         """Note the status and whether tokens will be streamed."""
         self._status = status
         self._is_stream = _EVENT_STREAM in head
+        if self._is_stream:
+            self._is_chunked = not self._request.is_http10 and _CHUNKED in head.lower()
         super().on_head(status, head, data, until_eof=until_eof)
         self._note(data)
 
@@ -121,12 +127,14 @@ class InferenceExchange(Exchange):
         super().on_end()
 
     def on_lost(self, reason: str) -> None:
-        """Written and not answered: the group is asked what became of the charge."""
-        assignment = self._assignment
-        if assignment is not None and not self._head_passed:
-            self._services.settlement.ask(
-                self._services.dispatcher.address(assignment.dp_rank), assignment
-            )
+        """
+        Written and not answered: the group is asked what became of the charge.
+
+        Asked where the request was sent: a later life of the group, at another
+        address, would count a charge that was never sent to it.
+        """
+        if self._assignment is not None and self._address is not None and not self._head_passed:
+            self._services.settlement.ask(self._address, self._assignment)
         self._services.meters.upstream_lost += 1
         super().on_lost(reason)
 
@@ -142,7 +150,7 @@ class InferenceExchange(Exchange):
         services = self._services
         services.meters.open_requests -= 1
         status = self._status or (error.status if error else 499)  # 499: the client left first
-        services.meters.responses[str(status)] += 1
+        services.meters.responses[status] += 1
         services.meters.end_to_end_s.observe(services.clock_s() - self._request.began_s)
         if self._assignment is not None:
             end = End.REACHED if self._written else End.NEVER_SENT
@@ -153,11 +161,12 @@ class InferenceExchange(Exchange):
             return
         if self._is_stream:
             self._measure_stream(data)
-        if self._source == "estimated":
+        if self._learns:
             self._tail = data if len(data) >= _TAIL_BYTES else self._tail[-_TAIL_BYTES:] + data
 
     def _measure_stream(self, data: bytes) -> None:
         services, now_s = self._services, self._services.clock_s()
+        self._last_piece = data
         if self._last_data_s:
             services.meters.inter_token_s.observe(now_s - self._last_data_s)
         else:
@@ -167,7 +176,7 @@ class InferenceExchange(Exchange):
             services.dispatcher.controller.streamed(self._assignment, data.count(_EVENT))
 
     def _learn_usage(self) -> None:
-        if self._source != "estimated":
+        if not self._learns:
             return
         found = _PROMPT_TOKENS.search(self._tail)
         if found:
@@ -199,10 +208,13 @@ class InferenceExchange(Exchange):
         return GroupLost(f"DP group {rank} was lost: {reason}")
 
     def _broken_tail(self, error: RequestError) -> bytes:
-        if not self._is_stream:
+        """An error event, where what was passed on so far lets it be read as one."""
+        end_of_event = b"\n\n\r\n" if self._is_chunked else b"\n\n"
+        within = self._last_piece and not self._last_piece.endswith(end_of_event)
+        if not self._is_stream or within:
             return b""
         event = b"data: %s\n\n" % error.body()
-        return b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event)
+        return b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

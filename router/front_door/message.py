@@ -50,18 +50,31 @@ class Request:
                 return value
         return b""
 
+    def head_without(self, dropped: bytes) -> bytes:
+        """The head as the client wrote it, but for the header of that lower-case name."""
+        version = b"1.0" if self.is_http10 else b"1.1"
+        lines = [b"%s %s HTTP/%s" % (self.method, self.target, version)]
+        lines += [b"%s: %s" % (name, value) for low, name, value in self.headers if low != dropped]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
     def forwarded(self, method: bytes, extra: bytes) -> bytes:
         """The request as it goes to an upstream; extra is finished header lines."""
         parts = [method, b" ", self.target, b" HTTP/1.1\r\n", extra]
-        dropped = _NOT_FORWARDED
+        dropped = self._not_forwarded()
         for lower, name, value in self.headers:
-            if lower in dropped:
-                if lower == b"connection":
-                    dropped = dropped | _named_by_connection(value)
-            elif not lower.startswith(_OURS):
+            if lower not in dropped and not lower.startswith(_OURS):
                 parts += (name, b": ", value, b"\r\n")
         parts += (b"content-length: %d\r\n\r\n" % len(self.body), self.body)
         return b"".join(parts)
+
+    def _not_forwarded(self) -> frozenset[bytes]:
+        """Names of the headers that are for this hop alone, those that `Connection` names among
+        them."""
+        named = _NOT_FORWARDED
+        for lower, _, value in self.headers:
+            if lower == b"connection" and value not in (b"keep-alive", b"close"):
+                named = named | _named_by_connection(value)
+        return named
 
 
 def _named_by_connection(value: bytes) -> frozenset[bytes]:
@@ -82,6 +95,11 @@ def response(
     )
 
 
+def head_of(answer: bytes) -> bytes:
+    """A response without its body, for a HEAD request."""
+    return answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+
 def passed_head(head: bytes, extra: bytes, *, without_coding: bool = False) -> bytes:
     """
     An upstream's response head (with its empty line) as it goes to the client.
@@ -90,8 +108,8 @@ def passed_head(head: bytes, extra: bytes, *, without_coding: bool = False) -> b
     transfer-encoding too, and adds extra, finished header lines, at the end.
     """
     lower = head.lower()
-    dropped = _HOP_LINES + ((b"transfer-encoding:",) if without_coding else ())
-    if any(b"\r\n" + name in lower for name in dropped):
+    if without_coding or b"\r\nconnection:" in lower or b"\r\nkeep-alive:" in lower:
+        dropped = _HOP_LINES + ((b"transfer-encoding:",) if without_coding else ())
         lines = head[:-4].split(b"\r\n")
         kept = [line for line in lines if not line.lower().startswith(dropped)]
         head = b"\r\n".join(kept) + b"\r\n\r\n"

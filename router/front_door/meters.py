@@ -48,7 +48,7 @@ class Meters:
         self.dispatches = [0] * num_groups
         self.prompt_tokens: Counter[str] = Counter()
         """Prompt tokens charged, by how they were counted: exact or estimated."""
-        self.responses: Counter[str] = Counter()
+        self.responses: Counter[int] = Counter()
         """Answers to inference requests, by status."""
         self.disconnects = 0
         """Clients that left before their answer was complete."""

@@ -9,6 +9,7 @@ back.  Which of the two is a label of levelhead_prompt_tokens_total.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,12 @@ from tokenizers import Tokenizer
 
 from router.errors import BadRequest
 
+_log = logging.getLogger("levelhead.front_door")
 CHAT_PATH = b"/v1/chat/completions"
 _FIRST_BYTES_PER_TOKEN = 4.0  # English prose under a 50k to 150k vocabulary
 _LEARNING_RATE = 0.05
+_EARLY_SAMPLES = 200
+_SAMPLE_EVERY = 16
 _TOKENS_PER_MESSAGE = 4  # role and separators of common chat templates
 
 
@@ -38,6 +42,12 @@ class ByteEstimate:
 
     def __init__(self) -> None:
         self.bytes_per_token = _FIRST_BYTES_PER_TOKEN
+        self._num_asked = 0
+
+    def is_due(self) -> bool:
+        """Whether the next answer's usage should be looked at: all at first, then a sample."""
+        self._num_asked += 1
+        return self._num_asked <= _EARLY_SAMPLES or self._num_asked % _SAMPLE_EVERY == 0
 
     def count(self, num_bytes: int, num_messages: int) -> int:
         """Estimated tokens; at least 1."""
@@ -110,15 +120,25 @@ def _content_bytes(message: Any) -> int:
 
 
 def _prompt_bytes(prompt: Any) -> int:
+    if isinstance(prompt, list) and prompt and not _is_token_ids(prompt):
+        return sum(_one_prompt_bytes(part) for part in prompt)
+    return _one_prompt_bytes(prompt)
+
+
+def _one_prompt_bytes(prompt: Any) -> int:
     if isinstance(prompt, str):
         return len(prompt)
-    if isinstance(prompt, list) and prompt:
-        if all(type(token) is int for token in prompt):
-            return len(prompt) * int(_FIRST_BYTES_PER_TOKEN)
-        return sum(_prompt_bytes(part) for part in prompt)
+    if _is_token_ids(prompt):
+        return len(prompt) * int(_FIRST_BYTES_PER_TOKEN)
     raise BadRequest(
         "prompt: a string, a list of token ids, or a list of those is needed", "prompt"
     )
+
+
+def _is_token_ids(prompt: Any) -> bool:
+    if not isinstance(prompt, list) or not prompt:
+        return False
+    return all(type(token) is int for token in prompt)
 
 
 class PromptCounter:
@@ -130,10 +150,16 @@ class PromptCounter:
         self._known: KnownTokenizer | None = None
 
     def use_tokenizer(self, folder: str | None) -> None:
-        """Load that folder's tokenizer, once; None: there is none."""
-        if folder != self._folder:
-            self._known = KnownTokenizer(Path(folder)) if folder else None
-            self._folder = folder
+        """Load that folder's tokenizer, once; None, or one that cannot be read: estimate."""
+        if folder == self._folder:
+            return
+        self._folder, self._known = folder, None
+        if folder is None:
+            return
+        try:
+            self._known = KnownTokenizer(Path(folder))
+        except Exception as error:  # noqa: BLE001  tokenizers and jinja2 share no base class
+            _log.warning("prompts are estimated: no tokenizer can be read in %s: %s", folder, error)
 
     @property
     def is_exact(self) -> bool:
@@ -152,9 +178,9 @@ class PromptCounter:
         if path == CHAT_PATH:
             return known.count_chat(body["messages"]) if known else None
         prompt = body["prompt"]
-        if isinstance(prompt, list) and isinstance(prompt[0], int):
-            return len(prompt)
-        texts = prompt if isinstance(prompt, list) else [prompt]
-        if known is None or not all(isinstance(text, str) for text in texts):
+        prompts = [prompt] if isinstance(prompt, str) or _is_token_ids(prompt) else prompt
+        texts = [each for each in prompts if isinstance(each, str)]
+        if texts and known is None:
             return None
-        return sum(known.count_text(text) for text in texts)
+        num_given = sum(len(each) for each in prompts if not isinstance(each, str))
+        return num_given + sum(known.count_text(text) for text in texts if known)

@@ -13,7 +13,7 @@ import orjson
 
 from router.errors import RequestError, Unauthorised
 from router.front_door.exchange import Client, Exchange, refusal
-from router.front_door.message import Request, response
+from router.front_door.message import Request, head_of, response
 from router.front_door.upstream import UpstreamPool
 
 INFERENCE_PATHS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
@@ -59,6 +59,6 @@ class Answered(Exchange):
     def start(self) -> None:
         """Answer."""
         self._end(None)
-        head, _, body = self._answer.partition(b"\r\n\r\n")
-        self._client.write(head + b"\r\n\r\n" + (b"" if self._request.method == b"HEAD" else body))
+        answer = self._answer
+        self._client.write(head_of(answer) if self._request.method == b"HEAD" else answer)
         self._client.finished(keep_alive=self._keep_alive and not self._client.is_closing)

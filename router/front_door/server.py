@@ -10,7 +10,7 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 import orjson
@@ -19,7 +19,7 @@ from balancer.controller import Controller
 from balancer.ledger import Ledger
 from balancer.methods import make_policy
 from router.errors import Unauthorised
-from router.front_door.client import ClientConnection, Limits
+from router.front_door.client import ClientConnection
 from router.front_door.control_exchange import ControlExchange
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.exchange import Client, Exchange
@@ -27,6 +27,7 @@ from router.front_door.inference_exchange import InferenceExchange, Services
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
 from router.front_door.prompt import PromptCounter
+from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, check_key, is_inference, readiness
 from router.front_door.settlement import Settlement
 from router.front_door.upstream import Address, UpstreamPool
@@ -48,7 +49,9 @@ class FrontDoor:
         segments: Segments,
         loop: asyncio.AbstractEventLoop,
         clock_s: Callable[[], float] = time.monotonic,
+        executor: Executor | None = None,
     ) -> None:
+        """`executor` counts long prompts beside the loop: one thread unless given."""
         self._instance = instance
         self._slot = slot
         self._epoch = time.time_ns()
@@ -78,7 +81,7 @@ class FrontDoor:
             meters=self.meters,
             pool=self._pool,
             settlement=Settlement(self._pool, slot, self._epoch),
-            executor=ThreadPoolExecutor(1, "tokenize"),
+            executor=executor or ThreadPoolExecutor(1, "tokenize"),
             clock_s=clock_s,
             slot=slot,
             epoch=self._epoch,
@@ -146,6 +149,7 @@ class FrontDoor:
     async def run(self, listening: socket.socket) -> None:
         """Serve on the socket until stop() is called, then drain."""
         loop = asyncio.get_running_loop()
+        self.dispatcher.refresh()
         server = await loop.create_server(
             lambda: ClientConnection(self), sock=listening, backlog=_BACKLOG
         )
@@ -170,9 +174,13 @@ class FrontDoor:
             async with asyncio.timeout(_CHECK_PERIOD_S):
                 await self._stopping.wait()
         except TimeoutError:
-            now_s = self.clock_s()
-            for connection in list(self._connections):
-                connection.check_time(now_s)
+            self.check_time()
+
+    def check_time(self) -> None:
+        """Close connections that have been silent for too long."""
+        now_s = self.clock_s()
+        for connection in list(self._connections):
+            connection.check_time(now_s)
 
     async def _drain(self) -> None:
         for connection in list(self._connections):
@@ -198,7 +206,7 @@ class FrontDoor:
             "book": [list(book) for book in controller.books()],
             "bytes_per_token": self._counter.estimate.bytes_per_token,
         }
-        writer.write(orjson.dumps(figures))
+        writer.write(orjson.dumps(figures, option=orjson.OPT_NON_STR_KEYS))
         await writer.drain()
         writer.close()
         await writer.wait_closed()

@@ -19,6 +19,7 @@ import httptools
 
 _MAX_HEAD_BYTES = 64 << 10
 _MAX_IDLE_PER_ADDRESS = 1024
+_LINE_END = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -65,6 +66,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(target)
         self._head: bytes | None = b""  # None once it was passed on
         self._complete = False
+        self._excess = False
         self._reusable = False
         self._until_eof = False
 
@@ -115,8 +117,11 @@ class UpstreamConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._lose(f"its answer is not HTTP: {error}")
+            return
+        if self._excess:
+            self._lose("it answered more than once")
             return
         if self._head is None:
             listener.on_data(self._body(data))
@@ -143,9 +148,8 @@ class UpstreamConnection(asyncio.Protocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
-        """A second message in one exchange is an upstream's mistake: keep no such connection."""
-        if self._complete:
-            self._close()
+        """A second message in one exchange is an upstream's mistake: whose answer would it be?"""
+        self._excess = self._complete
 
     def on_message_complete(self) -> None:
         """The response has ended (an interim one, 1xx, has not)."""
@@ -156,22 +160,17 @@ class UpstreamConnection(asyncio.Protocol):
     def _take_head(self, listener: Listener, data: bytes) -> None:
         if self._head:
             data = self._head + data
-        end = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-        if end < len(_END_OF_HEAD):
-            self._head = data
-            if len(data) > _MAX_HEAD_BYTES:
-                self._lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
-            return
-        status = int(data[9:12])
-        if status < 200:  # interim: drop it, the real one follows
-            self._head = b""
-            if len(data) > end:
-                self._take_head(listener, data[end:])
-            return
-        head = data[:end]
-        self._head = None
-        self._until_eof = not self._complete and _is_until_eof(status, head)
-        listener.on_head(status, head, self._body(data[end:]), until_eof=self._until_eof)
+        start, end = _span_of_head(data)
+        if (end or len(data)) - start > _MAX_HEAD_BYTES:
+            self._lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
+        elif end == 0:
+            self._head = data[start:]
+        else:
+            head = data[start:end]
+            self._head = None
+            status = _status(head)
+            self._until_eof = not self._complete and _is_until_eof(status, head)
+            listener.on_head(status, head, self._body(data[end:]), until_eof=self._until_eof)
 
     def _body(self, data: bytes) -> bytes:
         """The piece as it came, or without chunked coding for a client that does not know it."""
@@ -188,6 +187,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._reusable and self.is_open and self._dechunked is None:
             self._head = b""
             self._complete = False
+            self.resume()  # a client that is slow with its last piece must not stop the next one
             self._pool.give_back(self)
         else:
             self._close()
@@ -214,6 +214,24 @@ class _Dechunker:
 
     def on_body(self, data: bytes) -> None:
         self._dechunked += data
+
+
+def _span_of_head(data: bytes) -> tuple[int, int]:
+    """Begin and end (0 if not yet whole) of the head that follows interim ones and empty lines."""
+    start = 0
+    while True:
+        while data.startswith(_LINE_END, start):
+            start += len(_LINE_END)
+        end = data.find(_END_OF_HEAD, start) + len(_END_OF_HEAD)
+        if end < len(_END_OF_HEAD):
+            return start, 0
+        if _status(data[start:end]) >= 200:
+            return start, end
+        start = end
+
+
+def _status(head: bytes) -> int:
+    return int(head[9:12])
 
 
 def _is_until_eof(status: int, head: bytes) -> bool:
@@ -253,6 +271,8 @@ class UpstreamPool:
         except BaseException:
             connection.cancel()  # it may have been made just when the caller gave up
             raise
+        if not connection.is_open:
+            raise ConnectionResetError("closed by the peer at once")
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:

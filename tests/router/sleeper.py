@@ -1,0 +1,26 @@
+"""
+A child to supervise: `python -m tests.router.sleeper MODE FILE`.
+
+It appends a line to FILE when it is ready, and then, by its mode: sleeps,
+sleeps and ignores SIGTERM, or exits with status 3.
+"""
+
+import os
+import signal
+import sys
+import time
+
+
+def main():
+    mode, path = sys.argv[1:]
+    if mode == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()} {time.monotonic()} {os.environ.get('SLEEPER', '')}\n")
+    if mode == "brief":
+        sys.exit(3)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""The control plane's routes, asked without a network."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.control_plane.app import ControlPlane, build_app
+from router.control_plane.figures import Figures
+from router.control_plane.front_doors import read_meters
+from router.control_plane.membership import Membership
+from shm.board import Board
+from shm.group_table import GroupEntry, GroupState
+from shm.load import LoadReader
+from tests.router.fakes import FakeGroup, House, get, post, until
+
+pytestmark = pytest.mark.anyio
+
+
+def refuse(request):
+    raise httpx.ConnectError("refused")
+
+
+@pytest.fixture
+async def house():
+    """Segments for two groups and one front door."""
+    async with House.built(dp_size=2) as built:
+        yield built
+
+
+@asynccontextmanager
+async def asked(house, entries, respond=refuse):
+    """A client of the control plane's application over that table."""
+    loads, board = LoadReader.attach(house.instance.name), Board.attach(house.instance.name)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as outward:
+        members = Membership(house.instance, house.table, outward, lambda: 1, tuple(entries))
+        figures = Figures(loads, board, lambda: 3_000_000_000)
+        app = build_app(ControlPlane(house.instance, members, figures, outward))
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://control"
+        ) as client:
+            yield client
+    loads.close()
+    board.close()
+
+
+def entry(dp_rank=0, state=GroupState.READY, **fields):
+    known = {"epoch": 11, "host": "127.0.0.1", "port": 1000 + dp_rank, "model": "m"}
+    return GroupEntry(dp_rank, state, **known | {"max_model_len": 2048} | fields)
+
+
+def error_of(answer):
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+async def test_models_are_those_that_the_groups_serve():
+    """
+    Each once, as OpenAI lists them, with the longest prompt that they take.
+    """
+    entries = [entry(0), entry(1), entry(2, model="org/other"), entry(3, epoch=0, model="")]
+    async with House.built(dp_size=4) as house, asked(house, entries) as client:
+        listed = (await client.get("/v1/models")).json()
+
+        assert listed["object"] == "list"
+        assert [model["id"] for model in listed["data"]] == ["m", "org/other"]
+        assert listed["data"][0]["max_model_len"] == 2048
+        one = await client.get("/v1/models/org/other")
+        assert one.json() == listed["data"][1]
+
+
+async def test_an_unknown_model_is_not_found(house):
+    """
+    404 in OpenAI's shape, naming those that there are.
+    """
+    async with asked(house, [entry()]) as client:
+        answer = await client.get("/v1/models/gpt-9")
+
+    assert answer.status_code == 404
+    error = error_of(answer)
+    assert error["type"] == "invalid_request_error"
+    assert "'gpt-9' does not exist; there are: m" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/nothing", 404), ("DELETE", "/v1/models", 405)]
+)
+async def test_what_there_is_not_is_told_in_openais_shape(house, method, path, status):
+    """
+    A client library parses every error alike.
+    """
+    async with asked(house, [entry()]) as client:
+        answer = await client.request(method, path)
+
+    assert answer.status_code == status
+    assert error_of(answer)["type"] == "invalid_request_error"
+
+
+async def test_loads_are_told_for_every_group(house):
+    """
+    Under SGLang's names and ours; null where nothing is reported.
+    """
+    house.report(1, holding_tokens=60, running_requests=2, waiting_requests=1, kv_used_tokens=1024)
+    async with asked(house, [entry(0), entry(1, GroupState.STARTING)]) as client:
+        told = (await client.get("/v1/loads")).json()
+
+    assert (told["dp_rank_count"], told["imbalance"]) == (2, 1.0)
+    first, second = told["loads"]
+    assert (first["num_running_reqs"], first["num_waiting_reqs"]) == (2, 1)
+    assert first["num_total_tokens"] == first["holding_tokens"] == 60
+    assert first["token_usage"] == 0.25
+    assert (second["state"], second["holding_tokens"]) == ("starting", None)
+
+
+async def test_tokenize_is_answered_by_a_ready_group(house):
+    """
+    The body goes there and the answer comes back as they are.
+    """
+
+    def respond(request):
+        assert (request.url.port, request.url.path) == (1001, "/tokenize")
+        assert request.content == b'{"prompt": "x"}'
+        return httpx.Response(418, content=b"[5]", headers={"content-type": "text/x"})
+
+    async with asked(house, [entry(0, GroupState.DEAD), entry(1)], respond) as client:
+        answer = await client.post("/tokenize", content=b'{"prompt": "x"}')
+
+    assert (answer.status_code, answer.content) == (418, b"[5]")
+    assert answer.headers["content-type"].startswith("text/x")
+
+
+async def test_tokenize_without_a_ready_group_is_unavailable(house):
+    """
+    503 with Retry-After.
+    """
+    async with asked(house, [entry(0, GroupState.DEAD)]) as client:
+        answer = await client.post("/tokenize", content=b"{}")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "no DP group is ready" in error_of(answer)["message"]
+
+
+async def test_tokenize_tells_that_its_group_was_lost(house):
+    """
+    502, not a failure of the control plane.
+    """
+    async with asked(house, [entry()]) as client:
+        answer = await client.post("/tokenize", content=b"{}")
+
+    assert answer.status_code == 502
+    assert error_of(answer)["message"] == "DP group 0 was lost: refused"
+
+
+async def test_metrics_come_from_segments_and_front_doors():
+    """
+    With two doors, one of them away: the other's counters are there.
+    """
+    async with House.built(num_front_doors=2) as house, FakeGroup.listening() as group:
+        house.present(group)
+        house.report(holding_tokens=60)
+        async with house.door() as door, door.client() as client:
+            client.send(post() + get())
+            (await group.next_request()).answer()
+            await client.response()
+            await client.response()
+            async with asked(house, [entry()]) as control:
+                answer = await control.get("/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    up = {s.labels["front_door"]: s.value for s in families["levelhead_front_door_up"].samples}
+    assert up == {"0": 1, "1": 0}
+    (responses,) = families["levelhead_responses"].samples
+    assert (responses.labels, responses.value) == ({"front_door": "0", "status": "200"}, 1)
+    assert families["levelhead_holding_tokens"].samples[0].value == 60
+
+
+async def test_a_door_that_tells_nonsense_is_as_one_that_is_away(house):
+    """
+    No scrape fails for it.
+    """
+
+    async def tell(reader, writer):
+        writer.write(b'{"slot": 0, "disp')
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_unix_server(tell, house.instance.meters_socket(0))
+    assert await read_meters(house.instance) == [None]
+    server.close()
+    await until(lambda: not server.is_serving())

@@ -1,0 +1,56 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from router import commands
+from router.instance import Instance
+from router.options import parse_serve
+from workers.config import parse
+
+
+def instance(folder):
+    return Instance("one", 7, str(folder), "127.0.0.1", 8000, 2, served_model_name="m")
+
+
+def test_a_worker_understands_the_flags_that_it_is_given(tmp_path):
+    """
+    The two rooms share no code, so their words are compared here.
+    """
+    options = parse_serve(["--max-model-len", "99", "--threads-per-rank", "3"], {})
+
+    module, *flags = commands.worker(instance(tmp_path), options, Path("/model"), 1, life=4)
+    config = parse(flags)
+
+    assert module == "workers"
+    assert (config.instance, config.instance_epoch, config.dp_rank, config.dp_size) == (
+        "one", 7, 1, 2,
+    )  # fmt: skip
+    assert config.rendezvous == f"file://{tmp_path}/rendezvous-4"
+    assert (config.max_model_len, config.threads, config.model) == (99, 3, Path("/model"))
+    for name in ("max_running_requests", "max_queued_requests", "max_total_tokens", "page_size",
+                 "chunked_prefill_size", "seed", "device", "dtype", "log_level"):  # fmt: skip
+        assert getattr(config, name) == getattr(options, name)
+
+
+def test_what_is_not_given_is_left_to_the_worker(tmp_path):
+    """
+    A flag without a value is no flag.
+    """
+    command = commands.worker(instance(tmp_path), parse_serve([], {}), Path("/model"), 0, life=1)
+
+    assert "--max-model-len" not in command
+    assert "None" not in command
+
+
+@pytest.mark.parametrize("dp_size", [1, 2, 1000])
+def test_the_cores_are_shared_out(dp_size):
+    """
+    At least one thread for each rank, for torch and for the libraries under it.
+    """
+    options = parse_serve(["--dp-size", str(dp_size)], {})
+
+    threads = commands.threads_per_rank(options)
+
+    assert threads == max(1, len(os.sched_getaffinity(0)) // dp_size)
+    assert commands.worker_environment(options)["OMP_NUM_THREADS"] == str(threads)

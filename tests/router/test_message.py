@@ -1,0 +1,122 @@
+import pytest
+
+from router.errors import BadRequest, GroupLost, NoGroup, RequestError
+from router.front_door.exchange import refusal
+from router.front_door.message import Request, head_of, passed_head, response
+
+
+def request(*headers, body=b"", target=b"/x?y"):
+    triples = [(name.lower(), name, value) for name, value in headers]
+    return Request(b"POST", target, triples, keep_alive=True, is_http10=False, body=body)
+
+
+def test_a_request_is_forwarded_with_its_headers_in_order():
+    """
+    Spelling and repetition are kept, the length is written anew.
+    """
+    asked = request((b"B", b"1"), (b"a", b"2"), (b"B", b"3"), body=b"text")
+
+    assert asked.forwarded(b"POST", b"ours: 4\r\n") == (
+        b"POST /x?y HTTP/1.1\r\nours: 4\r\nB: 1\r\na: 2\r\nB: 3\r\ncontent-length: 4\r\n\r\ntext"
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"Connection", b"Keep-Alive", b"Transfer-Encoding", b"TE", b"Trailer", b"Upgrade", b"Expect",
+     b"Content-Length", b"Proxy-Authorization", b"Proxy-Connection", b"X-Levelhead-Anything"],
+)  # fmt: skip
+def test_what_is_not_for_the_next_hop_is_dropped(name):
+    """
+    Hop-by-hop headers, framing, and what only a front door may say.
+    """
+    sent = request((name, b"1"), (b"x-kept", b"2")).forwarded(b"POST", b"")
+
+    assert sent == b"POST /x?y HTTP/1.1\r\nx-kept: 2\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_connection_names_is_dropped_wherever_it_stands(order):
+    """
+    Before or after the header that names it.
+    """
+    headers = [(b"Connection", b"close, X-A"), (b"x-a", b"1"), (b"x-b", b"2")][::order]
+
+    sent = request(*headers).forwarded(b"POST", b"")
+
+    assert b"x-a" not in sent
+    assert b"x-b: 2" in sent
+
+
+def test_the_path_is_the_target_without_its_query():
+    """
+    Routes look at the path alone.
+    """
+    assert request(target=b"/a/b?c?d").path == b"/a/b"
+
+
+def test_the_first_header_of_a_name_counts():
+    """
+    Found whatever its spelling; empty if there is none.
+    """
+    asked = request((b"Name", b"1"), (b"NAME", b"2"))
+
+    assert (asked.header(b"name"), asked.header(b"other")) == (b"1", b"")
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nDate: now\r\nConnection: close\r\nx: connection: y\r\n\r\n"
+
+
+def test_an_answers_head_loses_what_was_between_group_and_door():
+    """
+    And gets ours at its end.
+    """
+    passed = passed_head(HEAD, b"ours: 1\r\n")
+
+    assert passed == b"HTTP/1.1 200 OK\r\nDate: now\r\nx: connection: y\r\nours: 1\r\n\r\n"
+
+
+def test_a_head_with_nothing_to_drop_is_passed_byte_by_byte():
+    """
+    Odd spacing and odd names are the group's.
+    """
+    head = b"HTTP/1.1 200 \r\nTransfer-encoding:  chunked\r\n: \r\n\r\n"
+
+    assert passed_head(head, b"") == head
+    assert passed_head(head, b"", without_coding=True) == b"HTTP/1.1 200 \r\n: \r\n\r\n"
+
+
+def test_a_response_has_the_length_of_its_body():
+    """
+    And head_of it has none of it.
+    """
+    whole = response(413, b"text", b"x: 1\r\n")
+
+    assert whole == (
+        b"HTTP/1.1 413 Request Entity Too Large\r\ncontent-type: application/json\r\n"
+        b"content-length: 4\r\nx: 1\r\n\r\ntext"
+    )
+    assert head_of(whole) + b"text" == whole
+
+
+@pytest.mark.parametrize("error", [NoGroup("full"), GroupLost("gone"), BadRequest("bad", "n")])
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_an_error_is_told_in_openais_shape(error, keep_alive):
+    """
+    Type, code and parameter in the body; Retry-After where trying again may help.
+    """
+    told = refusal(error, keep_alive=keep_alive)
+
+    assert told.startswith(b"HTTP/1.1 %d " % error.status)
+    assert told.endswith(b"\r\n\r\n" + error.body())
+    assert (b"retry-after: " in told) is (error.retry_after_s is not None)
+    assert (b"connection: close\r\n" in told) is not keep_alive
+
+
+def test_every_error_that_a_client_may_see_has_a_status_and_a_type():
+    """
+    The table of errors is complete.
+    """
+    for error in RequestError.__subclasses__():
+        assert 400 <= error.status < 600
+        assert error.error_type

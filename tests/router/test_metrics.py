@@ -1,0 +1,149 @@
+import ast
+from pathlib import Path
+
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import router.control_plane.metrics
+from balancer.ledger import InFlight
+from router.control_plane.figures import GroupFigures
+from router.control_plane.metrics import exposition
+from router.front_door.meters import Meters
+from shm.group_table import GroupEntry, GroupState
+from tests.router.fakes import load_report
+
+
+def group(dp_rank, *, reported=True, **fields):
+    state = GroupState.READY if reported else GroupState.STARTING
+    report = load_report(dp_rank, **fields) if reported else None
+    age_s = 0.5 if reported else None
+    return GroupFigures(GroupEntry(dp_rank, state, 11), report, InFlight(7, 1), age_s, 9, 2)
+
+
+def told(slot, meters):
+    """A door's meters as the control plane gets them."""
+    extra = {"slot": slot, "epoch": 1, "method": "minimum_tokens", "book": [[40, 2], [0, 0]]}
+    extra["bytes_per_token"] = 4.0
+    wire = orjson.dumps(meters.as_dict() | extra, option=orjson.OPT_NON_STR_KEYS)
+    return orjson.loads(wire)
+
+
+@pytest.fixture
+def scraped():
+    """Families by name: two groups, one has not reported; three doors, one is away."""
+    meters = Meters(2)
+    meters.dispatches = [3, 4]
+    meters.responses[200] = 5
+    meters.responses[503] = 2
+    meters.prompt_tokens["exact"] = 60
+    for value in (0.0005, 0.05, 0.05, 9999.0):
+        meters.ttft_s.observe(value)
+    groups = [group(0, holding_tokens=50, num_steps=8, step_time_ns=2_000_000, kv_used_tokens=1024),
+              group(1, reported=False)]  # fmt: skip
+    text = exposition(groups, [told(0, meters), None, told(2, Meters(2))]).decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(family, **labels):
+    found = [sample.value for sample in family.samples if sample.labels == labels]
+    assert len(found) == 1, family.samples
+    return found[0]
+
+
+def declared_names():
+    """Every metric name that stands in the module, with and without its prefix."""
+    tree = ast.parse(Path(router.control_plane.metrics.__file__).read_text())
+    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    full = {word for word in words if isinstance(word, str) and word.startswith("levelhead_")}
+    specs = (
+        *router.control_plane.metrics._REPORTED,
+        *router.control_plane.metrics._HISTOGRAMS,
+        *router.control_plane.metrics._COUNTERS,
+        *router.control_plane.metrics._GAUGES,
+    )
+    short = {f"levelhead_{spec[0]}" for spec in specs}
+    return {name for name in full if name != "levelhead_"} | short
+
+
+def test_every_family_is_exposed(scraped):
+    """
+    Whatever is named in the module can be scraped, and everything has a help text.
+    """
+    assert declared_names() - set(scraped) == set()
+    assert [family.name for family in scraped.values() if not family.documentation] == []
+
+
+def test_without_groups_and_doors_the_families_are_there_still():
+    """
+    A dashboard finds its series before the first request.
+    """
+    text = exposition([], []).decode()
+
+    names = {family.name for family in text_string_to_metric_families(text)}
+
+    assert declared_names() - names == set()
+
+
+def test_figures_of_groups_carry_the_group(scraped):
+    """
+    One that has reported nothing has no series, but a state and charges in flight.
+    """
+    assert value(scraped["levelhead_holding_tokens"], group="0") == 50
+    assert len(scraped["levelhead_holding_tokens"].samples) == 1
+    assert value(scraped["levelhead_kv_usage_ratio"], group="0") == 0.25
+    assert value(scraped["levelhead_step_time_seconds"], group="0") == pytest.approx(0.002)
+    assert value(scraped["levelhead_steps"], group="0") == 8
+    assert value(scraped["levelhead_in_flight_tokens"], group="1") == 7
+    assert value(scraped["levelhead_group_state"], group="0", state="ready") == 1
+    assert value(scraped["levelhead_group_state"], group="1", state="ready") == 0
+    assert value(scraped["levelhead_group_state"], group="1", state="starting") == 1
+    assert value(scraped["levelhead_imbalance_ratio"]) == 1.0
+
+
+def test_a_door_that_does_not_answer_is_down_and_has_no_other_series(scraped):
+    """
+    Its counters are not zero, they are unknown.
+    """
+    assert value(scraped["levelhead_front_door_up"], front_door="1") == 0
+    assert value(scraped["levelhead_front_door_up"], front_door="2") == 1
+    for name, family in scraped.items():
+        if name != "levelhead_front_door_up":
+            assert [s for s in family.samples if s.labels.get("front_door") == "1"] == []
+
+
+def test_counters_of_doors_carry_the_door(scraped):
+    """
+    So that a restart of one looks like a restart of one.
+    """
+    labels = {"front_door": "0", "method": "minimum_tokens"}
+    assert value(scraped["levelhead_dispatches"], **labels, group="1") == 4
+    assert value(scraped["levelhead_responses"], front_door="0", status="503") == 2
+    assert value(scraped["levelhead_prompt_tokens"], front_door="0", source="exact") == 60
+
+
+def test_histograms_are_cumulative_and_end_with_all(scraped):
+    """
+    As Prometheus wants them.
+    """
+    family = scraped["levelhead_time_to_first_token_seconds"]
+    buckets = {
+        sample.labels["le"]: sample.value
+        for sample in family.samples
+        if sample.name.endswith("_bucket") and sample.labels["front_door"] == "0"
+    }
+    assert (buckets["0.001"], buckets["0.04"], buckets["0.06"], buckets["+Inf"]) == (1, 1, 3, 4)
+    counts = list(buckets.values())
+    assert counts == sorted(counts)
+    of_door = [sample for sample in family.samples if sample.labels["front_door"] == "0"]
+    assert [sample.value for sample in of_door if sample.name.endswith("_count")] == [4]
+
+
+def test_drift_is_known_only_when_all_books_are(scraped):
+    """
+    With a door away the books' sum is not all books' sum.
+    """
+    assert scraped["levelhead_ledger_drift_tokens"].samples == []
+    text = exposition([group(0, holding_tokens=50)], [told(0, Meters(2))]).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert value(families["levelhead_ledger_drift_tokens"], group="0") == 50 + 7 - 40

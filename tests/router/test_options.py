@@ -1,0 +1,172 @@
+from pathlib import Path
+
+import pytest
+
+from balancer.methods import METHODS
+from router.cli import main
+from router.errors import ConfigError
+from router.options import parse_serve
+
+
+def parse(*arguments, environment=None):
+    return parse_serve(arguments, environment or {})
+
+
+BAD = [
+    (("--dp-size", "0"), "1 to 1024"),
+    (("--dp-size", "1025"), "1 to 1024"),
+    (("--dp-size", "two"), "1 to 1024"),
+    (("--dp-size", "1.5"), "1 to 1024"),
+    (("--dp-size", "²"), "1 to 1024"),
+    (("--data-parallel-size", "-1"), "1 to 1024"),
+    (("--tp-size", "0"), "1 or more"),
+    (("--tp-size", "2"), "only 1 is supported"),
+    (("--load-balance-method", "best"), "minimum_tokens"),
+    (("--max-model-len", "0"), "1 or more"),
+    (("--device", "tpu"), "cuda"),
+    (("--dtype", "int8"), "bfloat16"),
+    (("--threads-per-rank", "0"), "1 or more"),
+    (("--port", "65536"), "0 to 65535"),
+    (("--port", "-1"), "0 to 65535"),
+    (("--port", "http"), "0 to 65535"),
+    (("--max-request-bytes", "1023"), "1024 or more"),
+    (("--drain-timeout-s", "-1"), "0 to 86400"),
+    (("--drain-timeout-s", "86401"), "0 to 86400"),
+    (("--drain-timeout-s", "nan"), "0 to 86400"),
+    (("--drain-timeout-s", "soon"), "0 to 86400"),
+    (("--max-running-requests", "0"), "1 or more"),
+    (("--max-queued-requests", "-1"), "0 or more"),
+    (("--max-total-tokens", "0"), "1 or more"),
+    (("--chunked-prefill-size", "0"), "1 or more"),
+    (("--page-size", "0"), "1 or more"),
+    (("--instance", "a/b"), "1 to 40 letters"),
+    (("--instance", ""), "1 to 40 letters"),
+    (("--instance", "x" * 41), "1 to 40 letters"),
+    (("--seed", "-1"), "0 or more"),
+    (("--log-level", "trace"), "debug"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "allowed"), BAD)
+def test_a_bad_value_names_flag_value_and_what_is_allowed(arguments, allowed):
+    """
+    Before anything starts.
+    """
+    flag, value = arguments
+    with pytest.raises(ConfigError) as refused:
+        parse(f"{flag}={value}")
+
+    told = str(refused.value)
+    assert flag in told
+    assert value in told
+    assert allowed in told
+
+
+@pytest.mark.parametrize("arguments", [("--no-such-flag", "1"), ("extra",), ("--port",)])
+def test_what_is_no_flag_is_refused(arguments):
+    """
+    With the word that was not understood.
+    """
+    with pytest.raises(ConfigError, match=arguments[0]):
+        parse(*arguments)
+
+
+def test_every_flag_has_a_default():
+    """
+    `levelhead serve` alone is a whole command.
+    """
+    options = parse()
+
+    assert (options.dp_size, options.port, options.host) == (2, 8000, "127.0.0.1")
+    assert options.load_balance_method == "minimum_tokens"
+    assert options.api_key is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "name"),
+    [
+        ("--data-parallel-size", "3", "dp_size"),
+        ("--max-num-seqs", "3", "max_running_requests"),
+        ("--max-num-batched-tokens", "3", "chunked_prefill_size"),
+        ("--context-length", "3", "max_model_len"),
+        ("--block-size", "3", "page_size"),
+    ],
+)
+def test_flags_have_the_names_of_other_servers_too(flag, value, name):
+    """
+    As vLLM and SGLang spell them.
+    """
+    assert getattr(parse(flag, value), name) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_chosen(method):
+    """
+    By the name that the balancer knows it under.
+    """
+    assert parse("--load-balance-method", method).load_balance_method == method
+
+
+def test_the_key_comes_from_the_flag_or_the_environment():
+    """
+    The flag wins.
+    """
+    environment = {"LEVELHEAD_API_KEY": "of-environment"}
+
+    assert parse(environment=environment).api_key == "of-environment"
+    assert parse("--api-key", "of-flag", environment=environment).api_key == "of-flag"
+
+
+def test_help_does_not_show_the_key(capsys):
+    """
+    Defaults are printed; a secret is none.
+    """
+    with pytest.raises(SystemExit):
+        parse("--help", environment={"LEVELHEAD_API_KEY": "secret"})
+
+    told = capsys.readouterr().out
+    assert "--load-balance-method" in told
+    assert "secret" not in told
+
+
+def test_the_cache_follows_the_environment():
+    """
+    XDG_CACHE_HOME, or the home folder's.
+    """
+    assert parse(environment={"XDG_CACHE_HOME": "/x"}).cache_dir == Path("/x/levelhead")
+    assert parse().cache_dir == Path.home() / ".cache/levelhead"
+    assert parse("--cache-dir", "/y").cache_dir == Path("/y")
+
+
+# The command line around it
+
+
+def test_a_bad_flag_prints_one_line_and_exits_with_2(capsys):
+    """
+    No traceback.
+    """
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--port", "70000"])
+
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("levelhead: ")
+    assert told.count("\n") == 1
+
+
+def test_an_unknown_command_is_refused_by_name():
+    """
+    With those that there are.
+    """
+    with pytest.raises(SystemExit, match=r"unknown command 'sevre'.*serve"):
+        main(["sevre"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_without_a_command_the_commands_are_told(arguments, capsys):
+    """
+    On standard output, as an answer.
+    """
+    main(arguments)
+
+    assert "serve" in capsys.readouterr().out

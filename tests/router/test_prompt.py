@@ -1,0 +1,157 @@
+import pytest
+
+from router.errors import BadRequest
+from router.front_door.prompt import CHAT_PATH, ByteEstimate, PromptCounter, text_bytes
+from tests.router.fakes import write_tokenizer
+
+COMPLETIONS = b"/v1/completions"
+
+
+def count(counter, body, path=CHAT_PATH):
+    return counter.count(body, path, text_bytes(body, path))
+
+
+def chat(*contents):
+    return {"messages": [{"role": "user", "content": content} for content in contents]}
+
+
+@pytest.fixture
+def known(tmp_path):
+    """A counter that knows a tokenizer of words."""
+    counter = PromptCounter()
+    counter.use_tokenizer(write_tokenizer(tmp_path))
+    return counter
+
+
+def test_a_conversation_is_counted_as_its_template_renders_it(known):
+    """
+    Words of all messages and those that the template adds.
+    """
+    assert count(known, chat("one two", "three")) == (4, "exact")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens"),
+    [("one two three", 3), (["one", "two three"], 3), ([5, 6, 7], 3), ([[5, 6], [7]], 3),
+     (["one two", [5]], 3), ("", 0)],
+)  # fmt: skip
+def test_every_form_of_prompt_is_counted_exactly(known, prompt, tokens):
+    """
+    Token ids count as they are, texts as the tokenizer says.
+    """
+    assert count(known, {"prompt": prompt}, COMPLETIONS) == (tokens, "exact")
+
+
+@pytest.mark.parametrize("prompt", [[5, 6, 7], [[5, 6], [7]]])
+def test_token_ids_need_no_tokenizer(prompt):
+    """
+    They are counted exactly also when only texts would have to be estimated.
+    """
+    assert count(PromptCounter(), {"prompt": prompt}, COMPLETIONS) == (3, "exact")
+
+
+def test_without_a_tokenizer_tokens_are_estimated_from_bytes():
+    """
+    Four bytes a token, and a few tokens for each message.
+    """
+    assert count(PromptCounter(), chat("x" * 400, "y" * 40)) == (118, "estimated")
+    assert count(PromptCounter(), {"prompt": "x" * 400}, COMPLETIONS) == (100, "estimated")
+
+
+def test_an_estimate_is_at_least_one_token():
+    """
+    A request without text still costs its group something.
+    """
+    assert count(PromptCounter(), {"prompt": ""}, COMPLETIONS) == (1, "estimated")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ messages[9].content.x }}",
+        "{{ ''.__class__.mro() }}",
+        None,
+    ],
+)
+def test_a_template_that_refuses_a_conversation_leads_to_an_estimate(tmp_path, template):
+    """
+    The group renders it too and will tell the client what is wrong.
+    """
+    counter = PromptCounter()
+    counter.use_tokenizer(write_tokenizer(tmp_path, template))
+
+    assert count(counter, chat("x" * 400)) == (104, "estimated")
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{% generation %}"])
+def test_a_template_that_cannot_be_parsed_leads_to_estimates(tmp_path, template, caplog):
+    """
+    One warning when the folder is taken over, and no error afterwards.
+    """
+    counter = PromptCounter()
+    for _ in range(2):
+        counter.use_tokenizer(write_tokenizer(tmp_path, template))
+
+    assert not counter.is_exact
+    assert count(counter, chat("x" * 400)) == (104, "estimated")
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("ratio", [2.0, 6.0])
+def test_the_estimate_moves_to_the_ratio_that_groups_report(ratio):
+    """
+    After some hundred answers it is within a percent of theirs.
+    """
+    estimate = ByteEstimate()
+    for num_bytes in range(1000, 1200):
+        estimate.correct(num_bytes, 1, round(num_bytes / ratio) + 4)
+
+    assert estimate.bytes_per_token == pytest.approx(ratio, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "num_messages", "tokens"), [(0, 1, 100), (100, 1, 4), (100, 1, 0), (100, 30, 5)]
+)
+def test_an_answer_that_tells_nothing_changes_nothing(num_bytes, num_messages, tokens):
+    """
+    No text, or fewer tokens than the messages alone have.
+    """
+    estimate = ByteEstimate()
+    estimate.correct(num_bytes, num_messages, tokens)
+
+    assert estimate.bytes_per_token == 4.0
+
+
+def test_one_absurd_answer_moves_the_estimate_only_a_little():
+    """
+    A group that counts images or cached prompts must not spoil the ratio.
+    """
+    estimate = ByteEstimate()
+    estimate.correct(10, 0, 1_000_000)
+    assert 3.5 < estimate.bytes_per_token < 4.0
+    estimate.correct(1_000_000, 0, 1)
+
+    assert estimate.bytes_per_token < 5.0
+
+
+@pytest.mark.parametrize(
+    ("content", "num_bytes"),
+    [("abc", 3), ([{"type": "text", "text": "abc"}, {"type": "text", "text": "de"}], 5),
+     ([{"type": "image_url", "image_url": {"url": "data:..."}}], 0), (None, 0), (5, 0),
+     ([{"text": 5}, "abc"], 0)],
+)  # fmt: skip
+def test_the_text_of_a_message_is_found_in_every_form(content, num_bytes):
+    """
+    A string or a list of parts; what is no text counts nothing.
+    """
+    assert text_bytes(chat(content), CHAT_PATH) == (num_bytes, 1)
+
+
+def test_a_prompt_of_the_wrong_type_names_the_parameter():
+    """
+    The client is told what would be right.
+    """
+    with pytest.raises(BadRequest, match="prompt: a string, a list") as refused:
+        text_bytes({"prompt": {"a": 1}}, COMPLETIONS)
+    assert refused.value.param == "prompt"

@@ -1,0 +1,93 @@
+import os
+import stat
+
+import pytest
+
+from router.errors import ConfigError, StartError
+from router.instance import Instance
+from router.run_folder import make_run_folder, remove_run_folder
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_folder_is_private_and_empty(tmp_path):
+    """
+    What a former life left in it is gone.
+    """
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    left = make_run_folder("one", environment)
+    (left / "group-0.json").write_text("{}")
+
+    made = make_run_folder("one", environment)
+
+    assert made == left == tmp_path / f"levelhead-{os.geteuid()}" / "one"
+    assert list(made.iterdir()) == []
+    assert mode_of(made) == mode_of(made.parent) == 0o700
+
+
+def test_instances_have_folders_of_their_own(tmp_path):
+    """
+    Removing one leaves the other.
+    """
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    one, other = (make_run_folder(name, environment) for name in ("one", "other"))
+
+    remove_run_folder(one)
+    remove_run_folder(one)
+
+    assert not one.exists()
+    assert other.exists()
+
+
+def test_a_path_that_is_too_long_for_sockets_is_refused(tmp_path):
+    """
+    At the start, with a way out, rather than when a socket is bound.
+    """
+    with pytest.raises(StartError, match="shorten --instance"):
+        make_run_folder("x" * 40, {"XDG_RUNTIME_DIR": str(tmp_path / ("y" * 60))})
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    """
+    With its path.
+    """
+    with pytest.raises(StartError, match="cannot make the folder"):
+        make_run_folder("one", {"XDG_RUNTIME_DIR": str(tmp_path / "missing")})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_refused(tmp_path):
+    """
+    Somebody may have made it first to read along.
+    """
+    foreign = tmp_path / f"levelhead-{os.geteuid()}"
+    foreign.mkdir()
+    os.chown(foreign, 65534, 65534)
+
+    with pytest.raises(StartError, match="belongs to uid 65534"):
+        make_run_folder("one", {"XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def test_an_instance_is_read_as_it_was_written(tmp_path):
+    """
+    By its owner alone: the API key stands in it.
+    """
+    instance = Instance("one", 5, str(tmp_path), "127.0.0.1", 8000, 2, api_key="k")
+    instance.save()
+
+    assert Instance.load(tmp_path) == instance
+    assert mode_of(tmp_path / "instance.json") == 0o600
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b'{"name": 5, "unknown": 6}', b"[]"])
+def test_a_folder_without_an_instance_is_refused(tmp_path, content):
+    """
+    Naming the flag and the folder.
+    """
+    if content is not None:
+        (tmp_path / "instance.json").write_bytes(content)
+
+    with pytest.raises(ConfigError, match=f"--run-dir {tmp_path}"):
+        Instance.load(tmp_path)

@@ -1,0 +1,205 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from router.errors import ConfigError, StartError
+from router.instance import Instance
+from router.serve import banner, reserve_port
+from router.shared_memory import SharedMemory
+from shm.errors import SegmentMissing
+from shm.names import Kind, segment_name
+from shm.segment import attach
+from tests.router.fakes import unique_instance
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs `levelhead serve` under a name of its own, with a private folder for temporary files."""
+    instance = unique_instance()
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    running = []
+
+    def run(*flags):
+        arguments = [sys.executable, "-m", "router.cli", "serve", "--instance", instance, *flags]
+        process = subprocess.Popen(
+            arguments, env=environment, cwd=tmp_path, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        running.append(process)
+        return process
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+    assert leftovers(instance, tmp_path) == []
+
+
+def leftovers(instance, runtime):
+    """Segments and folders of that instance."""
+    found = [str(path) for path in runtime.glob(f"levelhead-*/{instance}")]
+    for kind in Kind:
+        try:
+            attach(segment_name(instance, kind), kind).close()
+        except SegmentMissing:
+            continue
+        found.append(kind.name)
+    return found
+
+
+def told_at_end(process):
+    """The last line of standard error of a process that ends, and its status."""
+    _, told = process.communicate(timeout=60)
+    return told.splitlines()[-1], process.returncode
+
+
+def test_a_port_in_use_is_refused_and_nothing_is_left(command):
+    """
+    One clear line, status 2, and no segment or folder remains.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        told, status = told_at_end(command("--port", str(port)))
+
+    assert status == 2
+    assert told.startswith(f"levelhead: --port {port}: cannot listen on 127.0.0.1:{port}: ")
+
+
+def test_a_model_that_is_not_there_is_refused_and_nothing_is_left(command):
+    """
+    Before any process is started.
+    """
+    told, status = told_at_end(command("--port", "0", "--model", "/no/such/model"))
+
+    assert status == 2
+    assert told.startswith("levelhead: --model /no/such/model: ")
+
+
+def test_an_instance_that_runs_is_not_started_twice(command):
+    """
+    Its segments' owner is alive.
+    """
+    process = None
+    with SharedMemory.create(name := unique_instance(), 1, 1, 1):
+        process = command("--port", "0", "--model", str(ROOT), "--instance", name)
+
+        told, status = told_at_end(process)
+
+        assert status == 2
+        assert f"instance '{name}' cannot start" in told
+        attach(segment_name(name, Kind.LOAD), Kind.LOAD).close()
+
+
+@pytest.mark.slow
+def test_a_model_that_the_ranks_cannot_load_ends_the_start(command, tmp_path):
+    """
+    The root says which process ended, with status 2, and leaves nothing.
+    """
+    model = tmp_path / "broken.gguf"
+    model.write_bytes(b"GGUF, but not really")
+
+    told, status = told_at_end(command("--port", "0", "--model", str(model), "--dp-size", "1"))
+
+    assert status == 2
+    assert told == "levelhead: rank 0 exited with status 2 before it was ready"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_it_starts_ends_it_and_nothing_is_left(command, tmp_path, number):
+    """
+    Whoever has been started by then is stopped.
+    """
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    process = command("--port", "0", "--model", "model.gguf", "--dp-size", "1")
+    while "starting" not in process.stderr.readline():
+        assert process.poll() is None
+
+    process.send_signal(number)
+
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopping" in told
+    deadline_s = time.monotonic() + 10
+    while anybody_runs(tmp_path) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert not anybody_runs(tmp_path)
+
+
+def anybody_runs(folder):
+    """Whether any process still runs with that folder in its command line."""
+    word = str(folder).encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if word in path.read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+# The port
+
+
+def test_a_free_port_is_found_and_kept():
+    """
+    Others cannot have it while it is reserved; a front door can share it.
+    """
+    with reserve_port("127.0.0.1", 0) as reserved:
+        port = reserved.getsockname()[1]
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "not..a.name"])
+def test_an_address_of_another_machine_is_refused(host):
+    """
+    Naming the flag and the address.
+    """
+    with pytest.raises(ConfigError, match=f"--host {host}"):
+        reserve_port(host, 0)
+
+
+# Segments
+
+
+def test_segments_live_as_long_as_their_instance():
+    """
+    All three, and none afterwards.
+    """
+    name = unique_instance()
+    with SharedMemory.create(name, 1, 2, 1):
+        for kind in Kind:
+            attach(segment_name(name, kind), kind).close()
+        with pytest.raises(StartError, match="alive"):
+            SharedMemory.create(name, 2, 2, 1)
+        attach(segment_name(name, Kind.BOARD), Kind.BOARD).close()
+    for kind in Kind:
+        with pytest.raises(SegmentMissing):
+            attach(segment_name(name, kind), kind)
+
+
+# The greeting
+
+
+def test_the_greeting_has_a_command_to_paste():
+    """
+    With the model's name, and with the key's variable rather than the key.
+    """
+    instance = Instance("one", 1, "/x", "127.0.0.1", 8001, 2, served_model_name="m", api_key="k9")
+
+    told = banner(instance)
+
+    assert "http://127.0.0.1:8001/v1/chat/completions" in told
+    assert '"model": "m"' in told
+    assert "$LEVELHEAD_API_KEY" in told
+    assert "k9" not in told
