@@ -109,6 +109,8 @@ def parse_serve(
     if given["api_key"] is None:  # not the flag's default: --help would print it
         given["api_key"] = environment.get("LEVELHEAD_API_KEY")
     options = ServeOptions(**given)
+    if options.api_key == "":
+        raise ConfigError("--api-key", "''", "an empty key would let everybody in; leave it out")
     if options.tp_size != 1:
         raise ConfigError(
             "--tp-size", options.tp_size, "only 1 is supported: each DP group is one rank for now"

@@ -48,6 +48,7 @@ _CELL_BYTES = _CELL_LINES * _LINE_BYTES
 _CELL_WORDS = _CELL_LINES * LINE_WORDS
 _CHECKED = struct.Struct("<7Q")
 _COPY = struct.Struct("<8Q")
+_CHECKSUM = struct.Struct("<Q")
 _SHAPE = struct.Struct("<QQ")
 _UNSEEN = -1  # no sequence: differs from every one
 
@@ -100,12 +101,14 @@ class Board:
     def write(self, row: int, dp_rank: int, cell: Cell) -> None:
         """Replace a cell.  Only the front door of that row may call this."""
         start = self._start(row, dp_rank)
-        first = self._words[start // WORD_BYTES]
-        second = self._words[start // WORD_BYTES + LINE_WORDS]
-        older = start if first <= second else start + _LINE_BYTES
-        checked = _CHECKED.pack(max(first, second) + 1, *cell)
-        copy = checked + zlib.crc32(checked).to_bytes(WORD_BYTES, "little")
-        self._payload[older : older + _LINE_BYTES] = copy
+        word = start // WORD_BYTES
+        first, second = self._words[word], self._words[word + LINE_WORDS]
+        if first <= second:
+            checked = _CHECKED.pack(second + 1, *cell)
+        else:
+            checked, start = _CHECKED.pack(first + 1, *cell), start + _LINE_BYTES
+        end = start + _LINE_BYTES
+        self._payload[start:end] = checked + _CHECKSUM.pack(zlib.crc32(checked))
 
     def read(self, row: int, dp_rank: int) -> Cell:
         """Newest whole copy of a cell; EMPTY_CELL if there is none."""

@@ -35,6 +35,8 @@ class Request:
     """Name in lower case, name as written, value."""
     keep_alive: bool
     is_http10: bool
+    names_hop_headers: bool = True
+    """Whether a `Connection` header may name others; False if it is known that none does."""
     body: bytes = b""
     began_s: float = 0.0
     """Clock when its last byte was read."""
@@ -59,8 +61,8 @@ class Request:
 
     def forwarded(self, method: bytes, extra: bytes) -> bytes:
         """The request as it goes to an upstream; extra is finished header lines."""
+        dropped = self._not_forwarded() if self.names_hop_headers else _NOT_FORWARDED
         parts = [method, b" ", self.target, b" HTTP/1.1\r\n", extra]
-        dropped = self._not_forwarded()
         for lower, name, value in self.headers:
             if lower not in dropped and not lower.startswith(_OURS):
                 parts += (name, b": ", value, b"\r\n")
@@ -72,7 +74,7 @@ class Request:
         them."""
         named = _NOT_FORWARDED
         for lower, _, value in self.headers:
-            if lower == b"connection" and value not in (b"keep-alive", b"close"):
+            if lower == b"connection":
                 named = named | _named_by_connection(value)
         return named
 

@@ -112,10 +112,10 @@ def _content_bytes(message: Any) -> int:
         )
     content = message.get("content")
     if isinstance(content, str):
-        return len(content)
+        return len(content.encode())
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, dict))
-        return sum(len(text) for text in texts if isinstance(text, str))
+        return sum(len(text.encode()) for text in texts if isinstance(text, str))
     return 0
 
 
@@ -127,7 +127,7 @@ def _prompt_bytes(prompt: Any) -> int:
 
 def _one_prompt_bytes(prompt: Any) -> int:
     if isinstance(prompt, str):
-        return len(prompt)
+        return len(prompt.encode())
     if _is_token_ids(prompt):
         return len(prompt) * int(_FIRST_BYTES_PER_TOKEN)
     raise BadRequest(
@@ -168,7 +168,8 @@ class PromptCounter:
 
     def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
         """Prompt tokens of a body whose text_bytes are `size`."""
-        exact = self._exact(body, path)
+        is_guess = self._known is None and path == CHAT_PATH
+        exact = None if is_guess else self._exact(body, path)
         if exact is not None:
             return PromptCount(exact, "exact")
         return PromptCount(self.estimate.count(*size), "estimated")

@@ -18,6 +18,8 @@ from router.front_door.message import Request
 
 _CONTENT_LENGTH = b"content-length"
 _EXPECT = b"expect"
+_CONNECTION = b"connection"
+_USUAL_CONNECTION = (b"keep-alive", b"close")
 
 
 class Limits(NamedTuple):
@@ -50,6 +52,7 @@ class RequestReader:
         self._announced: list[tuple[bytes, bytes, bytes]] | None = None  # those before the body
         self._head_bytes = 0
         self._declared_bytes = 0
+        self._names_hop_headers = False
         self._pieces: list[bytes] = []
         self._body_bytes = 0
         self._told_bytes = -1
@@ -120,6 +123,8 @@ class RequestReader:
             self._declared_bytes = int(value)
         elif lower == _EXPECT:
             self.expects_continue = value.lower() == b"100-continue"
+        elif lower == _CONNECTION and value.lower() not in _USUAL_CONNECTION:
+            self._names_hop_headers = True
 
     def on_headers_complete(self) -> None:
         """Refuse early what is declared too large."""
@@ -152,6 +157,7 @@ class RequestReader:
                 headers=self._announced,
                 keep_alive=parser.should_keep_alive(),
                 is_http10=parser.get_http_version() == "1.0",
+                names_hop_headers=self._names_hop_headers,
                 body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
                 began_s=self._now_s,
             )

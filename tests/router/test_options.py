@@ -170,3 +170,13 @@ def test_without_a_command_the_commands_are_told(arguments, capsys):
     main(arguments)
 
     assert "serve" in capsys.readouterr().out
+
+
+def test_an_empty_api_key_is_refused():
+    """
+    It would switch the check off without a word, from the flag and from the environment.
+    """
+    with pytest.raises(ConfigError, match="--api-key '': an empty key would let everybody in"):
+        parse_serve(["--api-key", ""], {})
+    with pytest.raises(ConfigError, match="--api-key"):
+        parse_serve([], {"LEVELHEAD_API_KEY": ""})

@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,16 +22,23 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def command(tmp_path):
+def runtime():
+    """A folder with a short name: what the path of a Unix socket may have is little."""
+    with tempfile.TemporaryDirectory(prefix="lh") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def command(runtime):
     """Runs `levelhead serve` under a name of its own, with a private folder for temporary files."""
     instance = unique_instance()
-    environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(ROOT)}
     running = []
 
     def run(*flags):
         arguments = [sys.executable, "-m", "router.cli", "serve", "--instance", instance, *flags]
         process = subprocess.Popen(
-            arguments, env=environment, cwd=tmp_path, text=True,
+            arguments, env=environment, cwd=runtime, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         running.append(process)
@@ -40,7 +48,7 @@ def command(tmp_path):
     for process in running:
         process.kill()
         process.communicate()
-    assert leftovers(instance, tmp_path) == []
+    assert leftovers(instance, runtime) == []
 
 
 def leftovers(instance, runtime):
@@ -115,11 +123,11 @@ def test_a_model_that_the_ranks_cannot_load_ends_the_start(command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_it_starts_ends_it_and_nothing_is_left(command, tmp_path, number):
+def test_a_signal_while_it_starts_ends_it_and_nothing_is_left(command, runtime, number):
     """
     Whoever has been started by then is stopped.
     """
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (runtime / "model.gguf").write_bytes(b"GGUF")
     process = command("--port", "0", "--model", "model.gguf", "--dp-size", "1")
     while "starting" not in process.stderr.readline():
         assert process.poll() is None
@@ -130,9 +138,9 @@ def test_a_signal_while_it_starts_ends_it_and_nothing_is_left(command, tmp_path,
     assert process.returncode == 0
     assert "stopping" in told
     deadline_s = time.monotonic() + 10
-    while anybody_runs(tmp_path) and time.monotonic() < deadline_s:
+    while anybody_runs(runtime) and time.monotonic() < deadline_s:
         time.sleep(0.01)
-    assert not anybody_runs(tmp_path)
+    assert not anybody_runs(runtime)
 
 
 def anybody_runs(folder):
