@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import signal
 from pathlib import Path
 
 import uvloop
 
 from router.front_door.dispatcher import Segments
+from router.front_door.garbage import calm_garbage_collection
 from router.front_door.server import FrontDoor, listening_socket
 from router.instance import Instance
 from router.logs import configure_logging
@@ -36,7 +36,7 @@ async def _serve(instance: Instance, slot: int) -> None:
         LoadReader.attach(instance.name),
         Board.attach(instance.name, writable=True),
     )
-    gc.freeze()  # modules and tables stay: no collection need look at them again
+    calm_garbage_collection()
     loop = asyncio.get_running_loop()
     door = FrontDoor(instance, slot, segments, loop)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,235 @@
+"""
+What one live decision costs: read the segments, choose a group, note the charge.
+
+    python -m benchmarks.bench_dispatch --quick
+    python -m benchmarks.bench_dispatch --groups 72 --methods minimum_tokens
+
+Times `Dispatcher.assign` of a front door on real segments, one of two front
+doors, in two cases:
+
+    unchanged   nothing was published since the last decision
+    changed     every group's report was, and each has accepted what was sent
+
+A front door that decides more often than groups report sees mostly the first;
+the second is the worst that a decision can meet.  Publishing is not timed.
+Garbage is collected as in service.  Targets are for the 99th
+percentile.  Other processes on the machine show there first, so the last
+column is the same percentile in CPU time of the deciding thread, which they
+do not lengthen: `busy` says that a target was missed only because of them.
+
+The last line on stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from balancer.assignment import End
+from balancer.controller import Controller
+from balancer.ledger import Ledger
+from balancer.load import RequestShape
+from balancer.methods import METHODS, make_policy
+from benchmarks.machine import machine_facts
+from router.front_door.dispatcher import Dispatcher, Segments
+from router.front_door.garbage import calm_garbage_collection
+from router.front_door.meters import Meters
+from router.shared_memory import SharedMemory
+from shm.board import Board
+from shm.group_table import GroupEntry, GroupState, GroupTableReader, GroupTableWriter
+from shm.load import Accepted, LoadReader, LoadReport, LoadWriter
+
+TARGET_P99_US = {8: 50.0, 72: 200.0, 1024: 2000.0}
+CASES = ("unchanged", "changed")
+_NUM_FRONT_DOORS, _SLOT, _EPOCH, _GROUP_EPOCH = 2, 0, 1, 1
+_WARM_UP = 20
+_SEED = 1
+_TITLE = (
+    f"{'groups':6} {'case':10} {'method':15} {'n':>7} {'min us':>8} {'median':>8} {'p99':>8} "
+    f"{'p99 CPU':>8} {'target':>8}"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table and of the JSON."""
+
+    groups: int
+    method: str
+    case: str
+    n: int
+    min_us: float
+    p50_us: float
+    p99_us: float
+    p99_cpu_us: float
+    target_us: float | None
+
+    def verdict(self) -> str:
+        """The target beside the measurement."""
+        if self.target_us is None:
+            return "no target"
+        if self.p99_us <= self.target_us:
+            return f"{self.target_us:8.0f} met"
+        return f"{self.target_us:8.0f} {'busy' if self.p99_cpu_us <= self.target_us else 'MISSED'}"
+
+
+class Groups:
+    """Plays every group, TP0 and control plane."""
+
+    def __init__(self, instance: str, num_groups: int, stack: ExitStack) -> None:
+        self._num_groups = num_groups
+        self._loads = LoadWriter.attach(instance, num_groups, _NUM_FRONT_DOORS)
+        self._board = Board.attach(instance)
+        self._table = GroupTableWriter.attach(instance)
+        for opened in (self._loads, self._board, self._table):
+            stack.callback(opened.close)
+        self._step = 0
+
+    def appear(self) -> None:
+        """Put every group on the table."""
+        entries = [
+            GroupEntry(rank, GroupState.READY, _GROUP_EPOCH, "127.0.0.1", 1)
+            for rank in range(self._num_groups)
+        ]
+        self._table.publish(entries, 0)
+
+    def publish(self) -> None:
+        """Publish a report of every group, each different from its last."""
+        self._step += 1
+        now_ns = time.monotonic_ns()
+        self._loads.publish([self._report(r, now_ns) for r in range(self._num_groups)], now_ns)
+
+    def _report(self, dp_rank: int, now_ns: int) -> LoadReport:
+        cell = self._board.read(_SLOT, dp_rank)
+        accepted = Accepted(_EPOCH, cell.dispatched_tokens, cell.dispatched_requests)
+        return LoadReport(
+            dp_rank=dp_rank,
+            group_epoch=_GROUP_EPOCH,
+            sampled_ns=now_ns,
+            holding_tokens=1000 + dp_rank * 7919 % 1000 + self._step % 13,
+            running_requests=16,
+            waiting_requests=self._step % 3,
+            waiting_uncached_tokens=0,
+            kv_used_tokens=1000,
+            kv_capacity_tokens=1 << 20,
+            max_requests=1 << 40,
+            num_steps=self._step,
+            step_time_ns=20_000_000,
+            step_prefill_tokens=0,
+            accepted=(accepted, Accepted(0, 0, 0)),
+        )
+
+
+def make_dispatcher(instance: str, num_groups: int, method: str, stack: ExitStack) -> Dispatcher:
+    """A front door's dispatcher, as the front door makes it."""
+    segments = Segments(
+        GroupTableReader.attach(instance),
+        LoadReader.attach(instance),
+        Board.attach(instance, writable=True),
+    )
+    stack.callback(segments.close)
+    ledger = Ledger(
+        slot=_SLOT,
+        epoch=_EPOCH,
+        num_front_doors=_NUM_FRONT_DOORS,
+        num_groups=num_groups,
+        note=partial(segments.board.write, _SLOT),
+    )
+    policy = make_policy(method, random.Random(_SEED))
+    controller = Controller(policy, ledger, num_groups, random.Random(_SEED))
+    meters = Meters(num_groups)
+    return Dispatcher(controller, segments, _SLOT, meters, time.monotonic_ns, lambda groups: None)
+
+
+def time_decisions(
+    dispatcher: Dispatcher, between: Callable[[], None], count: int
+) -> tuple[list[float], list[float]]:
+    """Microseconds of count decisions, ascending, by the clock and of CPU; untimed `between`."""
+    rng, times_us, cpu_us = random.Random(_SEED), [], []
+    for _ in range(_WARM_UP + count):
+        shape = RequestShape(rng.randint(1, 2000))
+        between()
+        cpu_ns = time.thread_time_ns()
+        began_ns = time.perf_counter_ns()
+        assignment = dispatcher.assign(shape)
+        times_us.append((time.perf_counter_ns() - began_ns) / 1e3)
+        cpu_us.append((time.thread_time_ns() - cpu_ns) / 1e3)
+        dispatcher.controller.release(assignment, End.REACHED)
+    return sorted(times_us[_WARM_UP:]), sorted(cpu_us[_WARM_UP:])
+
+
+def measure(num_groups: int, method: str, case: str, count: int) -> Row:
+    """One row, on segments of its own."""
+    instance = f"bench.{os.getpid()}"
+    with ExitStack() as stack:
+        stack.enter_context(SharedMemory.create(instance, 1, num_groups, _NUM_FRONT_DOORS))
+        groups = Groups(instance, num_groups, stack)
+        groups.appear()
+        groups.publish()
+        dispatcher = make_dispatcher(instance, num_groups, method, stack)
+        between = groups.publish if case == "changed" else lambda: None
+        times_us, cpu_us = time_decisions(dispatcher, between, count)
+    return Row(
+        groups=num_groups,
+        method=method,
+        case=case,
+        n=count,
+        min_us=round(times_us[0], 1),
+        p50_us=round(_percentile(times_us, 50), 1),
+        p99_us=round(_percentile(times_us, 99), 1),
+        p99_cpu_us=round(_percentile(cpu_us, 99), 1),
+        target_us=TARGET_P99_US.get(num_groups),
+    )
+
+
+def _percentile(ascending: Sequence[float], percent: int) -> float:
+    """Nearest-rank percentile."""
+    return ascending[-(-len(ascending) * percent // 100) - 1]
+
+
+def _num_decisions(case: str, num_groups: int, *, quick: bool) -> int:
+    if case == "unchanged":
+        return 2_000 if quick else 20_000
+    return 200 if quick else max(1_000, 40_000 // num_groups)
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.groups:6} {row.case:10} {row.method:15} {row.n:7} {row.min_us:8.1f} "
+        f"{row.p50_us:8.1f} {row.p99_us:8.1f} {row.p99_cpu_us:8.1f} {row.verdict()}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the decisions")
+    parser.add_argument("--groups", help=f"default: {','.join(map(str, TARGET_P99_US))}")
+    parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    sizes = [int(size) for size in options.groups.split(",")] if options.groups else TARGET_P99_US
+    print(f"machine: {machine_facts()}")
+    print(_TITLE)
+    calm_garbage_collection()
+    rows = []
+    for num_groups in sizes:
+        for case in CASES:
+            count = _num_decisions(case, num_groups, quick=options.quick)
+            for method in options.methods.split(","):
+                rows.append(measure(num_groups, method, case, count))
+                print(_line(rows[-1]), flush=True)
+    print()
+    print(json.dumps({"rows": [asdict(row) for row in rows], "machine": machine_facts()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

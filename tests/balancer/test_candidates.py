@@ -1,0 +1,94 @@
+"""Which groups the controller lets its policy choose from."""
+
+import random
+
+import pytest
+
+from balancer.controller import Book, Controller
+from balancer.errors import NoCandidate
+from balancer.ledger import Ledger
+from balancer.load import RequestShape
+from balancer.policies.minimum_tokens import MinimumTokens
+from shm.group_table import GroupState
+from tests.balancer.loads import NUM_GROUPS, group, holding
+
+
+@pytest.mark.parametrize("state", [state for state in GroupState if state is not GroupState.READY])
+def test_only_a_ready_group_is_a_candidate(controller, state):
+    """
+    Not one that starts, drains or is dead, however little it holds.
+    """
+    controller.observe_reports([holding(0, 0), holding(1, 50), holding(2, 40)])
+
+    controller.observe_group(group(0, state))
+
+    assert controller.assign(RequestShape(1)).dp_rank == 2
+    assert controller.num_ready() == 2
+
+
+def test_a_group_that_is_ready_again_is_a_candidate_again(controller):
+    """
+    With the same books, if it is in the same life.
+    """
+    controller.observe_reports([holding(0, 0), holding(1, 50), holding(2, 40)])
+    controller.observe_group(group(0, GroupState.DEAD))
+
+    controller.observe_group(group(0))
+
+    assert controller.assign(RequestShape(1)).dp_rank == 0
+
+
+def test_a_full_group_is_no_candidate(controller):
+    """
+    Full counts what runs, what waits, and what is on its way.
+    """
+    full = {"waiting_requests": 1, "max_requests": 4}
+    controller.observe_reports([holding(0, 0, 2, **full), holding(1, 50), holding(2, 40)])
+
+    assert [controller.assign(RequestShape(0)).dp_rank for _ in range(2)] == [0, 2]
+
+
+def test_without_a_candidate_the_reason_is_given(controller):
+    """
+    How many groups are full, and how many in which state.
+    """
+    controller.observe_reports([holding(0, 0, 4, max_requests=4)])
+    controller.observe_group(group(1, GroupState.DEAD))
+    controller.observe_group(group(2, GroupState.STARTING))
+
+    with pytest.raises(NoCandidate, match="1 full, 1 dead, 1 starting"):
+        controller.assign(RequestShape(1))
+
+
+def test_nobody_is_a_candidate_before_the_first_table(board):
+    """
+    A front door that has read nothing yet sends nothing.
+    """
+    ledger = Ledger(slot=0, epoch=1, num_front_doors=1, num_groups=2, note=board.__setitem__)
+    controller = Controller(MinimumTokens(random.Random(0)), ledger, 2, random.Random(1))
+
+    with pytest.raises(NoCandidate, match="2 starting"):
+        controller.assign(RequestShape(1))
+
+
+def test_a_refused_assignment_charges_nobody(controller, board):
+    """
+    No candidate, no change.
+    """
+    for dp_rank in range(NUM_GROUPS):
+        controller.observe_group(group(dp_rank, GroupState.DRAINING))
+    before = dict(board)
+
+    with pytest.raises(NoCandidate, match="3 draining"):
+        controller.assign(RequestShape(1))
+    assert (board, controller.books()) == (before, [Book(0, 0)] * NUM_GROUPS)
+
+
+def test_a_group_without_a_report_is_never_full(controller):
+    """
+    It has not said how many requests it takes; it will refuse what it cannot.
+    """
+    for dp_rank in (0, 1):
+        controller.observe_group(group(dp_rank, GroupState.DEAD))
+
+    assert {controller.assign(RequestShape(1)).dp_rank for _ in range(1_000)} == {2}
