@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from typing import NamedTuple
 
 from balancer.assignment import Assignment, End
@@ -32,6 +33,10 @@ class Book(NamedTuple):
 
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
 _READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
+
+
+# From one tuple: GroupLoad(...) does the same with a Python frame, for every group of a snapshot.
+_GROUP_LOAD = partial(tuple.__new__, GroupLoad)
 
 
 class Controller:
@@ -120,9 +125,8 @@ class Controller:
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
         """Take over load reports; those of another epoch than the table's are ignored."""
-        for report in reports:
-            if self.ledger.observe_report(report):
-                self._weigh(report.dp_rank)
+        for dp_rank in self.ledger.observe_reports(reports):
+            self._weigh(dp_rank)
 
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
@@ -168,7 +172,9 @@ class Controller:
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
-            load = GroupLoad(dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
+            load = _GROUP_LOAD(
+                (dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
+            )
             limit = report.max_requests
         self._loads[dp_rank] = load
         self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0

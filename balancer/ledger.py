@@ -26,12 +26,15 @@ life of either counts for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from balancer.errors import LedgerBroken
 from shm.board import EMPTY_CELL, Cell
-from shm.load import LoadReport
+from shm.load import Accepted, LoadReport
+
+_NOTHING = Accepted(0, 0, 0)  # what a group has accepted from a front door that it does not know
 
 
 class InFlight(NamedTuple):
@@ -41,7 +44,11 @@ class InFlight(NamedTuple):
     requests: int
 
 
-def in_flight(epoch: int, report: LoadReport | None, cells: Iterable[Cell]) -> InFlight:
+# From one tuple: InFlight(...) does the same with a Python frame, for every group of a snapshot.
+_IN_FLIGHT = partial(tuple.__new__, InFlight)
+
+
+def in_flight(epoch: int, report: LoadReport | None, cells: Sequence[Cell]) -> InFlight:
     """
     Sum dispatched - returned - accepted over the front doors, for a group in that epoch.
 
@@ -50,17 +57,17 @@ def in_flight(epoch: int, report: LoadReport | None, cells: Iterable[Cell]) -> I
     """
     tokens = requests = 0
     accepted = () if report is None else report.accepted
-    for slot, cell in enumerate(cells):
+    accepted += (_NOTHING,) * (len(cells) - len(accepted))
+    for cell, (accepted_epoch, taken, num_taken) in zip(cells, accepted, strict=False):
         front_door_epoch, group_epoch, sent, num_sent, returned, num_returned = cell
         if group_epoch != epoch:
             continue
         tokens += sent - returned
         requests += num_sent - num_returned
-        if slot < len(accepted) and accepted[slot].front_door_epoch == front_door_epoch:
-            _, taken, num_taken = accepted[slot]
+        if accepted_epoch == front_door_epoch:
             tokens -= taken
             requests -= num_taken
-    return InFlight(tokens, requests)
+    return _IN_FLIGHT((tokens, requests))
 
 
 class Ledger:
@@ -134,15 +141,20 @@ class Ledger:
         )
         self._write(dp_rank, noted)
 
-    def observe_report(self, report: LoadReport) -> bool:
-        """Take over a report; False if it is of another epoch than the group's."""
-        dp_rank = report.dp_rank
-        if report.group_epoch != self._epochs[dp_rank]:
-            return False
-        before, self._reports[dp_rank] = self._reports[dp_rank], report
-        if before is None or before.accepted != report.accepted:  # most steps accept nothing
-            self._sum(dp_rank)
-        return True
+    def observe_reports(self, reports: Iterable[LoadReport]) -> list[int]:
+        """Take over reports, but for those of another epoch; return the dp_ranks taken over."""
+        taken = []
+        for report in reports:
+            dp_rank = report.dp_rank
+            if report.group_epoch != self._epochs[dp_rank]:
+                continue
+            before, self._reports[dp_rank] = self._reports[dp_rank], report
+            if before is None or before.accepted != report.accepted:  # most steps accept nothing
+                self._in_flight[dp_rank] = in_flight(
+                    report.group_epoch, report, self._cells[dp_rank]
+                )
+            taken.append(dp_rank)
+        return taken
 
     def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> None:
         """Take over what another front door noted; read after the reports."""

@@ -18,6 +18,7 @@ front door subtract exactly (see balancer.ledger).
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -213,8 +214,8 @@ def _unpack(packed: tuple[bytes, ...]) -> tuple[LoadReport, ...]:
     """
     if not packed:
         return ()
-    words, num_words = memoryview(b"".join(packed)).cast("q"), len(packed[0]) // WORD_BYTES
-    columns = [words[column::num_words].tolist() for column in range(num_words)]
+    words, num_words = array("q", b"".join(packed)), len(packed[0]) // WORD_BYTES
+    columns = [words[column::num_words] for column in range(num_words)]
     scalars, rest = columns[:_SCALAR_WORDS], iter(columns[_SCALAR_WORDS:])
     slots = [map(_ACCEPTED, zip(*slot, strict=True)) for slot in zip(rest, rest, rest, strict=True)]
     return tuple(map(_REPORT, zip(*scalars, zip(*slots, strict=True), strict=True)))

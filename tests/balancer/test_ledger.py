@@ -81,7 +81,7 @@ def test_counters_only_grow(ledger, notes):
     ledger.dispatch(0, 100)
     ledger.take_back(0, 70, 100)
     ledger.dispatch(0, 11)
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted((500, 11, 1))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted((500, 11, 1)))])
 
     assert notes[-1] == (0, Cell(500, 70, 111, 2, 100, 1))
     assert all(min(map(int.__sub__, b, a)) >= 0 for (_, a), (_, b) in pairwise(notes))
@@ -95,7 +95,7 @@ def test_an_accepted_charge_leaves_flight_with_the_report_that_shows_it(ledger):
     ledger.dispatch(0, 11)
 
     taken = report(0, group_epoch=70, holding_tokens=100, accepted=accepted((500, 100, 1)))
-    assert ledger.observe_report(taken)
+    assert ledger.observe_reports([taken])
 
     assert ledger.in_flight(0) == InFlight(11, 1)
     assert ledger.report(0).holding_tokens == 100
@@ -107,7 +107,7 @@ def test_a_refused_charge_leaves_flight_with_nothing_held(ledger):
     """
     ledger.dispatch(0, 100)
 
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted((500, 100, 1))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted((500, 100, 1)))])
 
     assert ledger.in_flight(0) == NOTHING
 
@@ -129,8 +129,8 @@ def test_what_other_front_doors_have_sent_is_in_flight_too(ledger):
     Sum over front doors of dispatched - returned - accepted.
     """
     ledger.dispatch(0, 100)
-    ledger.observe_report(
-        report(0, group_epoch=70, accepted=accepted((500, 60, 1), (600, 1_000, 2)))
+    ledger.observe_reports(
+        [report(0, group_epoch=70, accepted=accepted((500, 60, 1), (600, 1_000, 2)))]
     )
     ledger.observe_cell(OTHER, 0, foreign(600, 70, (3_000, 9), (500, 3)))
 
@@ -162,7 +162,7 @@ def test_read_in_order_nothing_is_missed_and_nothing_is_short(ledger):
     Segment first, then board.  A charge that was dispatched and accepted
     between the two reads is in flight: the report did not show it.
     """
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted()))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted())])
     ledger.observe_cell(OTHER, 0, foreign(500, 70, (100, 1)))  # accepted by now, not by then
 
     assert ledger.in_flight(0) == InFlight(100, 1)
@@ -174,7 +174,7 @@ def test_read_the_other_way_round_a_charge_would_be_counted_zero_times(ledger):
     What the order is for: board first, and the report shows a charge that was never added.
     """
     ledger.observe_cell(OTHER, 0, foreign(500, 70, (0, 0)))
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted(other=(500, 100, 1))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted(other=(500, 100, 1)))])
 
     assert ledger.in_flight(0) == InFlight(-100, -1)
     with pytest.raises(LedgerBroken, match="group 0 has InFlight"):
@@ -186,7 +186,7 @@ def test_a_new_life_of_the_group_forgets_what_was_sent_to_the_old(ledger, notes)
     The charges died with it, and the board says so.
     """
     ledger.dispatch(0, 100)
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted()))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted())])
 
     ledger.begin_group(0, 71)
 
@@ -201,8 +201,8 @@ def test_a_report_of_another_life_of_the_group_is_not_taken_over(ledger):
     ledger.dispatch(0, 100)
 
     for epoch in (69, 71):
-        assert not ledger.observe_report(
-            report(0, group_epoch=epoch, holding_tokens=9, accepted=accepted((500, 100, 1)))
+        assert not ledger.observe_reports(
+            [report(0, group_epoch=epoch, holding_tokens=9, accepted=accepted((500, 100, 1)))]
         )
 
     assert (ledger.report(0), ledger.in_flight(0)) == (None, InFlight(100, 1))
@@ -248,7 +248,7 @@ def test_what_an_earlier_life_of_a_front_door_got_accepted_is_not_subtracted(led
     """
     The group has not heard from the new life: its counters are still the old one's.
     """
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted(other=(600, 1_000, 9))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted(other=(600, 1_000, 9)))])
 
     ledger.observe_cell(OTHER, 0, foreign(601, 70, (30, 1)))
 
@@ -261,7 +261,7 @@ def test_what_an_earlier_life_of_this_front_door_got_accepted_is_not_subtracted(
     """
     ledger.dispatch(0, 30)
 
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted(mine=(499, 1_000, 9))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted(mine=(499, 1_000, 9)))])
 
     assert ledger.in_flight(0) == InFlight(30, 1)
 
@@ -272,7 +272,7 @@ def test_a_report_with_fewer_front_doors_leaves_the_rest_in_flight(ledger):
     """
     ledger.observe_cell(OTHER, 0, foreign(500, 70, (30, 1)))
 
-    ledger.observe_report(report(0, group_epoch=70, accepted=(Accepted(500, 0, 0),)))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=(Accepted(500, 0, 0),))])
 
     assert ledger.in_flight(0) == InFlight(30, 1)
 
@@ -284,7 +284,7 @@ def test_integrity_holds_through_a_charges_life(ledger):
     ledger.check_integrity()
     ledger.dispatch(0, 100)
     ledger.check_integrity()
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted((500, 100, 1))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted((500, 100, 1)))])
     ledger.check_integrity()
 
 
@@ -294,7 +294,7 @@ def test_integrity_notices_more_accepted_than_sent(ledger, planted):
     In tokens or in requests.
     """
     ledger.dispatch(0, 100)
-    ledger.observe_report(report(0, group_epoch=70, accepted=accepted((500, *planted))))
+    ledger.observe_reports([report(0, group_epoch=70, accepted=accepted((500, *planted)))])
 
     with pytest.raises(LedgerBroken, match="group 0 has InFlight"):
         ledger.check_integrity()
