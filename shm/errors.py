@@ -9,6 +9,7 @@ What can go wrong with a shared-memory segment.
   - WrongVersion        another version's layout
   - Truncated           fewer bytes than its header promises
   - AccessDenied        it belongs to another user, or may not be opened
+  - NoMemory            the system has not enough shared memory left
   - PayloadTooLarge     what is to be published does not fit
   - TornRead            no consistent copy in a bounded number of attempts
   - InvalidName         a name that cannot be a segment's
@@ -46,6 +47,10 @@ class Truncated(SegmentError):
 
 class AccessDenied(SegmentError):
     """The segment belongs to another user, or may not be opened."""
+
+
+class NoMemory(SegmentError):
+    """The system has not enough shared memory left."""
 
 
 class PayloadTooLarge(SegmentError):

@@ -102,9 +102,22 @@ def create(name: str, kind: Kind, payload_bytes: int, epoch: int) -> Segment:
         )
     except posix_ipc.ExistentialError:
         raise errors.SegmentExists(f"{name} was created by somebody else just now") from None
+    _reserve(name, handle.fd, HEADER_BYTES + payload_bytes)
     mapping = _map(handle, HEADER_BYTES + payload_bytes, mmap.ACCESS_WRITE)
     _write_header(memoryview(mapping), kind, payload_bytes, epoch)
     return Segment(name, mapping)
+
+
+def _reserve(name: str, fd: int, size: int) -> None:
+    """Have the memory now: a page that cannot be had later is a SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        os.close(fd)
+        unlink(name)
+        raise errors.NoMemory(f"{name} needs {size} bytes of shared memory: {error}") from error
 
 
 def _write_header(view: memoryview, kind: Kind, payload_bytes: int, epoch: int) -> None:

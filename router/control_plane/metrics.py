@@ -55,6 +55,8 @@ _COUNTERS = (
      "upstream_lost"),
     ("book_decisions", "Decisions for a group without a report, on the front door's own book.",
      "book_decisions"),
+    ("torn_snapshots", "Times that no whole copy of the load segment could be taken.",
+     "torn_snapshots"),
 )  # fmt: skip
 _GAUGES = (
     ("open_connections", "Client connections.", "open_connections"),

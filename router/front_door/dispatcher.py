@@ -18,6 +18,7 @@ from router.errors import NoGroup
 from router.front_door.meters import Meters
 from router.front_door.upstream import Address
 from shm.board import Board
+from shm.errors import TornRead
 from shm.group_table import GroupEntry, GroupTableReader
 from shm.load import LoadReader
 
@@ -65,10 +66,7 @@ class Dispatcher:
         if self._segments.table.current_sequence != self._table_sequence:
             self._read_table()
         if self._segments.loads.current_sequence != self._load_sequence:
-            snapshot = self._segments.loads.changed()
-            if snapshot is not None:
-                self._load_sequence = snapshot.sequence
-                self.controller.observe_reports(snapshot.reports)
+            self._read_loads()
         for row in self._foreign_rows:
             self.controller.observe_cells(row, self._segments.board.changed(row))
 
@@ -86,6 +84,17 @@ class Dispatcher:
     def address(self, dp_rank: int) -> Address:
         """Where the leader of that group listens."""
         return self._addresses[dp_rank]
+
+    def _read_loads(self) -> None:
+        """Take over what changed; the figures stay as they are if no copy was whole."""
+        try:
+            snapshot = self._segments.loads.changed()
+        except TornRead:
+            self._meters.torn_snapshots += 1
+            return
+        if snapshot is not None:
+            self._load_sequence = snapshot.sequence
+            self.controller.observe_reports(snapshot.reports)
 
     def _measure(self, assignment: Assignment, began_ns: int) -> None:
         meters = self._meters

@@ -127,22 +127,29 @@ class InferenceExchange(Exchange):
         super().on_end()
 
     def on_lost(self, reason: str) -> None:
-        """
-        Written and not answered: the group is asked what became of the charge.
-
-        Asked where the request was sent: a later life of the group, at another
-        address, would count a charge that was never sent to it.
-        """
-        if self._assignment is not None and self._address is not None and not self._head_passed:
-            self._services.settlement.ask(self._address, self._assignment)
+        """The group was lost before its answer was complete."""
+        self._settle()
         self._services.meters.upstream_lost += 1
         super().on_lost(reason)
 
     def client_lost(self) -> None:
-        """Count it, once."""
+        """The client left: whether the group has seen the request yet is not known."""
         if not self._over:
             self._services.meters.disconnects += 1
+            self._settle()
         super().client_lost()
+
+    def _settle(self) -> None:
+        """
+        Ask the group what became of a request that was written and not answered.
+
+        Asked where it was sent: a later life of the group, at another address,
+        would count a charge that was never sent to it.
+        """
+        if self._assignment is None or self._address is None:
+            return
+        if self._written and not self._head_passed:
+            self._services.settlement.ask(self._address, self._assignment)
 
     def _end(self, error: RequestError | None) -> None:
         """Close the books: the one place where an assignment is released."""

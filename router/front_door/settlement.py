@@ -1,7 +1,8 @@
 """
 Uncertain ends: asks a group what became of a charge.
 
-A request was written and its connection broke before an answer.  Either the
+A request was written, and before an answer its connection broke or its client
+left.  Either the
 group took it over, and its accepted counter shows the charge, or the request
 never got that far.  `POST /settle` makes the second case the first: after its
 answer the charge is in the accepted counter, exactly once, whatever happens to
@@ -22,6 +23,7 @@ from router.front_door.upstream import Address, UpstreamPool
 _log = logging.getLogger("levelhead.front_door")
 _ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.2
+_ANSWER_S = 10.0  # a leader's event loop answers, not its step loop
 
 
 class Settlement:
@@ -58,7 +60,12 @@ class Settlement:
             return False
         answer = _Answer()
         connection.send(answer, request)
-        return await answer.done == 200
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await answer.done == 200
+        except TimeoutError:
+            connection.cancel()
+            return False
 
     def _request(self, assignment: Assignment) -> bytes:
         question = {

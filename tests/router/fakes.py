@@ -201,10 +201,6 @@ class FakeGroup:
     async def next_request(self):
         return await soon(self._waiting.get())
 
-    @property
-    def num_open(self):
-        return sum(not connection.is_lost for connection in self.connections)
-
 
 # Clients
 

@@ -338,7 +338,8 @@ async def test_a_client_that_leaves_while_the_door_connects_takes_its_charge_alo
 
 async def test_a_client_that_leaves_is_released_once_at_every_turn_of_the_loop(group, door):
     """
-    Wherever the exchange is when its client leaves, the books balance.
+    Wherever the exchange is when its client leaves, the books balance, and the
+    group is asked about each request that was written.
     """
     for number_of_turns in range(40):
         async with door.client() as client:
@@ -347,7 +348,7 @@ async def test_a_client_that_leaves_is_released_once_at_every_turn_of_the_loop(g
                 await asyncio.sleep(0)
             client.leave()
         await door.all_released()
-    await until(lambda: group.num_open == 0)
+    await until(lambda: len(group.settled) == len(group.received) > 0)
     arrived = InFlight(sum(charge_of(each) for each in group.received), len(group.received))
     await until(lambda: flying(door) == arrived)
 

@@ -250,3 +250,14 @@ def test_the_size_is_the_last_word_that_its_creator_writes():
 
     assert line.order[-1] is Header.SIZE
     assert set(line.order) == set(Header) - {Header.CURRENT}
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve")
+def test_memory_that_is_not_there_is_refused_at_creation(name):
+    """
+    A page that cannot be had later would end a process; nothing is left of the attempt.
+    """
+    with pytest.raises(errors.NoMemory, match=f"{name} needs {(1 << 50) + HEADER_BYTES} bytes"):
+        segment.create(name, Kind.LOAD, 1 << 50, epoch=1)
+    with pytest.raises(errors.SegmentMissing):
+        segment.attach(name, Kind.LOAD)
