@@ -22,7 +22,7 @@ levelhead COMMAND --help tells the flags of a command.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a bad flag or a failed start prints one line and exits with 2 or 1."""
+    """Run a command; a bad flag or a failed start prints one line and exits with 2."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(_USAGE)

@@ -42,6 +42,7 @@ def worker(
         "max-total-tokens": options.max_total_tokens,
         "chunked-prefill-size": options.chunked_prefill_size,
         "page-size": options.page_size,
+        "max-request-bytes": options.max_request_bytes,
         "seed": options.seed,
         "log-level": options.log_level,
     }

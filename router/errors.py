@@ -7,7 +7,7 @@ What the router refuses, and how a client is told.
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, HeadersTooLarge, BodyTooLarge, RequestTimeout
-    - NoGroup, GroupLost, ControlPlaneLost
+    - MethodNotAllowed, NoGroup, GroupLost, ControlPlaneLost, InternalError
 
 Every request error has OpenAI's shape:
 `{"error": {"message", "type", "param", "code"}}`.
@@ -78,6 +78,18 @@ class RequestTimeout(RequestError):
     """The client began a request and did not finish it in time."""
 
     status, error_type, code = 408, "invalid_request_error", "request_timeout"
+
+
+class MethodNotAllowed(RequestError):
+    """The path is there, but not for this method."""
+
+    status, error_type, code = 405, "invalid_request_error", "method_not_allowed"
+
+
+class InternalError(RequestError):
+    """A mistake of ours; the log has it."""
+
+    status, error_type = 500, "internal_error"
 
 
 class BodyTooLarge(RequestError):

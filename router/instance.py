@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 
 from router.errors import ConfigError
+from shm.process import ProcessId
 
 _FILE = "instance.json"
 
@@ -40,6 +41,9 @@ class Instance:
     """Time a client may take between two pieces of one request."""
     drain_timeout_s: float = 30.0
     """Time that running requests get when the instance stops."""
+    root_pid: int = 0
+    root_start_ticks: int = 0
+    """Who made it: see shm.process."""
     seed: int | None = None
     log_level: str = "info"
 
@@ -59,6 +63,11 @@ class Instance:
             raise ConfigError(
                 "--run-dir", run_dir, f"there must be an instance in it ({error})"
             ) from error
+
+    @property
+    def root(self) -> ProcessId:
+        """The process that made it, and that it ends with."""
+        return ProcessId(self.root_pid, self.root_start_ticks)
 
     @property
     def control_socket(self) -> str:

@@ -193,6 +193,10 @@ def _add_model(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
         metavar="N",
         help="CPU threads of each rank (default: cores / ranks)",
     )
+    _add_cache(group, environment)
+
+
+def _add_cache(group: argparse._ArgumentGroup, environment: Mapping[str, str]) -> None:
     cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
     group.add_argument(
         "--cache-dir",

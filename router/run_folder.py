@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from router.errors import StartError
+from router.errors import ConfigError, StartError
+from router.instance import Instance
+from shm.process import is_alive
 
 _MAX_SOCKET_PATH = 107
 _LONGEST_NAME = "front-door-999.sock"
@@ -27,9 +29,7 @@ def make_run_folder(instance: str, environment: Mapping[str, str]) -> Path:
     segments).  Raises StartError if the folder cannot be had or is another
     user's.
     """
-    runtime = environment.get("XDG_RUNTIME_DIR")
-    above = Path(runtime) if runtime else Path(tempfile.gettempdir())
-    folder = above / f"levelhead-{os.geteuid()}" / instance
+    folder = _above(environment) / f"levelhead-{os.geteuid()}" / instance
     if len(str(folder / _LONGEST_NAME).encode()) > _MAX_SOCKET_PATH:
         raise StartError(f"{folder} is too long a path for Unix sockets: shorten --instance")
     try:
@@ -42,6 +42,29 @@ def make_run_folder(instance: str, environment: Mapping[str, str]) -> Path:
     except OSError as error:
         raise StartError(f"cannot make the folder {folder}: {error}") from error
     return folder
+
+
+def _above(environment: Mapping[str, str]) -> Path:
+    """XDG_RUNTIME_DIR if it is a folder of this user (under su it is not), or the temporary one."""
+    runtime = Path(environment.get("XDG_RUNTIME_DIR") or os.devnull)
+    is_ours = runtime.is_dir() and runtime.stat().st_uid == os.geteuid()
+    return runtime if is_ours else Path(tempfile.gettempdir())
+
+
+def sweep_run_folders(folder: Path) -> list[Path]:
+    """Remove the folders beside this one whose instance's root is dead; return them."""
+    others = [other for other in folder.parent.iterdir() if other != folder and other.is_dir()]
+    dead = [other for other in others if _is_dead(other)]
+    for other in dead:
+        shutil.rmtree(other, ignore_errors=True)
+    return dead
+
+
+def _is_dead(folder: Path) -> bool:
+    try:
+        return not is_alive(Instance.load(folder).root)
+    except ConfigError:
+        return False  # being made, or not an instance's: not ours to judge
 
 
 def remove_run_folder(folder: Path) -> None:

@@ -24,10 +24,11 @@ from router.instance import Instance
 from router.logs import configure_logging
 from router.model_source import LocalModel, locate
 from router.options import ServeOptions
-from router.run_folder import make_run_folder, remove_run_folder
+from router.run_folder import make_run_folder, remove_run_folder, sweep_run_folders
 from router.shared_memory import SharedMemory
 from router.supervisor import Supervisor
 from shm.group_table import GroupState, GroupTableReader
+from shm.process import this_process
 
 _log = logging.getLogger("levelhead.serve")
 _LOOK_PERIOD_S = 0.1
@@ -47,6 +48,8 @@ def serve(options: ServeOptions) -> None:
         name, epoch = options.instance or f"port{port}", time.time_ns()
         with SharedMemory.create(name, epoch, options.dp_size, doors=1):
             folder = make_run_folder(name, os.environ)
+            for left in sweep_run_folders(folder):
+                _log.info("removed %s, left by an instance that was killed", left)
             try:
                 instance = _instance(options, name, epoch, folder, port, model)
                 instance.save()
@@ -80,6 +83,7 @@ def reserve_port(host: str, port: int) -> socket.socket:
 def _instance(
     options: ServeOptions, name: str, epoch: int, folder: Path, port: int, model: LocalModel
 ) -> Instance:
+    root = this_process()
     return Instance(
         name=name,
         epoch=epoch,
@@ -92,6 +96,8 @@ def _instance(
         api_key=options.api_key,
         max_request_bytes=options.max_request_bytes,
         drain_timeout_s=options.drain_timeout_s,
+        root_pid=root.pid,
+        root_start_ticks=root.start_ticks,
         seed=options.seed,
         log_level=options.log_level,
     )

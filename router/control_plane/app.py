@@ -57,6 +57,7 @@ def build_app(control: ControlPlane) -> FastAPI:
     app = FastAPI(title="levelhead", summary="Control plane of a level data-parallel engine")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(Exception, _unexpected)
     _add_models(app, control)
     _add_figures(app, control)
 
@@ -136,6 +137,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if message == "Not Found":
         message = f"there is no {request.url.path}"
     return _error(error.status_code, message, None, found, error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return _error(500, f"internal error: {type(error).__name__}", None, None, None)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -158,14 +158,16 @@ class ClientConnection(asyncio.Protocol):
             return  # an exchange that finished at once: the loop below goes on
         self._advancing = True
         waiting = self._reader.complete
-        while waiting and self._may_begin():
-            exchange = self._door.exchange(self, waiting.popleft())
-            self._exchange = exchange
-            exchange.start()
-        self._advancing = False
+        try:
+            while waiting and self._may_begin():
+                exchange = self._door.exchange(self, waiting.popleft())
+                self._exchange = exchange
+                exchange.start()
+        finally:
+            self._advancing = False
         if self._exchange is None and not waiting:
             self._answer_incomplete()
-        if self._reading is (len(waiting) >= _MAX_PIPELINED):
+        if self._reading is self._has_enough():
             self._regulate()
 
     def _may_begin(self) -> bool:
@@ -180,6 +182,14 @@ class ClientConnection(asyncio.Protocol):
         elif reader.is_within and reader.expects_continue:
             reader.expects_continue = False
             self.write(_CONTINUE)
+
+    def _has_enough(self) -> bool:
+        """Whether as many requests wait, or as many bytes of them, as is sensible."""
+        waiting = self._reader.complete
+        if not waiting:
+            return False
+        num_bytes = sum(len(request.body) for request in waiting)
+        return len(waiting) >= _MAX_PIPELINED or num_bytes >= self._door.limits.max_request_bytes
 
     def _regulate(self) -> None:
         """Stop reading while too many requests wait; go on when they do not."""

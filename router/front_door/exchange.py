@@ -8,12 +8,15 @@ the response was complete, it could not be completed, or the client left.
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Coroutine
 from typing import Protocol
 
-from router.errors import RequestError
+from router.errors import InternalError, RequestError
 from router.front_door.message import Request, head_of, passed_head, response
 from router.front_door.upstream import Address, UpstreamConnection, UpstreamPool
 
+_log = logging.getLogger("levelhead.front_door")
 _CLOSE = b"connection: close\r\n"
 
 
@@ -103,11 +106,23 @@ class Exchange:
     def _send(self, address: Address, payload: bytes) -> None:
         connection = None if self._request.is_http10 else self._pool.take(address)
         if connection is None:
-            loop = asyncio.get_running_loop()
-            self._connecting = loop.create_task(self._connect_and_send(address, payload))
+            self._begin(self._connect_and_send(address, payload))
         else:
             self._upstream = connection
             connection.send(self, payload)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        """Do work beside the event loop's callbacks; the client leaving cancels it."""
+        self._connecting = asyncio.get_running_loop().create_task(work)
+        self._connecting.add_done_callback(self._began)
+
+    def _began(self, task: asyncio.Task[None]) -> None:
+        """Whatever went wrong in the task, its client gets an answer."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("an exchange failed", exc_info=error)
+            if not self._over:
+                self._fail(InternalError(f"internal error: {type(error).__name__}"))
 
     async def _connect_and_send(self, address: Address, payload: bytes) -> None:
         try:

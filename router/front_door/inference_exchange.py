@@ -74,8 +74,7 @@ class InferenceExchange(Exchange):
             return
         counter = self._services.counter
         if counter.is_exact and self._prompt_size[0] > _COUNT_ELSEWHERE_BYTES:
-            loop = asyncio.get_running_loop()
-            self._connecting = loop.create_task(self._count_elsewhere(body))
+            self._begin(self._count_elsewhere(body))
         else:
             self._dispatch(counter.count(body, self._request.path, self._prompt_size))
 

@@ -2,9 +2,10 @@
 How many prompt tokens a request has.
 
 Exact where the groups' tokenizer is known: the chat template is rendered and
-the text is encoded as the group will do it.  Elsewhere estimated from the
-bytes of the prompt, at a ratio that is corrected by the `usage` that comes
-back.  Which of the two is a label of levelhead_prompt_tokens_total.
+the text is encoded as the group will do it.  Elsewhere, and for a prompt of
+over a MiB, estimated from the bytes of the prompt, at a ratio that is corrected
+by the `usage` that comes back.  Which of the two is a label of
+levelhead_prompt_tokens_total.
 """
 
 from __future__ import annotations
@@ -13,12 +14,8 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import jinja2.sandbox
-import orjson
-from tokenizers import Tokenizer
-
 from router.errors import BadRequest
+from router.front_door.known_tokenizer import KnownTokenizer
 
 _log = logging.getLogger("levelhead.front_door")
 CHAT_PATH = b"/v1/chat/completions"
@@ -26,6 +23,7 @@ _FIRST_BYTES_PER_TOKEN = 4.0  # English prose under a 50k to 150k vocabulary
 _LEARNING_RATE = 0.05
 _EARLY_SAMPLES = 200
 _SAMPLE_EVERY = 16
+_LONGEST_EXACT_BYTES = 1 << 20  # about a second of encoding, and more than contexts hold
 _TOKENS_PER_MESSAGE = 4  # role and separators of common chat templates
 
 
@@ -59,36 +57,6 @@ class ByteEstimate:
         if num_bytes and of_text > 0:
             ratio = min(16.0, max(0.25, num_bytes / of_text))
             self.bytes_per_token += _LEARNING_RATE * (ratio - self.bytes_per_token)
-
-
-class KnownTokenizer:
-    """The groups' own tokenizer and chat template, from the folder that they wrote."""
-
-    def __init__(self, folder: Path) -> None:
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        chat = orjson.loads((folder / "chat.json").read_bytes())
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        template = chat["chat_template"]
-        self._template = environment.from_string(template) if template else None
-        self._tokens = {"bos_token": chat["bos_token"], "eos_token": chat["eos_token"]}
-
-    def count_text(self, text: str) -> int:
-        """Tokens of a plain prompt."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def count_chat(self, messages: list[Any]) -> int | None:
-        """Tokens of a conversation; None if the template refuses it (the group will say why)."""
-        if self._template is None:
-            return None
-        try:
-            text = self._template.render(
-                messages=messages, add_generation_prompt=True, **self._tokens
-            )
-        except Exception:  # noqa: BLE001  a template is foreign code run on foreign data
-            return None
-        return self.count_text(text)
 
 
 def text_bytes(body: dict[str, Any], path: bytes) -> tuple[int, int]:
@@ -169,7 +137,8 @@ class PromptCounter:
     def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
         """Prompt tokens of a body whose text_bytes are `size`."""
         is_guess = self._known is None and path == CHAT_PATH
-        exact = None if is_guess else self._exact(body, path)
+        too_long = size[0] > _LONGEST_EXACT_BYTES
+        exact = None if is_guess or too_long else self._exact(body, path)
         if exact is not None:
             return PromptCount(exact, "exact")
         return PromptCount(self.estimate.count(*size), "estimated")

@@ -146,7 +146,10 @@ class RequestReader:
             return
         self.is_within = self.expects_continue = False
         parser, pieces = self._parser, self._pieces
-        method = parser.get_method()
+        method, version = parser.get_method(), parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self.refuse(BadRequest(f"HTTP/{version} is not spoken here, HTTP/1.1 is"))
+            return
         if method == b"CONNECT":
             self.refuse(BadRequest("CONNECT is not supported: this is no forward proxy"))
             return
@@ -156,7 +159,7 @@ class RequestReader:
                 target=_origin_form(self._target),
                 headers=self._announced,
                 keep_alive=parser.should_keep_alive(),
-                is_http10=parser.get_http_version() == "1.0",
+                is_http10=version == "1.0",
                 names_hop_headers=self._names_hop_headers,
                 body=pieces[0] if len(pieces) == 1 else b"".join(pieces),
                 began_s=self._now_s,

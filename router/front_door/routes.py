@@ -11,7 +11,7 @@ import hmac
 
 import orjson
 
-from router.errors import RequestError, Unauthorised
+from router.errors import MethodNotAllowed, RequestError, Unauthorised
 from router.front_door.exchange import Client, Exchange, refusal
 from router.front_door.message import Request, head_of, response
 from router.front_door.upstream import UpstreamPool
@@ -22,8 +22,13 @@ _BEARER = b"bearer "
 
 
 def is_inference(request: Request) -> bool:
-    """Whether a DP group answers this request."""
-    return request.path in INFERENCE_PATHS and request.method == b"POST"
+    """Whether a DP group answers this request.  Raises MethodNotAllowed."""
+    if request.path not in INFERENCE_PATHS:
+        return False
+    if request.method != b"POST":
+        path, method = request.path.decode(), request.method.decode()
+        raise MethodNotAllowed(f"{path} takes POST, not {method}")
+    return True
 
 
 def check_key(request: Request, api_key: bytes | None) -> None:

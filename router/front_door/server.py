@@ -18,7 +18,7 @@ import orjson
 from balancer.controller import Controller
 from balancer.ledger import Ledger
 from balancer.methods import make_policy
-from router.errors import Unauthorised
+from router.errors import RequestError
 from router.front_door.client import ClientConnection
 from router.front_door.control_exchange import ControlExchange
 from router.front_door.dispatcher import Dispatcher, Segments
@@ -54,7 +54,7 @@ class FrontDoor:
         """`executor` counts long prompts beside the loop: one thread unless given."""
         self._instance = instance
         self._slot = slot
-        self._epoch = time.time_ns()
+        self._epoch = _next_epoch(segments, slot)
         self._segments = segments
         self.clock_s = clock_s
         self.limits = Limits(
@@ -75,15 +75,18 @@ class FrontDoor:
         self.dispatcher = Dispatcher(
             self._controller(), segments, slot, self.meters, time.monotonic_ns, self._on_table
         )
-        self._services = Services(
+        self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
+
+    def _shared(self, executor: Executor) -> Services:
+        return Services(
             dispatcher=self.dispatcher,
             counter=self._counter,
             meters=self.meters,
             pool=self._pool,
-            settlement=Settlement(self._pool, slot, self._epoch),
-            executor=executor or ThreadPoolExecutor(1, "tokenize"),
-            clock_s=clock_s,
-            slot=slot,
+            settlement=Settlement(self._pool, self._slot, self._epoch),
+            executor=executor,
+            clock_s=self.clock_s,
+            slot=self._slot,
             epoch=self._epoch,
         )
 
@@ -130,10 +133,10 @@ class FrontDoor:
         """The exchange that answers the request."""
         try:
             check_key(request, self._api_key)
-        except Unauthorised as error:
+            if is_inference(request):
+                return InferenceExchange(client, request, self._services)
+        except RequestError as error:
             return Answered.refused(client, request, self._pool, error)
-        if is_inference(request):
-            return InferenceExchange(client, request, self._services)
         if request.path == b"/health":
             return Answered(client, request, self._pool, response(200, b'{"status":"ok"}'))
         if request.path == b"/ready":
@@ -210,6 +213,13 @@ class FrontDoor:
         await writer.drain()
         writer.close()
         await writer.wait_closed()
+
+
+def _next_epoch(segments: Segments, slot: int) -> int:
+    """The time, or one more than the slot's last life had if the clock was set back."""
+    board = segments.board
+    last = max(board.read(slot, rank).front_door_epoch for rank in range(board.num_groups))
+    return max(time.time_ns(), last + 1)
 
 
 def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:

@@ -20,6 +20,9 @@ LONG = {"prompt": "a", "max_tokens": 1500, "ignore_eos": True, "temperature": 0,
 SHORT = {"prompt": "b", "max_tokens": 1, "ignore_eos": True, "temperature": 0}
 
 
+TEXT_PARTS = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+
+
 def serve(model, *flags):
     return RunningInstance("--model", str(model), "--served-model-name", "tiny",
                            "--threads-per-rank", "1", *flags)  # fmt: skip
@@ -144,16 +147,31 @@ def test_models_tokenize_loads_health_and_docs_answer(instance):
     assert httpx.get(f"{instance.url}/nowhere").json()["error"]["code"] == "not_found"
 
 
-def test_prompts_are_counted_exactly(instance):
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "hé 👋"}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": TEXT_PARTS}]}),
+        (
+            "chat/completions",
+            {
+                "messages": [
+                    {"role": "assistant", "content": None},
+                    {"role": "user", "content": "so?"},
+                ]
+            },
+        ),
+        ("completions", {"prompt": "a plain prompt"}),
+        ("completions", {"prompt": [1, 2, 3]}),
+    ],
+)
+def test_prompts_are_counted_exactly(instance, path, body):
     """
-    The front door's count of a chat prompt is the group's, to the token.
+    The front door's count of a prompt is the group's, to the token, however it is written.
     """
     before = instance.metric("levelhead_prompt_tokens_total", source="exact")
-    answer = httpx.post(
-        f"{instance.url}/v1/chat/completions",
-        timeout=60,
-        json={"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "hé 👋"}]},
-    )
+    url = f"{instance.url}/v1/{path}"
+    answer = httpx.post(url, timeout=60, json={"model": "tiny", "max_tokens": 1} | body)
     after = instance.metric("levelhead_prompt_tokens_total", source="exact")
 
     assert after - before == answer.json()["usage"]["prompt_tokens"]

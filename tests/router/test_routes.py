@@ -1,6 +1,6 @@
 import pytest
 
-from router.errors import Unauthorised
+from router.errors import MethodNotAllowed, Unauthorised
 from router.front_door.message import Request
 from router.front_door.routes import check_key, is_inference, readiness
 
@@ -17,7 +17,6 @@ def request(target=b"/v1/models", method=b"POST", authorization=None):
         (b"/v1/chat/completions", b"POST", True),
         (b"/v1/chat/completions?stream=1", b"POST", True),
         (b"/v1/completions", b"POST", True),
-        (b"/v1/completions", b"GET", False),
         (b"/v1/completions/", b"POST", False),
         (b"/V1/completions", b"POST", False),
         (b"/tokenize", b"POST", False),
@@ -28,6 +27,17 @@ def test_inference_requests_are_told_by_method_and_path(target, method, expected
     Everything else is the control plane's.
     """
     assert is_inference(request(target, method)) is expected
+
+
+@pytest.mark.parametrize("method", [b"GET", b"PUT", b"OPTIONS"])
+def test_an_inference_path_takes_post_alone(method):
+    """
+    405 names the method that it takes.
+    """
+    with pytest.raises(
+        MethodNotAllowed, match=f"/v1/completions takes POST, not {method.decode()}"
+    ):
+        is_inference(request(b"/v1/completions", method))
 
 
 @pytest.mark.parametrize("path", [b"/health", b"/ready", b"/metrics"])

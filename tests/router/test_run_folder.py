@@ -1,11 +1,14 @@
 import os
 import stat
+import tempfile
 
 import pytest
 
 from router.errors import ConfigError, StartError
 from router.instance import Instance
-from router.run_folder import make_run_folder, remove_run_folder
+from router.run_folder import make_run_folder, remove_run_folder, sweep_run_folders
+from shm.process import this_process
+from tests.router.fakes import unique_instance
 
 
 def mode_of(path):
@@ -45,16 +48,54 @@ def test_a_path_that_is_too_long_for_sockets_is_refused(tmp_path):
     """
     At the start, with a way out, rather than when a socket is bound.
     """
+    deep = tmp_path / ("y" * 60)
+    deep.mkdir()
+
     with pytest.raises(StartError, match="shorten --instance"):
-        make_run_folder("x" * 40, {"XDG_RUNTIME_DIR": str(tmp_path / ("y" * 60))})
+        make_run_folder("x" * 40, {"XDG_RUNTIME_DIR": str(deep)})
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     """
     With its path.
     """
+    (tmp_path / f"levelhead-{os.geteuid()}").touch()
+
     with pytest.raises(StartError, match="cannot make the folder"):
-        make_run_folder("one", {"XDG_RUNTIME_DIR": str(tmp_path / "missing")})
+        make_run_folder("one", {"XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+def test_a_runtime_folder_that_is_not_there_is_not_used(tmp_path):
+    """
+    Under su and in containers the variable names a folder that nobody made.
+    """
+    made = make_run_folder(unique_instance(), {"XDG_RUNTIME_DIR": str(tmp_path / "missing")})
+
+    assert made.is_relative_to(tempfile.gettempdir())
+    assert not made.is_relative_to(tmp_path)
+    remove_run_folder(made)
+
+
+def test_folders_of_dead_instances_are_swept(tmp_path):
+    """
+    Beside a new instance's, those whose root has ended; a live one's and a stranger's stay.
+    """
+    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    live, dead, strange, new = (
+        make_run_folder(name, environment) for name in ("live", "dead", "strange", "new")
+    )
+    save_instance(live, this_process())
+    save_instance(dead, this_process()._replace(start_ticks=1))
+
+    assert sweep_run_folders(new) == [dead]
+    assert [folder.exists() for folder in (live, dead, strange, new)] == [True, False, True, True]
+
+
+def save_instance(folder, root):
+    Instance(
+        name=folder.name, epoch=1, run_dir=str(folder), host="127.0.0.1", port=1, dp_size=1,
+        root_pid=root.pid, root_start_ticks=root.start_ticks,
+    ).save()  # fmt: skip
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")

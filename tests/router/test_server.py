@@ -80,7 +80,7 @@ async def control(house):
 
 @pytest.mark.parametrize(
     ("method", "target"),
-    [(b"GET", b"/v1/models?a=b"), (b"POST", b"/tokenize"), (b"GET", b"/v1/chat/completions"),
+    [(b"GET", b"/v1/models?a=b"), (b"POST", b"/tokenize"),
      (b"DELETE", b"/x"), (b"OPTIONS", b"*"), (b"GET", b"/metrics")],
 )  # fmt: skip
 async def test_everything_else_goes_to_the_control_plane(control, door, client, method, target):
