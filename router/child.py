@@ -66,6 +66,10 @@ class Child:
             self._signal(signal.SIGKILL)
             await self.wait()
 
+    def kill(self) -> None:
+        """End it at once."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         if self.returncode is None:
             try:

@@ -105,10 +105,16 @@ def _instance(
 
 async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(instance, options, model.path)
+
+    def on_signal() -> None:
+        if stop.is_set():
+            _log.warning("told twice: requests under way are cut")
+            supervisor.kill()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     starting = asyncio.create_task(_start(supervisor, instance, model))
     stopping = asyncio.create_task(stop.wait())
     try:

@@ -107,14 +107,27 @@ class Dispatcher:
         meters.decision_s.observe((self._clock_ns() - began_ns) * _NS)
 
     def _read_table(self) -> None:
-        table = self._segments.table.snapshot()
+        try:
+            table = self._segments.table.snapshot()
+        except TornRead:
+            self._meters.torn_snapshots += 1
+            return
         if table is None:
             return
         self._table_sequence = table.sequence
         self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}
         for entry in table.groups:
             self.controller.observe_group(entry)
-        snapshot = self._segments.loads.snapshot()  # a new epoch's report may have come before it
+        self._on_table(table.groups)
+        self._reread_loads()
+
+    def _reread_loads(self) -> None:
+        """All reports, changed or not: those of a new epoch may have come before the table."""
+        try:
+            snapshot = self._segments.loads.snapshot()
+        except TornRead:
+            self._table_sequence = 0  # next time
+            self._meters.torn_snapshots += 1
+            return
         if snapshot is not None:
             self.controller.observe_reports(snapshot.reports)
-        self._on_table(table.groups)

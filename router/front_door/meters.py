@@ -56,7 +56,7 @@ class Meters:
         self.book_decisions = 0
         """Decisions for a group whose load was this front door's own book."""
         self.torn_snapshots = 0
-        """Times that no whole copy of the load segment could be taken."""
+        """Times that no whole copy of the load segment or the group table could be taken."""
         self.open_connections = 0
         self.open_requests = 0
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)

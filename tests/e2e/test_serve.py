@@ -258,6 +258,33 @@ def test_a_stop_leaves_nothing_and_a_running_stream_finishes(tiny_llama):
     assert instance.children() == {}
 
 
+def test_a_second_signal_cuts_what_the_first_would_wait_for(tiny_llama):
+    """
+    Whoever presses Ctrl-C twice wants to be gone: streams end, and nothing is left all the same.
+    """
+    with serve(tiny_llama, "--drain-timeout-s", "600") as instance:
+        with httpx.stream("POST", f"{instance.url}/v1/completions", timeout=60,
+                          json=LONG | {"model": "tiny"}) as stream:  # fmt: skip
+            received = events(stream)
+            next(received)
+            instance.process.send_signal(signal.SIGINT)
+            eventually(lambda: _refuses(instance), "the port is closed")
+            instance.process.send_signal(signal.SIGINT)
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(received)
+
+        assert instance.process.wait(30) == 0
+        assert (instance.segments(), instance.children()) == ([], {})
+
+
+def _refuses(instance):
+    try:
+        httpx.get(f"{instance.url}/health")
+    except httpx.ConnectError:
+        return True
+    return False
+
+
 def test_what_a_killed_instance_left_is_swept_by_the_next(tiny_llama):
     """
     SIGKILL of the root ends its children; the next start removes its segments.
