@@ -114,15 +114,14 @@ async def _drive(url: str, method: str, asks: Sequence[Ask]) -> Run:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         began_s = time.monotonic()
-        watching = asyncio.create_task(_watch(client, run, began_s))
-        await asyncio.gather(*(_ask(client, run, ask, began_s) for ask in asks))
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
+        asking = (_ask(client, run, ask, began_s) for ask in asks)
+        await asyncio.gather(_watch(client, run, began_s, asks[-1].at_s), *asking)
     return run
 
 
-async def _watch(client: httpx.AsyncClient, run: Run, began_s: float) -> None:
-    while True:
+async def _watch(client: httpx.AsyncClient, run: Run, began_s: float, last_s: float) -> None:
+    """Look until the last request arrives: what is left then only drains."""
+    while time.monotonic() < began_s + last_s:
         loads = (await client.get("/v1/loads")).json()["loads"]
         run.times_s.append(time.monotonic() - began_s)
         run.tokens.append([load["holding_tokens"] + load["in_flight_tokens"] for load in loads])
@@ -189,7 +188,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         axis.set_title(f"{run.method}: max / mean {largest / mean:.2f}", loc="left", fontsize=10)
         axis.set_ylabel("tokens")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(frameon=False, ncols=len(runs[0].tokens[0]), loc="upper right")
+    axes[0, 0].legend(frameon=False, ncols=len(runs[0].tokens[0]), loc="upper left")
     axes[-1, 0].set_xlabel("seconds")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
