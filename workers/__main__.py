@@ -81,7 +81,7 @@ class SignalWatch:
 
 
 def _die(error: BaseException) -> None:
-    logger.critical("the step loop ended, and the worker with it", exc_info=error)
+    logger.critical("a thread broke, and the worker ends with it", exc_info=error)
     _leave(1)
 
 

@@ -40,5 +40,15 @@ class Card:
         if path.exists() and json.loads(path.read_text())["epoch"] == self.epoch:
             path.unlink()
 
+    @classmethod
+    def last_epoch(cls, run_dir: Path, dp_rank: int) -> int:
+        """Epoch of the card that an earlier incarnation left; 0 if there is none."""
+        path = _path_of(run_dir, dp_rank)
+        return int(json.loads(path.read_text())["epoch"]) if path.exists() else 0
+
     def _path(self, run_dir: Path) -> Path:
-        return run_dir / f"group-{self.dp_rank}.json"
+        return _path_of(run_dir, self.dp_rank)
+
+
+def _path_of(run_dir: Path, dp_rank: int) -> Path:
+    return run_dir / f"group-{dp_rank}.json"

@@ -39,6 +39,7 @@ class WorkerConfig:
     max_total_tokens: int
     chunked_prefill_size: int
     page_size: int
+    max_request_bytes: int
     seed: int
     heartbeat_s: float
     log_level: str
@@ -114,6 +115,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--max-total-tokens", default=32_768, help="tokens that the KV cache holds", **_int(1))
     add("--chunked-prefill-size", default=512, help="tokens that a step computes", **_int(1))
     add("--page-size", default=16, help="tokens in a KV page", **_int(1))
+    add("--max-request-bytes", default=32 * 2**20, help="bytes of a request body", **_int(1))
 
 
 def _int(least: int) -> dict[str, Any]:

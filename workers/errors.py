@@ -3,6 +3,7 @@ What can go wrong in a worker.
 
 * WorkerError
   - InvalidConfig       a flag that cannot be honoured; the process ends with code 2
+  - LinkLost            the rank at the other end of a link is gone
   - RequestRefused      this request gets no (further) output
     + QueueFull         the group holds as many requests as it may
     + NeverFits         it needs more KV tokens than the group has in all
@@ -23,6 +24,10 @@ class WorkerError(Exception):
 
 class InvalidConfig(WorkerError):
     """A flag, or the flags together, cannot be honoured."""
+
+
+class LinkLost(WorkerError):
+    """The rank at the other end of a link is gone."""
 
 
 class RequestRefused(WorkerError):

@@ -40,21 +40,17 @@ from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
-from workers.ranks.gather import Publisher, ReportReceivers, ReportSender, ReportSink
+from workers.placement import Machine, choose_device, choose_dtype
+from workers.ranks.gather import OnFatal, Publisher, ReportReceivers, ReportSender, ReportSink
 from workers.ranks.process_group import TP0, World, join
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
 from workers.server.intake import Intake, ServedModel
-from workers.server.serving import LeaderServer, bind, ignore_signals_after_shutdown
+from workers.server.serving import LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
 
 _JOIN_LIMIT_S = 5.0
-_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 class Loaded(NamedTuple):
@@ -72,49 +68,53 @@ class Loaded(NamedTuple):
 def run(
     config: WorkerConfig,
     on_loaded: Callable[[], None],
-    on_fatal: Callable[[BaseException], None],
+    on_fatal: OnFatal,
 ) -> None:
     """
-    Serve until a signal comes.  Signals are the caller's until on_loaded.
+    Serve until a signal comes.  Signals are the caller's until on_loaded, and are
+    listened to from before that on, so none falls in between.
 
     Raises InvalidConfig, ModelError or SegmentError for what cannot work, and
     RuntimeError if the other ranks do not come.
     """
-    group = GroupId(config.dp_rank, time.time_ns())
+    last_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
+    group = GroupId(config.dp_rank, max(time.time_ns(), last_epoch + 1))  # clocks are set back
     torch.set_num_threads(config.threads)
-    loaded = _load(config, group)
+    loaded = _load(config, group, on_fatal)
     gc.collect()
     gc.freeze()
+    signals = SignalMemory()
     on_loaded()
-    ignore_signals_after_shutdown()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(loaded, on_fatal))
+        runner.run(_serve(loaded, signals, on_fatal))
 
 
-def _load(config: WorkerConfig, group: GroupId) -> Loaded:
+def _load(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Loaded:
     started = time.monotonic()
     logger.info("loading %s", config.model)
     checkpoint = open_checkpoint(config.model)
     try:
         codec = checkpoint.tokenizer()
         max_model_len = _max_model_len(config, checkpoint.config)
-        device, dtype = _device(config), _dtype(config)
+        device, dtype = _place(config)
         if config.dp_rank == TP0:
             codec.save(_tokenizer_dir(config))
         world = join(config.rendezvous, config.dp_rank, config.dp_size, config.host)
-        reports = _report_sink(config, world)
+        reports = _report_sink(config, world, on_fatal)
         model = LlamaModel(checkpoint.config, device, dtype)
         model.load(checkpoint)
     finally:
         checkpoint.close()
+    reports.start()
     pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
     kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
     batches = BatchBuilder(max_model_len, config.page_size, device)
     runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads)
     logger.info(
-        "loaded in %.1f s: %s, room for %d tokens",
+        "loaded in %.1f s: %s on %s, room for %d tokens",
         time.monotonic() - started,
         dtype,
+        device,
         pool.capacity_tokens,
     )
     return Loaded(config, group, codec, runner, pool, max_model_len, reports)
@@ -139,25 +139,18 @@ def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
     return asked
 
 
-def _device(config: WorkerConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InvalidConfig("--device is cuda; torch finds no CUDA device here")
-    return torch.device(config.device)
+def _place(config: WorkerConfig) -> tuple[torch.device, torch.dtype]:
+    """Choose device and dtype; a CUDA device is made this process's own."""
+    machine = Machine.here()
+    device = choose_device(config.device, config.dp_rank, config.dp_size, machine)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device, choose_dtype(config.dtype, device, machine)
 
 
-def _dtype(config: WorkerConfig) -> torch.dtype:
-    if config.dtype != "auto":
-        return _DTYPES[config.dtype]
-    if config.device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _report_sink(config: WorkerConfig, world: World) -> ReportSink:
+def _report_sink(config: WorkerConfig, world: World, on_fatal: OnFatal) -> ReportSink:
     if config.dp_rank != TP0:
-        sender = ReportSender(world.links[TP0])
-        sender.start()
-        return sender
+        return ReportSender(world.links[TP0], on_fatal)
     reader = LoadReader.attach(config.instance)
     epoch = reader.epoch
     reader.close()
@@ -167,13 +160,11 @@ def _report_sink(config: WorkerConfig, world: World) -> ReportSink:
             f"{config.instance} has {epoch}"
         )
     writer = LoadWriter.attach(config.instance, config.dp_size, config.num_front_doors)
-    publisher = Publisher(writer, time.monotonic_ns)
-    publisher.start()
-    ReportReceivers(world.links, config.num_front_doors, publisher).start()
-    return publisher
+    publisher = Publisher(writer, time.monotonic_ns, on_fatal)
+    return ReportReceivers(world.links, config.num_front_doors, publisher, on_fatal)
 
 
-async def _serve(loaded: Loaded, on_fatal: Callable[[BaseException], None]) -> None:
+async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> None:
     config = loaded.config
     inbox = Inbox()
     client = EngineClient(inbox, asyncio.get_running_loop())
@@ -188,6 +179,7 @@ async def _serve(loaded: Loaded, on_fatal: Callable[[BaseException], None]) -> N
         client,
         ChargeDesk(client.settle),
         config.num_front_doors,
+        config.max_request_bytes,
         is_ready=lambda: not inbox.is_closed,
     )
     listener = bind(config.host)
@@ -199,7 +191,8 @@ async def _serve(loaded: Loaded, on_fatal: Callable[[BaseException], None]) -> N
 
     engine.start()
     try:
-        await LeaderServer(build_app(service), announce, engine.stop).serve([listener])
+        server = LeaderServer(build_app(service), announce, engine.stop, signals)
+        await server.serve([listener])
     finally:
         card.remove(config.run_dir)
         engine.stop()

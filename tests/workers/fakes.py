@@ -1,5 +1,8 @@
 """Fakes of what the engine works with, each with the interface of the real thing."""
 
+import queue
+import threading
+
 from workers.engine.request import Request, Sample
 from workers.model.sampling_params import SamplingParams
 
@@ -87,6 +90,21 @@ class ListWriter:
 
     def publish(self, reports, published_ns):
         self.records.append((tuple(reports), published_ns))
+
+
+class FailingLink:
+    """A link on which nothing gets through; thread: those that tried."""
+
+    def __init__(self, error):
+        self.thread = queue.Queue()
+        self._error = error
+
+    def send(self, words):
+        self.thread.put(threading.current_thread())
+        raise self._error
+
+    def receive(self, words):
+        self.send(words)
 
 
 class StepClock:

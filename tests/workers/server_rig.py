@@ -20,6 +20,7 @@ from workers.server.intake import Intake, ServedModel
 
 MAX_MODEL_LEN = 200
 NUM_FRONT_DOORS = 2
+MAX_REQUEST_BYTES = 65_536
 
 
 class Rig:
@@ -43,7 +44,8 @@ class Rig:
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
         desk = ChargeDesk(client.settle)
-        self.app = build_app(Service(intake, client, desk, NUM_FRONT_DOORS, is_ready))
+        service = Service(intake, client, desk, NUM_FRONT_DOORS, MAX_REQUEST_BYTES, is_ready)
+        self.app = build_app(service)
 
     @property
     def accepted(self):

@@ -25,6 +25,7 @@ def test_what_is_omitted_has_a_default(flags):
     config = parse(arguments(flags))
 
     assert (config.host, config.heartbeat_s, config.page_size) == ("127.0.0.1", 0.25, 16)
+    assert config.max_request_bytes == 32 * 1024 * 1024
     assert config.max_model_len is None
 
 

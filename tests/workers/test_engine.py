@@ -17,13 +17,13 @@ PAGE_SIZE = 4
 class Bench:
     """An engine whose rounds the test calls, and everything that it said."""
 
-    def __init__(self, num_pages=16, max_queued=8):
+    def __init__(self, num_pages=16, max_queued=8, pool=None):
         self.outputs, self.reports, self.fatal = [], [], []
         self.runner = SlotRunner(PAGE_SIZE)
         self.inbox = Inbox()
         self.engine = Engine(
             self.inbox,
-            Scheduler(Limits(2, max_queued, 8), PagePool(num_pages, PAGE_SIZE)),
+            Scheduler(Limits(2, max_queued, 8), pool or PagePool(num_pages, PAGE_SIZE)),
             self.runner,
             AcceptedCounters(2),
             LoadMeter(GroupId(3, 77), StepClock()),
@@ -94,6 +94,36 @@ def test_the_last_report_says_that_nothing_is_held(bench):
     assert (last.num_steps, last.step_prefill_tokens) == (1, 1)
     assert last.accepted[0] == (5, 4, 1)
     assert (last.dp_rank, last.group_epoch, last.max_requests) == (3, 77, 10)
+
+
+class CountingPool(PagePool):
+    """Counts how often its books are checked."""
+
+    num_checks = 0
+
+    def check_integrity(self):
+        self.num_checks += 1
+        super().check_integrity()
+
+
+def test_books_are_checked_once_when_the_last_request_has_left():
+    """
+    Not while one is there, and not at the heartbeats of an idle group.
+    """
+    pool = CountingPool(16, PAGE_SIZE)
+    bench = Bench(pool=pool)
+    bench.step(Submit(make_request(1, [1], max_new_tokens=3)))
+    bench.step()
+    assert pool.num_checks == 0
+
+    for _ in range(5):
+        bench.step()
+    assert pool.num_checks == 1
+
+    bench.step(Submit(make_request(2, [1])), Abort(2))
+    for _ in range(5):
+        bench.step()
+    assert pool.num_checks == 2
 
 
 def test_what_is_settled_counts_and_holds_nothing(bench):

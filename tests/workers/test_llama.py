@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.workers.tiny import write_tiny_llama
+from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.checkpoint import open_checkpoint
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
@@ -172,6 +173,27 @@ def test_a_joining_prompt_does_not_disturb_those_that_decode(pair):
         reference_logits(reference, [10, 11, 17])[-1:],
     ]
     torch.testing.assert_close(logits, torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+def rows_of(group, num_rows):
+    return range(num_rows) if group.rows is None else group.rows.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=40))
+def test_one_long_context_does_not_pad_the_short_ones(lengths):
+    """
+    Decodes are gathered in less than twice the slots that they hold, each exactly once.
+    """
+    spans = tuple(SequenceSpan(1, n, torch.full((n,), i)) for i, n in enumerate(lengths))
+    rows = torch.arange(len(lengths))
+
+    plan = AttentionPlan.of(ForwardBatch(rows, rows, rows, spans, rows), torch.float32)
+
+    gathered = [i for group in plan.decodes for i in rows_of(group, len(lengths))]
+    assert sorted(gathered) == list(range(len(lengths)))
+    assert sum(len(group.slots) for group in plan.decodes) < 2 * sum(lengths)
+    assert sum(int((group.mask == 0).sum()) for group in plan.decodes) == sum(lengths)
 
 
 def test_slots_of_nobody_are_never_read(pair):

@@ -193,6 +193,38 @@ def test_what_cannot_work_ends_with_code_2_and_one_line(tiny_llama, tmp_path, ch
     assert message in log
 
 
+LOADED_THEN_STOPPED = """
+import signal, sys
+from workers.config import parse
+from workers.leader import run
+run(parse(sys.argv[1:]), lambda: signal.raise_signal(signal.SIGTERM), on_fatal=print)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_between_loading_and_serving_is_not_lost(tiny_llama, tmp_path):
+    """
+    It comes just when the one who listens while loading has stopped listening.
+    """
+    instance = f"test_{uuid4().hex[:12]}"
+    segment = load.create(instance, 1, 1, EPOCH)
+    flags = [
+        "--instance", instance, "--instance-epoch", str(EPOCH), "--run-dir", str(tmp_path),
+        "--dp-rank", "0", "--dp-size", "1", "--num-front-doors", "1",
+        "--rendezvous", f"file://{tmp_path}/rendezvous", "--model", str(tiny_llama),
+        "--served-model-name", "tiny",
+    ]  # fmt: skip
+    try:
+        command = [sys.executable, "-c", LOADED_THEN_STOPPED, *flags]
+        ended = subprocess.run(command, cwd=ROOT, timeout=LIMIT_S, check=False)
+    finally:
+        segment.close()
+        segment.unlink()
+
+    assert ended.returncode == 0
+    assert not list(tmp_path.glob("group-*"))
+
+
 @pytest.mark.slow
 def test_a_rank_that_waits_for_the_others_can_be_stopped(tiny_llama, tmp_path):
     """

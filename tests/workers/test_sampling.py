@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.model.errors import InvalidSampling
+from workers.model.errors import BrokenLogits, InvalidSampling
 from workers.model.sampling import Sampler, SamplingParams, draw_tokens, most_probable
 
 GREEDY = SamplingParams(temperature=0)
@@ -45,6 +45,25 @@ def test_greedy_is_argmax():
     params = [SamplingParams(temperature=0, top_p=0.1, seed=3), GREEDY]
 
     assert Sampler(1).sample(logits, params, [4, 4], [9, 9]).token_ids == [1, 0]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("params", [GREEDY, SamplingParams()], ids=["greedy", "drawn"])
+def test_logits_that_are_no_numbers_raise(params, broken):
+    """
+    A token drawn from them would look like any other.
+    """
+    logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, broken, 1.0]])
+
+    with pytest.raises(BrokenLogits, match="1 of 2 sequences"):
+        Sampler(1).sample(logits, [params] * 2, [4, 4], [9, 9])
+
+
+def test_a_top_k_of_any_size_keeps_all():
+    """
+    Beyond the vocabulary, and beyond 64 bits.
+    """
+    assert support(log_of(0.5, 0.3, 0.2), SamplingParams(top_k=10**30)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

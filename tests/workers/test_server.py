@@ -61,6 +61,7 @@ def test_a_chat_stream_says_the_same_in_chunks(codec):
     assert usage["choices"] == []
     assert usage["usage"]["completion_tokens"] == 9
     assert len({chunk["id"] for chunk in (first, *chunks, last, usage)}) == 1
+    assert [chunk["usage"] for chunk in (first, *chunks, last)] == [None] * (len(chunks) + 2)
 
 
 @pytest.mark.parametrize("prompt", ["Hello", ["Hello"], PROMPT], ids=["text", "list", "tokens"])
@@ -103,6 +104,15 @@ def test_a_stop_string_ends_the_output_before_it(codec):
     assert body["usage"]["completion_tokens"] < 30
 
 
+def test_integers_do_for_fields_of_any_number(codec):
+    """
+    JSON has one kind of number, and a top_k beyond the vocabulary, or any int, keeps all.
+    """
+    request = {"prompt": PROMPT, "temperature": 1, "top_p": 1, "min_p": 0, "top_k": 10**19}
+
+    assert post(codec, COMPLETIONS, request).status_code == 200
+
+
 def test_unknown_fields_and_neutral_ones_are_ignored(codec):
     """
     As vLLM does: clients send what they send to everybody.
@@ -137,6 +147,28 @@ def test_logprobs_have_each_apis_shape(codec):
         "top_logprobs": [{text[0]: -0.5, text[1]: -9999.0}] * 2,
         "text_offset": [0, len(text[0])],
     }
+
+
+def test_tokens_that_are_parts_of_a_character_are_named_by_their_bytes(codec):
+    """
+    Each has the offset of its character, over chunk borders too; an end token adds no text.
+    """
+    from workers.model.sampling import TokenLogprobs
+    from workers.server.answers import CompletionAnswer, Head, Piece
+
+    parts = [codec.encode(letter) for letter in ("a", "\U0001f600", "b")]
+    token_ids = [*(i for part in parts for i in part), *codec.eos_token_ids, *parts[0]]
+    tokens = [TokenLogprobs(i, -0.5, ((i, -0.5),)) for i in token_ids]
+    answer = CompletionAnswer(Head("id", 0, "tiny"), codec)
+    found = [
+        answer.chunk(Piece("", some, None))["choices"][0]["logprobs"]
+        for some in (tokens[:3], tokens[3:])
+    ]
+
+    names = ["a", "bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80", "b"]
+    assert [t for piece in found for t in piece["tokens"]] == [*names, "<|im_end|>", "a"]
+    assert [o for piece in found for o in piece["text_offset"]] == [0, 1, 1, 1, 1, 2, 3, 3]
+    assert found[0]["top_logprobs"][1] == {"bytes:\\xf0": -0.5}
 
 
 def test_tokenize_counts_prompts_and_messages(codec):

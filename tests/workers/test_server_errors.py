@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from tests.workers.server_rig import MAX_MODEL_LEN, events, post, serving
+from tests.workers.server_rig import MAX_MODEL_LEN, MAX_REQUEST_BYTES, events, post, serving
 from workers.model.checkpoint import open_checkpoint
 
 CHAT = "/v1/chat/completions"
@@ -41,7 +41,30 @@ def _codec(tiny_llama):
         (COMPLETIONS, {"prompt": [99_999]}, 400, "prompt", "99999"),
         (COMPLETIONS, {"prompt": ["a", "b"]}, 400, "prompt", "2 texts"),
         (COMPLETIONS, {"prompt": LONG}, 400, "prompt", "200 tokens, the prompt has 200"),
+        (COMPLETIONS, {"prompt": PROMPT, "max_tokens": "5"}, 400, "max_tokens", "integer"),
+        (COMPLETIONS, {"prompt": PROMPT, "max_tokens": True}, 400, "max_tokens", "integer"),
+        (COMPLETIONS, {"prompt": PROMPT, "temperature": "1"}, 400, "temperature", "number"),
+        (COMPLETIONS, {"prompt": PROMPT, "top_p": True}, 400, "top_p", "number"),
+        (COMPLETIONS, {"prompt": PROMPT, "stream": 1}, 400, "stream", "boolean"),
+        (COMPLETIONS, {"prompt": PROMPT, "stream": True, "stream_options": {"include_usage": 1}},
+         400, "stream_options", "boolean"),
+        (COMPLETIONS, {"prompt": PROMPT, "n": True}, 400, "n", "n=True"),
+        (COMPLETIONS, {"prompt": PROMPT, "presence_penalty": False}, 400,
+         "presence_penalty", "False"),
+        (COMPLETIONS, {"prompt": [1, True]}, 400, "prompt", "prompt"),
+        (COMPLETIONS, {"prompt": PROMPT, "stop_token_ids": ["1"]}, 400,
+         "stop_token_ids", "integer"),
+        (COMPLETIONS, {"prompt": PROMPT, "top_k": -2}, 400, "top_k", "-2"),
+        (COMPLETIONS, {"prompt": PROMPT, "stop": [""]}, 400, "stop", "one character"),
+        (COMPLETIONS, {"prompt": PROMPT, "stop": ["x"] * 17}, 400, "stop", "17 strings"),
+        (COMPLETIONS, {"prompt": PROMPT, "stop": "x" * 257}, 400, "stop", "257 characters"),
+        (COMPLETIONS, {"prompt": PROMPT, "stream_options": {}}, 400,
+         "stream_options", "stream=true"),
         ("/tokenize", {}, 400, "prompt", "messages"),
+        ("/tokenize", {"prompt": "x", "add_special_tokens": 1}, 400,
+         "add_special_tokens", "boolean"),
+        ("/settle", {"dp_balance_id": "0" * 16, "front_door": "0/1", "charge_tokens": "1"}, 400,
+         "charge_tokens", "integer"),
         ("/settle", {"dp_balance_id": "x", "front_door": "0/1", "charge_tokens": 1}, 400,
          "x-levelhead-dp-balance-id", "16 lower-case"),
         ("/nowhere", {}, 404, None, "/nowhere"),
@@ -100,10 +123,34 @@ def test_a_failed_step_is_500_or_the_last_event_of_a_stream(codec):
     assert "ValueError: broken" in last["error"]["message"]
 
 
-def test_a_body_without_end_is_cut_off(codec):
+@pytest.mark.parametrize("path", [COMPLETIONS, "/tokenize", "/settle"])
+def test_a_body_over_the_limit_is_refused_wherever_it_goes(codec, path):
     """
-    413, and the rest is not read.
+    413 with the limit; one byte less is read, and found to be no JSON.
     """
-    response = post(codec, COMPLETIONS, b"x" * (16 * 1024 * 1024 + 1))
+    refused = post(codec, path, b"x" * (MAX_REQUEST_BYTES + 1))
+    read = post(codec, path, b"x" * MAX_REQUEST_BYTES)
 
-    assert (response.status_code, response.json()["error"]["code"]) == (413, "body_too_large")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (413, "body_too_large")
+    assert f"more than {MAX_REQUEST_BYTES} bytes" in error["message"]
+    assert (read.status_code, "not JSON" in read.json()["error"]["message"]) == (400, True)
+
+
+def test_a_text_that_cannot_fit_is_refused_before_it_is_cut(codec):
+    """
+    More bytes than the context has tokens times the longest token: the numbers are named.
+    """
+    longest = max(len(codec.token_bytes(i)) for i in range(codec.vocab_size))
+    most = MAX_MODEL_LEN * longest
+
+    long = post(codec, COMPLETIONS, {"prompt": "é" * (most // 2 + 1)}).json()["error"]
+    chat = {"messages": [{"role": "user", "content": "x" * most}]}
+    shorter = post(codec, COMPLETIONS, {"prompt": "x" * most}).json()["error"]
+
+    assert (long["code"], long["param"]) == ("context_length_exceeded", "prompt")
+    assert f"{MAX_MODEL_LEN} tokens, of at most {longest} bytes each" in long["message"]
+    assert f"{most // 2 * 2 + 2} bytes" in long["message"]
+    assert post(codec, CHAT, chat).json()["error"]["param"] == "messages"
+    assert "the prompt has" in shorter["message"]
+    assert "bytes" not in shorter["message"], "it was cut into tokens, and those were counted"

@@ -1,9 +1,11 @@
 import json
+import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from tests.workers.tiny import CHAT_TEMPLATE, CORPUS, tiny_tokenizer
 from workers.model.checkpoint import open_checkpoint
@@ -35,6 +37,40 @@ def test_any_tokens_decode_as_the_tokenizers_library_decodes_them(codec, token_i
     Without special tokens, and with U+FFFD for what is no text.
     """
     assert codec.decode(token_ids) == tiny_tokenizer().decode(token_ids, skip_special_tokens=True)
+
+
+def test_one_token_stands_for_no_more_bytes_than_the_longest(codec):
+    """
+    Which bounds the tokens of a text from below, unless something shortens the text first.
+    """
+    composing = tiny_tokenizer()
+    composing.normalizer = normalizers.NFC()
+    stripping = tiny_tokenizer()
+    stripping.add_tokens([AddedToken("<gap>", lstrip=True)])
+
+    assert codec.max_token_bytes == max(len(codec.token_bytes(i)) for i in range(512))
+    assert TextCodec(composing, [2]).max_token_bytes is None
+    assert TextCodec(stripping, [2]).max_token_bytes is None
+
+
+def test_another_thread_gets_its_turn_while_a_text_is_cut(codec):
+    """
+    The call lets go of the GIL, which nothing else here makes it do.
+    """
+    turns, go, interval = [], threading.Lock(), sys.getswitchinterval()
+    go.acquire()
+    other = threading.Thread(target=lambda: turns.append(go.acquire()))
+    other.start()
+    sys.setswitchinterval(3600.0)
+    try:
+        go.release()
+        codec.encode(CORPUS * 200)
+        seen = len(turns)
+    finally:
+        sys.setswitchinterval(interval)
+    other.join()
+
+    assert seen == 1
 
 
 def test_the_tokens_of_a_text_are_its_bytes_put_together(codec):

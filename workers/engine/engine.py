@@ -85,6 +85,7 @@ class Engine:
         self._ports = ports
         self._heartbeat_s = heartbeat_s
         self._num_failed_steps = 0
+        self._is_checked = False
         self._thread = threading.Thread(target=self._run, name="step-loop", daemon=True)
 
     def start(self) -> None:
@@ -112,7 +113,8 @@ class Engine:
 
     def step(self, wait_s: float) -> bool:
         """One round; waits at most wait_s for an arrival.  Whether there was nothing to do."""
-        outputs = self._take_in(self._inbox.take(wait_s))
+        arrivals = self._inbox.take(wait_s)
+        outputs = self._take_in(arrivals)
         plan = self._scheduler.plan()
         outputs += plan.failed
         self._ports.report(self._meter.sample(self._scheduler, self._accepted))
@@ -120,9 +122,15 @@ class Engine:
             self._ports.deliver(outputs)
         if plan.chunks:
             self._ports.deliver(self._compute(plan))
-        elif self._scheduler.is_idle:
-            self._scheduler.check_integrity()
+        self._check_when_idle(has_news=bool(arrivals or plan.chunks))
         return not plan.chunks
+
+    def _check_when_idle(self, has_news: bool) -> None:
+        """Check once when the last request has left, and not at every heartbeat after."""
+        self._is_checked = self._is_checked and not has_news
+        if self._scheduler.is_idle and not self._is_checked:
+            self._scheduler.check_integrity()
+            self._is_checked = True
 
     def _take_in(self, arrivals: list[Arrival]) -> list[Output]:
         refused = []

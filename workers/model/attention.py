@@ -4,16 +4,20 @@ Causal attention of one batch over the slots of the KV cache.
 What does not depend on the layer - which slots to gather, what to mask - is
 worked out once for a batch, in a plan, and each layer attends through it.
 
-* Decoding sequences (one new token each) are one padded call for all of them:
-  a slot matrix [B, L], short rows filled up with their own first slot and
-  masked.  The query heads that share a key head stand on the query axis, so
-  that keys and values are never repeated.
+* Decoding sequences (one new token each) are one padded call for all whose
+  lengths have the same number of bits: a slot matrix [B, L], short rows filled
+  up with their own first slot and masked.  So less than half of it is padding,
+  and a long sequence does not make the short ones beside it slow.  The query
+  heads that share a key head stand on the query axis, so that keys and values
+  are never repeated.
 * A prefill chunk is one call for each sequence.  Its mask is causal from the
   lower right corner: the last new token sees everything.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -26,7 +30,7 @@ from workers.model.batch import ForwardBatch, SequenceSpan
 @dataclass(frozen=True, slots=True)
 class DecodeGroup:
     """
-    The sequences of a batch that have one new token.
+    Sequences of a batch that have one new token, and lengths of as many bits.
 
     rows: [B] rows of the token axis; None if they are all its rows, in order.
     slots: [B * L] each sequence's slots, padded to the longest, L.
@@ -57,18 +61,18 @@ class PrefillChunk:
 class AttentionPlan:
     """What every layer needs to know to attend for one batch."""
 
-    decodes: DecodeGroup | None
+    decodes: tuple[DecodeGroup, ...]
     chunks: tuple[PrefillChunk, ...]
 
     @classmethod
     def of(cls, batch: ForwardBatch, dtype: torch.dtype) -> AttentionPlan:
         """Plan the batch; masks are made in dtype, that of the queries."""
-        ends = list(accumulate(span.num_new for span in batch.sequences))
+        ends = accumulate(span.num_new for span in batch.sequences)
         placed = list(zip(ends, batch.sequences, strict=True))
-        rows = [end - 1 for end, span in placed if span.num_new == 1]
-        decoding = [span for _, span in placed if span.num_new == 1]
         chunks = tuple(_chunk(end, span, dtype) for end, span in placed if span.num_new > 1)
-        return cls(_decode_group(decoding, rows if chunks else None, dtype), chunks)
+        alike = _by_length((end - 1, span) for end, span in placed if span.num_new == 1)
+        is_all = len(alike) == 1 and not chunks
+        return cls(tuple(_decode_group(group, dtype, is_all) for group in alike), chunks)
 
     def attend(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
@@ -79,23 +83,29 @@ class AttentionPlan:
         queries: [T, num_heads, head_dim].
         keys, values: [num_slots, num_kv_heads, head_dim], this batch's already stored.
         """
-        if self.decodes is not None and self.decodes.rows is None:
-            return _decode(queries, keys, values, self.decodes)
         output = torch.empty_like(queries)
-        if self.decodes is not None and self.decodes.rows is not None:
-            rows = self.decodes.rows
-            output[rows] = _decode(queries[rows], keys, values, self.decodes)
+        for group in self.decodes:
+            if group.rows is None:
+                return _decode(queries, keys, values, group)
+            output[group.rows] = _decode(queries[group.rows], keys, values, group)
         for chunk in self.chunks:
             new = slice(chunk.start, chunk.stop)
             output[new] = _prefill(queries[new], keys, values, chunk)
         return output
 
 
+def _by_length(decodes: Iterable[tuple[int, SequenceSpan]]) -> list[list[tuple[int, SequenceSpan]]]:
+    """Put those together of which none is twice as long as another."""
+    groups = defaultdict(list)
+    for row, span in decodes:
+        groups[span.num_total.bit_length()].append((row, span))
+    return list(groups.values())
+
+
 def _decode_group(
-    spans: list[SequenceSpan], rows: list[int] | None, dtype: torch.dtype
-) -> DecodeGroup | None:
-    if not spans:
-        return None
+    placed: Sequence[tuple[int, SequenceSpan]], dtype: torch.dtype, is_all: bool
+) -> DecodeGroup:
+    rows, spans = zip(*placed, strict=True)
     device = spans[0].slot_index.device
     slots = torch.nn.utils.rnn.pad_sequence([s.slot_index for s in spans], batch_first=True)
     lengths = torch.tensor([span.num_total for span in spans], device=device)
@@ -103,7 +113,7 @@ def _decode_group(
     slots = torch.where(is_padding, slots[:, :1], slots)
     mask = torch.zeros(slots.shape, device=device, dtype=dtype)
     mask.masked_fill_(is_padding, float("-inf"))
-    index = None if rows is None else torch.tensor(rows, device=device)
+    index = None if is_all else torch.tensor(rows, device=device)
     return DecodeGroup(index, slots.flatten(), mask[:, None, None, :])
 
 

@@ -10,6 +10,7 @@ What can go wrong with a model.
   - MissingTensors       weights that the configuration calls for are not there
   - ShapeMismatch        a weight has another shape than the configuration implies
   - ChatTemplateError    the messages cannot be rendered with the model's template
+  - BrokenLogits         the model computed something that is no number
   - InvalidSampling      a sampling parameter is outside its range
 """
 
@@ -67,6 +68,13 @@ class ShapeMismatch(ModelError):
 
 class ChatTemplateError(ModelError):
     """The messages cannot be rendered with the model's chat template."""
+
+
+class BrokenLogits(ModelError):
+    """The model computed something that is no number."""
+
+    def __init__(self, num_broken: int, num_rows: int) -> None:
+        super().__init__(f"the logits of {num_broken} of {num_rows} sequences are NaN or infinite")
 
 
 class InvalidSampling(ModelError):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from workers.model.errors import BrokenLogits
 from workers.model.sampling_params import SamplingParams
 
 __all__ = ["SampledTokens", "Sampler", "SamplingParams", "TokenLogprobs"]
@@ -66,12 +67,13 @@ class Sampler:
         request_seeds: Sequence[int],
     ) -> SampledTokens:
         """
-        Return one token for each row of logits [R, vocab] float32.
+        Return one token for each row of logits [R, vocab] float32.  Raises BrokenLogits.
 
         positions: the position that row's new token will have in its sequence.
         request_seeds: a number for each request, the same at each of its steps.
         """
-        chosen = logits.argmax(dim=-1)
+        chosen = logits.argmax(dim=-1)  # of a row with a NaN, that
+        _check_finite(logits.gather(-1, chosen[:, None])[:, 0])
         rows = [row for row, wish in enumerate(params) if not wish.is_greedy]
         if rows:
             draws = [self._draw(params[r], positions[r], request_seeds[r]) for r in rows]
@@ -85,6 +87,13 @@ class Sampler:
         """Return this request's number at this position, uniform in [0, 1)."""
         worker_seed = self._seed if params.seed is None else 0
         return (_mix(_mix(_mix(worker_seed) ^ request_seed) ^ position) >> 11) / 2**53
+
+
+def _check_finite(largest: torch.Tensor) -> None:
+    """Raise BrokenLogits unless the largest logit of each row is a number."""
+    if not bool(largest.isfinite().all()):
+        broken = (~largest.isfinite()).nonzero()[:, 0].tolist()
+        raise BrokenLogits(len(broken), len(largest))
 
 
 def _mix(value: int) -> int:
@@ -154,7 +163,8 @@ def _num_kept(
 ) -> torch.Tensor:
     """Return how many of ordered [R, K], the largest logits, each row keeps: [R, 1]."""
     num_sorted = ordered.shape[-1]
-    top_k = _column([wish.top_k or num_sorted for wish in params], ordered).long()
+    wanted = [min(wish.top_k or num_sorted, num_sorted) for wish in params]
+    top_k = _column(wanted, ordered).long()
     allowed = torch.arange(num_sorted, device=ordered.device) < top_k
     weights = torch.where(allowed, ordered, -torch.inf).double().exp()
     total = torch.where(

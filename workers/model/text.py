@@ -27,6 +27,8 @@ class TextCodec:
 
     eos_token_ids: tokens with which the model ends its output.
     vocab_size: one more than the highest token id that has a text.
+    max_token_bytes: bytes of text that one token stands for at most; None if text is
+    changed before it is cut, so that its length says little.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class TextCodec:
         self._bytes, self._special = _token_table(tokenizer)
         self.eos_token_ids = tuple(eos_token_ids)
         self.vocab_size = len(self._bytes)
+        self.max_token_bytes = _max_token_bytes(tokenizer, self._bytes)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         """Return the tokens of text, with the model's begin-of-text token if asked."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        encode = self._tokenizer.encode_batch_fast  # unlike encode, it lets go of the GIL
+        ids: list[int] = encode([text], add_special_tokens=add_special_tokens)[0].ids
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -106,6 +110,14 @@ def _token_table(tokenizer: Tokenizer) -> tuple[list[bytes], frozenset[int]]:
             table[token_id] = bytes(byte_of[character] for character in token)
     special = frozenset(token_id for token_id, token in added.items() if token.special)
     return table, special
+
+
+def _max_token_bytes(tokenizer: Tokenizer, table: Sequence[bytes]) -> int | None:
+    """Return the length of the longest token, unless text can shrink on its way to tokens."""
+    added = tokenizer.get_added_tokens_decoder().values()
+    if tokenizer.normalizer is not None or any(t.lstrip or t.rstrip for t in added):
+        return None
+    return max(map(len, table), default=None)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -16,7 +16,8 @@ leader, and nobody else, because a gloo group fails as a whole.  Seen with torch
 * A send waits for the matching receive; nothing piles up.
 
 So: links, one receiving thread for each, and time-outs that only a rank that is
-truly stuck reaches.
+truly stuck reaches: a lost peer is noticed at once without them, and ranks that
+load at different speeds may keep each other waiting for long.
 
 Links are made from the store and not with new_group: with
 use_local_synchronization that hung from three ranks on, and without it every
@@ -26,7 +27,7 @@ link costs a barrier of all ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import NamedTuple, cast
@@ -36,9 +37,11 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 from torch.distributed.rendezvous import rendezvous
 
+from workers.errors import LinkLost
+
 TP0 = 0
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
-REPORT_TIMEOUT = timedelta(minutes=10)
+REPORT_TIMEOUT = timedelta(hours=1)
 _TAG = 0
 
 
@@ -47,7 +50,7 @@ class Link:
     A connection of TP0 and one other rank.
 
     Each call takes a CPU tensor of int64, waits for the other side, and raises
-    RuntimeError once that is gone.
+    LinkLost once that is gone.
     """
 
     def __init__(self, store: Store, rank: int, leader: int) -> None:
@@ -58,11 +61,17 @@ class Link:
 
     def send(self, words: torch.Tensor) -> None:
         """Send words; returns when the other side has taken them."""
-        self._group.send([words], self._other, _TAG).wait()
+        self._wait(lambda: self._group.send([words], self._other, _TAG))
 
     def receive(self, words: torch.Tensor) -> None:
         """Fill words with what the other side sends next."""
-        self._group.recv([words], self._other, _TAG).wait()
+        self._wait(lambda: self._group.recv([words], self._other, _TAG))
+
+    def _wait(self, start: Callable[[], dist.Work]) -> None:
+        try:
+            start().wait()
+        except RuntimeError as error:
+            raise LinkLost(str(error)) from error
 
 
 class World(NamedTuple):

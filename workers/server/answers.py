@@ -6,6 +6,7 @@ An Answer belongs to one request and remembers what a later chunk depends on.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -124,11 +125,17 @@ class ChatAnswer:
 
 
 class CompletionAnswer:
-    """Answer of /v1/completions."""
+    """
+    Answer of /v1/completions.
+
+    A token that is no text by itself, but part of a character, is written as OpenAI
+    writes it, "bytes:\\xf0\\x9f", and its offset is that of the character.
+    """
 
     def __init__(self, head: Head, codec: TextCodec) -> None:
         self._codec = codec
         self._head = head._asdict() | {"object": "text_completion"}
+        self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._offset = 0
 
     def opening(self) -> None:
@@ -151,21 +158,29 @@ class CompletionAnswer:
     def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
         if piece.logprobs is None:
             return None
-        texts = [self._codec.token_text(token.token_id) for token in piece.logprobs]
-        offsets = []
-        for text in texts:
-            offsets.append(self._offset)
-            self._offset += len(text)
         return {
-            "tokens": texts,
+            "tokens": [self._name(token.token_id) for token in piece.logprobs],
             "token_logprobs": [max(t.logprob, _LEAST_LOGPROB) for t in piece.logprobs],
             "top_logprobs": [self._top(token) for token in piece.logprobs],
-            "text_offset": offsets,
+            "text_offset": [self._pass(token.token_id) for token in piece.logprobs],
         }
+
+    def _pass(self, token_id: int) -> int:
+        """Return the token's offset, and go on to that of the next one."""
+        offset = self._offset
+        self._offset += len(self._characters.decode(self._codec.text_bytes(token_id)))
+        return offset
+
+    def _name(self, token_id: int) -> str:
+        raw = self._codec.token_bytes(token_id)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
     def _top(self, token: TokenLogprobs) -> dict[str, float]:
         pairs = (*token.top, (token.token_id, token.logprob))
-        return {self._codec.token_text(i): max(logprob, _LEAST_LOGPROB) for i, logprob in pairs}
+        return {self._name(i): max(logprob, _LEAST_LOGPROB) for i, logprob in pairs}
 
 
 def _reason(reason: FinishReason | None) -> str | None:

@@ -18,9 +18,10 @@ from workers.engine.acceptance import ChargeDesk
 from workers.server.bodies import SettleBody, parse
 from workers.server.charge import ChargeOwner, read_charge
 from workers.server.client import EngineClient
-from workers.server.errors import ApiError
+from workers.server.errors import ApiError, ClientGone
 from workers.server.generation import Generation
 from workers.server.intake import Intake
+from workers.server.sending import read_body
 
 logger = logging.getLogger("levelhead.workers.server")
 
@@ -29,13 +30,14 @@ class Service(NamedTuple):
     """
     What the app serves.
 
-    is_ready: whether the engine takes requests.
+    max_request_bytes: of a body.  is_ready: whether the engine takes requests.
     """
 
     intake: Intake
     client: EngineClient
     desk: ChargeDesk
     num_front_doors: int
+    max_request_bytes: int
     is_ready: Callable[[], bool]
 
 
@@ -47,11 +49,13 @@ def build_app(service: Service) -> ASGIApp:
         "/v1/completions": service.intake.completion,
     }
     for path, prepare in generation.items():
-        app.router.routes.append(Route(path, Generation(service.client, prepare), methods=["POST"]))
+        endpoint = Generation(service.client, prepare, service.max_request_bytes)
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     _add_information(app, service)
     _add_tokenize(app, service)
     _add_settle(app, service)
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
     return ChargeOwner(app, service.desk, service.num_front_doors)
@@ -75,7 +79,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
 def _add_tokenize(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        tokens = await service.intake.tokenize(await request.body())
+        tokens = await service.intake.tokenize(await _body(request, service))
         limit = service.intake.model.max_model_len
         return JSONResponse({"count": len(tokens), "max_model_len": limit, "tokens": tokens})
 
@@ -83,11 +87,19 @@ def _add_tokenize(app: FastAPI, service: Service) -> None:
 def _add_settle(app: FastAPI, service: Service) -> None:
     @app.post("/settle")
     async def settle(request: Request) -> Response:
-        body = parse(SettleBody, await request.body())
+        body = parse(SettleBody, await _body(request, service))
         charge = read_charge(
             body.dp_balance_id, body.front_door, str(body.charge_tokens), service.num_front_doors
         )
         return JSONResponse({"seen": service.desk.settle(charge)})
+
+
+async def _body(request: Request, service: Service) -> bytes:
+    return await read_body(request.receive, service.max_request_bytes)
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    return Response()  # which nobody reads
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

@@ -1,6 +1,9 @@
 """
 The bodies that clients send: OpenAI's fields, and those that vLLM adds.
 
+Types are strict: a number in quotes, or true where a number belongs, is a
+mistake of the client's that no default should hide.
+
 Unknown fields are ignored, as vLLM does.  Fields that are known, change the
 answer and are not implemented are refused unless they say "as usual": a client
 that asks for a penalty must not get an answer without one.
@@ -19,6 +22,7 @@ from workers.server.errors import ApiError, from_error, from_validation
 
 Body = TypeVar("Body", bound=BaseModel)
 
+_STRICT = ConfigDict(strict=True)
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (None, 1),
     "best_of": (None, 1),
@@ -36,13 +40,15 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
+    model_config = _STRICT
+
     include_usage: bool | None = None
 
 
 class GenerationBody(BaseModel):
     """What both generating endpoints understand."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True)
 
     model: str | None = None
     max_tokens: int | None = None
@@ -66,8 +72,10 @@ class GenerationBody(BaseModel):
         """Raise ApiError if the body asks for something that is not implemented."""
         for name, neutral in _NEUTRAL.items():
             value = (self.model_extra or {}).get(name)
-            if value not in neutral:
+            if not any(_is_same(value, usual) for usual in neutral):
                 raise ApiError(400, f"{name}={value!r} is not supported", param=name)
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options needs stream=true", param="stream_options")
 
     def sampling(self, logprobs: int | None, max_tokens: int | None) -> SamplingParams:
         """Return the sampling parameters.  Raises ApiError naming the field."""
@@ -147,6 +155,8 @@ class CompletionBody(GenerationBody):
 class TokenizeBody(BaseModel):
     """Body of /tokenize: a prompt or messages."""
 
+    model_config = _STRICT
+
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     add_special_tokens: bool = True
@@ -155,6 +165,8 @@ class TokenizeBody(BaseModel):
 
 class SettleBody(BaseModel):
     """Body of /settle."""
+
+    model_config = _STRICT
 
     dp_balance_id: str
     front_door: str
@@ -171,6 +183,11 @@ def parse(kind: type[Body], data: bytes) -> Body:
         return kind.model_validate(values)
     except ValidationError as error:
         raise from_validation(error) from error
+
+
+def _is_same(value: object, usual: object) -> bool:
+    """Whether they are equal; True is not 1, nor False 0."""
+    return value == usual and isinstance(value, bool) == isinstance(usual, bool)
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

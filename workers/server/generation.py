@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -43,16 +43,26 @@ class Job(NamedTuple):
 
 
 class Generation:
-    """ASGI app of one endpoint.  prepare: reads a body; raises ApiError."""
+    """
+    ASGI app of one endpoint.
 
-    def __init__(self, client: EngineClient, prepare: Callable[[bytes], Awaitable[Job]]) -> None:
+    prepare: reads a body; raises ApiError.  max_body_bytes: more of it is not read.
+    """
+
+    def __init__(
+        self,
+        client: EngineClient,
+        prepare: Callable[[bytes], Awaitable[Job]],
+        max_body_bytes: int,
+    ) -> None:
         self._client = client
         self._prepare = prepare
+        self._max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         try:
-            job = await self._prepare(await read_body(receive))
+            job = await self._prepare(await read_body(receive, self._max_body_bytes))
             stream = self._client.submit(job.request, scope.get(CHARGE))
         except ClientGone:
             return
@@ -100,7 +110,7 @@ async def _send_whole(job: Job, outputs: list[Output], send: Send) -> None:
 
 async def _send_stream(job: Job, outputs: list[Output], stream: Stream, send: Send) -> None:
     opening = job.answer.opening()
-    data = b"" if opening is None else event(opening)
+    data = b"" if opening is None else _chunk_event(job, opening)
     num_outputs = 0
     await start_events(send)
     while True:
@@ -124,7 +134,12 @@ def _event(job: Job, output: Output) -> bytes:
         return event(from_error(output.error).body)
     if not (output.text or output.logprobs or output.is_last):
         return b""
-    return event(job.answer.chunk(_piece(job, [output])))
+    return _chunk_event(job, job.answer.chunk(_piece(job, [output])))
+
+
+def _chunk_event(job: Job, chunk: dict[str, Any]) -> bytes:
+    """Return a chunk's event: if the last one tells usage, the others have it as null."""
+    return event(chunk | {"usage": None} if job.wants_usage_chunk else chunk)
 
 
 def _piece(job: Job, outputs: list[Output]) -> Piece:

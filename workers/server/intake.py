@@ -65,6 +65,7 @@ class Intake:
         self._check(body)
         params = body.sampling(body.num_logprobs, body.token_limit)
         text = self._render(body.messages)
+        self._check_length(text, "messages")
         prompt_ids = await self._encode(text, add_special_tokens=False)
         request = self._request(prompt_ids, params, "messages", body)
         return self._job(request, ChatAnswer(self._head("chatcmpl"), self._codec), body)
@@ -76,6 +77,7 @@ class Intake:
         params = body.sampling(body.logprobs, body.max_tokens)
         prompt = body.single_prompt()
         if isinstance(prompt, str):
+            self._check_length(prompt, "prompt")
             prompt = await self._encode(prompt, add_special_tokens=True)
         self._check_ids(prompt)
         request = self._request(prompt, params, "prompt", body)
@@ -100,6 +102,21 @@ class Intake:
                 code="model_not_found",
             )
         body.check_supported()
+
+    def _check_length(self, text: str, param: str) -> None:
+        """Raise ApiError for a text that cannot fit, before any time is spent on cutting it."""
+        limit, longest = self.model.max_model_len, self._codec.max_token_bytes
+        if longest is None or 4 * len(text) <= limit * longest:
+            return
+        num_bytes = len(text.encode("utf-8", errors="surrogatepass"))
+        if num_bytes > limit * longest:
+            raise ApiError(
+                400,
+                f"the maximum context length is {limit} tokens, of at most {longest} bytes each; "
+                f"the prompt has {num_bytes} bytes",
+                param=param,
+                code="context_length_exceeded",
+            )
 
     def _check_ids(self, prompt_ids: list[int]) -> None:
         wrong = [i for i in prompt_ids if not 0 <= i < self._codec.vocab_size]

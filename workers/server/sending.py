@@ -10,11 +10,10 @@ from starlette.types import Receive, Send
 
 from workers.server.errors import ApiError, ClientGone
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
 DONE = b"data: [DONE]\n\n"
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, max_bytes: int) -> bytes:
     """Return the whole body.  Raises ClientGone, or ApiError if it is too large."""
     parts, num_bytes = [], 0
     while True:
@@ -23,10 +22,8 @@ async def read_body(receive: Receive) -> bytes:
             raise ClientGone
         parts.append(message.get("body", b""))
         num_bytes += len(parts[-1])
-        if num_bytes > MAX_BODY_BYTES:
-            raise ApiError(
-                413, f"the body has more than {MAX_BODY_BYTES} bytes", code="body_too_large"
-            )
+        if num_bytes > max_bytes:
+            raise ApiError(413, f"the body has more than {max_bytes} bytes", code="body_too_large")
         if not message.get("more_body", False):
             return b"".join(parts)
 

@@ -4,7 +4,8 @@ uvicorn in the main thread, and what happens around its life.
     bind ─► started ─► on_started (the card) ─► … ─► signal ─► on_stopping (the engine) ─► closed
 
 A signal first ends the running requests, so that their answers end, and then
-uvicorn waits for them to be sent, for a bounded time.
+uvicorn waits for them to be sent, for a bounded time.  One that comes before
+uvicorn listens for signals is remembered, and the server does not start.
 """
 
 from __future__ import annotations
@@ -30,11 +31,37 @@ def bind(host: str) -> socket.socket:
     return bound
 
 
+class SignalMemory:
+    """
+    Counts SIGTERM and SIGINT while uvicorn's handlers are not there, and does no more.
+
+    Before they are, a signal must not be lost.  uvicorn raises the signal that stopped
+    it again once it has shut down, for whoever had a handler before; here that is the
+    normal end, and not an error.
+    """
+
+    def __init__(self) -> None:
+        self.num_heard = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.num_heard += 1
+
+
 class LeaderServer(uvicorn.Server):
-    """A uvicorn server that says when it has started and when it is about to stop."""
+    """
+    A uvicorn server that says when it has started and when it is about to stop.
+
+    signals: with one in there it stops before it has started.
+    """
 
     def __init__(
-        self, app: ASGIApp, on_started: Callable[[], None], on_stopping: Callable[[], None]
+        self,
+        app: ASGIApp,
+        on_started: Callable[[], None],
+        on_stopping: Callable[[], None],
+        signals: SignalMemory,
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -53,10 +80,14 @@ class LeaderServer(uvicorn.Server):
         )
         self._on_started = on_started
         self._on_stopping = on_stopping
+        self._signals = signals
         self._loop = asyncio.get_running_loop()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start listening, then say so."""
+        """Start listening, then say so, unless a signal came before."""
+        if self._signals.num_heard:
+            self.should_exit = True
+            return
         await super().startup(sockets=sockets)
         if self.started:
             self._on_started()
@@ -65,14 +96,3 @@ class LeaderServer(uvicorn.Server):
         """Stop, at a signal or when told to; runs between any two bytecodes."""
         self._loop.call_soon_threadsafe(self._on_stopping)
         super().handle_exit(sig, frame)
-
-
-def ignore_signals_after_shutdown() -> None:
-    """
-    Let SIGTERM and SIGINT do nothing while uvicorn's handlers are not there.
-
-    uvicorn raises the signal that stopped it again once it has shut down, for
-    whoever had a handler before.  Here that is the normal end, and not an error.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
