@@ -136,9 +136,8 @@ class PromptCounter:
 
     def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
         """Prompt tokens of a body whose text_bytes are `size`."""
-        is_guess = self._known is None and path == CHAT_PATH
         too_long = size[0] > _LONGEST_EXACT_BYTES
-        exact = None if is_guess or too_long else self._exact(body, path)
+        exact = None if too_long else self._exact(body, path)
         if exact is not None:
             return PromptCount(exact, "exact")
         return PromptCount(self.estimate.count(*size), "estimated")
