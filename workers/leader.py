@@ -31,6 +31,7 @@ from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
 from workers.engine.pages import PagePool
+from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.errors import InvalidConfig
@@ -207,7 +208,7 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
     )
     return Engine(
         inbox,
-        Scheduler(limits, loaded.pool),
+        Scheduler(limits, loaded.pool, RadixCache(config.page_size)),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),

@@ -2,20 +2,25 @@
 
 import queue
 import threading
+from functools import reduce
+from itertools import accumulate
 
 from workers.engine.request import Request, Sample
 from workers.model.sampling_params import SamplingParams
 
 VOCAB_SIZE = 97
 END = 0
+START = 7
+
+
+def step(value, token):
+    """What the fake model makes of one more token."""
+    return (value * 31 + token + 1) % 1_000_003
 
 
 def next_token(tokens):
     """The fake model: a function of all tokens before, in order."""
-    value = 7
-    for token in tokens:
-        value = (value * 31 + token + 1) % 1_000_003
-    return value % VOCAB_SIZE
+    return reduce(step, tokens, START) % VOCAB_SIZE
 
 
 def expected_output(prompt, max_new_tokens, stop_ids=()):
@@ -49,9 +54,11 @@ class FakeText:
 
 class SlotRunner:
     """
-    A runner that keeps one token in each slot, and computes from what the slots hold.
+    A runner that keeps in each slot what the fake model makes of all tokens up to there.
 
-    So a page that two requests own, or that was lost or mixed up, changes outputs.
+    It computes from what the slots hold, and fails if one of them holds what
+    another sequence left there.  So a page that was lost, mixed up, or shared by
+    two that have not the same prefix does not go unnoticed.
     """
 
     def __init__(self, page_size):
@@ -70,12 +77,15 @@ class SlotRunner:
         return [sample for chunk in plan.chunks for sample in self._run(chunk)]
 
     def _run(self, chunk):
-        tokens = chunk.request.tokens(chunk.start, chunk.end)
-        for position, token in zip(range(chunk.start, chunk.end), tokens, strict=True):
-            self.slots[self._slot(chunk, position)] = token
+        held = [self.slots[self._slot(chunk, position)] for position in range(chunk.start)]
+        tokens = chunk.request.tokens(0, chunk.end)
+        assert held == list(accumulate(tokens[: chunk.start], step, initial=START))[1:], chunk
+        value = held[-1] if held else START
+        for position in range(chunk.start, chunk.end):
+            value = step(value, tokens[position])
+            self.slots[self._slot(chunk, position)] = value
         if chunk.samples:
-            held = [self.slots[self._slot(chunk, position)] for position in range(chunk.end)]
-            yield Sample(next_token(held))
+            yield Sample(value % VOCAB_SIZE)
 
     def _slot(self, chunk, position):
         page, offset = divmod(position, self.page_size)
@@ -118,7 +128,7 @@ class StepClock:
         return self.now_ns
 
 
-def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, charge=None):
+def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, charge=None, **more):
     return Request(
         request_id=request_id,
         prompt_ids=list(prompt),
@@ -128,4 +138,5 @@ def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, c
         stop_ids=frozenset(stop_ids),
         text=text or FakeText(),
         charge=charge,
+        **more,
     )

@@ -101,9 +101,9 @@ class CountingPool(PagePool):
 
     num_checks = 0
 
-    def check_integrity(self):
+    def check_integrity(self, used):
         self.num_checks += 1
-        super().check_integrity()
+        super().check_integrity(used)
 
 
 def test_books_are_checked_once_when_the_last_request_has_left():

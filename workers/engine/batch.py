@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.engine.scheduler import Chunk, Plan
+from workers.engine.plan import Chunk, Plan
 from workers.model.batch import ForwardBatch, SequenceSpan
 
 

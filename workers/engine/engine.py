@@ -30,8 +30,9 @@ from shm.load import LoadReport
 from workers.engine.acceptance import AcceptedCounters
 from workers.engine.inbox import Abort, Arrival, Inbox, Settle, Submit
 from workers.engine.meter import LoadMeter
+from workers.engine.plan import Plan
 from workers.engine.request import Output, Request, Sample
-from workers.engine.scheduler import Plan, Scheduler
+from workers.engine.scheduler import Scheduler
 from workers.errors import RequestRefused, StepFailed, Stopping
 
 logger = logging.getLogger("levelhead.workers.engine")

@@ -22,6 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from workers.engine.acceptance import Charge
+from workers.engine.account import Account
 from workers.errors import RequestRefused
 from workers.model.sampling_params import SamplingParams
 
@@ -69,6 +70,8 @@ class Request:
     seed: with a position, decides what is drawn (see workers.model.sampling).
     max_new_tokens: 0 computes the prompt and ends without an output.
     stop_ids: tokens that end the output and add no text.
+    prefix_limit: prompt tokens that may be taken from the cache, if not all but one.
+    priority: higher goes first, as in SGLang.
     """
 
     request_id: int
@@ -79,12 +82,16 @@ class Request:
     stop_ids: frozenset[int]
     text: OutputText
     charge: Charge | None = None
+    prefix_limit: int | None = None
+    priority: int = 0
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
-    num_cached: int = 0
-    """Prompt tokens that were found in a cache and not computed."""
     state: State = State.WAITING
     finish_reason: FinishReason | None = None
+    account: Account = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.account = Account(self.num_prompt)
 
     @property
     def num_prompt(self) -> int:
@@ -105,6 +112,19 @@ class Request:
     def num_uncomputed(self) -> int:
         """Tokens whose keys and values are still to be computed."""
         return self.num_tokens - self.num_computed
+
+    @property
+    def max_cached_tokens(self) -> int:
+        """
+        Leading tokens that may come from a cache.
+
+        One at least is computed, to have the logits after it.  The prefix
+        limit holds until the whole prompt was computed once.
+        """
+        limit = self.num_tokens - 1
+        if self.prefix_limit is not None and self.account.num_reached < self.num_prompt:
+            limit = min(limit, self.prefix_limit)
+        return limit
 
     @property
     def is_decoding(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from workers.engine.batch import BatchBuilder
+from workers.engine.plan import Plan
 from workers.engine.request import Sample
-from workers.engine.scheduler import Plan
 from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel

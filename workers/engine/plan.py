@@ -1,0 +1,49 @@
+"""What one step computes: decided by the scheduler, carried out by the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from workers.engine.request import Output, Request
+
+
+class Chunk(NamedTuple):
+    """One request's part of a step: its positions start .. start + num_new - 1."""
+
+    request: Request
+    start: int
+    num_new: int
+    pages: Sequence[int]
+
+    @property
+    def end(self) -> int:
+        """Tokens of the request that are computed after the step."""
+        return self.start + self.num_new
+
+    @property
+    def samples(self) -> bool:
+        """Whether the step yields the request's next token."""
+        return self.end == self.request.num_tokens
+
+    @property
+    def is_prefill(self) -> bool:
+        """Whether it computes prompt, or outputs that a retraction lost."""
+        return self.start < self.request.num_prompt or self.num_new > 1
+
+
+class Plan(NamedTuple):
+    """
+    What one step computes.
+
+    failed: requests that ended while it was made, for want of room.
+    """
+
+    chunks: tuple[Chunk, ...]
+    num_prefill_tokens: int
+    failed: tuple[Output, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the step computes."""
+        return sum(chunk.num_new for chunk in self.chunks)
