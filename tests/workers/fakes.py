@@ -128,15 +128,13 @@ class StepClock:
         return self.now_ns
 
 
-def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, charge=None, **more):
+def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, **more):
+    """A request; more: its other fields."""
     return Request(
         request_id=request_id,
         prompt_ids=list(prompt),
-        params=SamplingParams(),
-        seed=request_id,
         max_new_tokens=max_new_tokens,
         stop_ids=frozenset(stop_ids),
         text=text or FakeText(),
-        charge=charge,
-        **more,
+        **({"params": SamplingParams(), "seed": request_id} | more),
     )
