@@ -172,12 +172,14 @@ def test_what_a_client_that_left_had_computed_is_kept(bench):
 
 def test_what_a_failed_step_leaves_is_not_kept(bench):
     """
-    Nobody knows what its pages hold.
+    Of its requests only what was cached before remains: here the prompt, and not the outputs.
     """
-    bench.add(1, PROMPT)
+    request = bench.add(1, PROMPT, 20)
+    while request.num_tokens < 24:
+        bench.step()
     bench.scheduler.fail(bench.scheduler.plan(), ValueError())
 
-    assert counts(bench.serve(2, PROMPT)) == (0, 13, 0)
+    assert counts(bench.serve(2, [*request.prompt_ids, *request.output_ids])) == (12, 12, 0)
 
 
 def test_cached_pages_make_room_for_whoever_needs_it():
@@ -271,23 +273,34 @@ def test_higher_priority_goes_first_and_yields_last():
     assert all(r.output_ids == expected_output(r.prompt_ids, 12) for r in bench.requests.values())
 
 
-def test_a_long_output_of_low_priority_does_not_wait_for_ever():
+def test_a_retracted_request_goes_before_those_with_a_longer_prefix():
     """
-    When it has outgrown the whole cache it ends, even while one of higher priority runs.
+    It was admitted before, and its client has been reading.
     """
-    bench = Bench(num_pages=2)
-    bench.add(1, [1] * 3, 50)
-    for _ in range(4):
-        bench.step()
-    bench.add(2, [2] * 3, 2, priority=1)
-    failed = []
-    while not bench.scheduler.is_idle:
-        plan = bench.scheduler.plan()
-        failed += plan.failed
-        bench.scheduler.commit(plan, bench.runner.run(plan))
+    bench = Bench(max_running=1)
+    bench.serve(1, PROMPT)
+    retracted = bench.add(2, [70, 71], 9)
+    bench.step()
+    bench.add(3, PROMPT)
+    bench.scheduler._retract(retracted)
 
-    assert [output.request_id for output in failed] == [1]
-    assert bench.requests[2].output_ids == expected_output([2] * 3, 2)
+    assert bench.step() == [(2, 0, 3)]
+
+
+def test_nobody_passes_an_urgent_request_that_waits_for_a_prefix():
+    """
+    What it waits for is being computed, so it does not wait for long.
+    """
+    for max_overtaken, expected in ((0, [(1, 10, 10)]), (1, [(1, 10, 10), (3, 0, 1)])):
+        bench = Bench(budget=21, order=Order(max_overtaken=max_overtaken))
+        bench.add(1, range(100, 120))
+        bench.scheduler.limits = Limits(4, 500, 10)
+        bench.step()
+        bench.scheduler.limits = Limits(4, 500, 21)
+        bench.add(2, [*range(100, 116), 7])
+        bench.add(3, [9])
+
+        assert bench.step() == expected
 
 
 def test_admission_leaves_room_for_the_growth_that_it_expects():

@@ -51,6 +51,18 @@ def test_the_longest_unused_goes_first_and_from_its_end():
     assert cache.evict(9) == [21, 30, 11, 10]
 
 
+def test_a_leaf_that_is_used_again_gets_a_later_place():
+    """
+    Although it waits for its eviction already.
+    """
+    cache = RadixCache(page_size=1)
+    cache.insert([1], [10])
+    cache.insert([2], [20])
+    cache.unlock(cache.lock([1]))
+
+    assert cache.evict(1) == [20]
+
+
 def test_a_query_is_not_a_use():
     """
     However often it is asked, a match changes nothing.
@@ -194,5 +206,5 @@ class AnyUse(RuleBasedStateMachine):
             assert self.cache.num_pages == 0
 
 
-AnyUse.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+AnyUse.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 TestAnyUse = AnyUse.TestCase
