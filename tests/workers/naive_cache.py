@@ -23,6 +23,7 @@ class NaiveCache:
         self._cached = {}  # by all tokens up to the end of the page
         self._clock = 0
         self.num_locks = 0
+        self.version = 0
 
     @property
     def num_pages(self):
@@ -48,6 +49,7 @@ class NaiveCache:
             self._cached[prefix].num_locks -= 1
 
     def insert(self, tokens, pages):
+        self.version += 1
         self._use(tokens)
         for prefix, page in zip(self._prefixes(tokens), pages, strict=False):
             self._cached.setdefault(prefix, CachedPage(page, self._clock))
@@ -59,6 +61,7 @@ class NaiveCache:
             inner = {prefix[: -self._page_size] for prefix in self._cached}
             leaves = [p for p, e in self._cached.items() if p not in inner and not e.num_locks]
             oldest = min(leaves, key=lambda prefix: self._cached[prefix].last_used)
+            self.version += 1
             evicted.append(self._cached.pop(oldest).page)
         return evicted
 

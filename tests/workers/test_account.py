@@ -1,52 +1,11 @@
 import pytest
 
-from tests.workers.fakes import SlotRunner, expected_output, make_request
+from tests.workers.fakes import expected_output
+from tests.workers.scheduler_bench import Bench, counts
 from workers.engine.account import Account
-from workers.engine.growth import GrowthEstimate
-from workers.engine.pages import PagePool
-from workers.engine.radix_cache import RadixCache
 from workers.engine.request import State
-from workers.engine.scheduler import Limits, Scheduler
 
-PAGE_SIZE = 16
 PROMPT = [k * k % 89 + 1 for k in range(600)]
-
-
-class Bench:
-    """A scheduler whose growth estimate expects nothing, so that pages run out."""
-
-    def __init__(self, num_pages, budget, max_running=4):
-        self.runner = SlotRunner(PAGE_SIZE)
-        self.cache = RadixCache(PAGE_SIZE)
-        self.scheduler = Scheduler(
-            Limits(max_running, 100, budget),
-            PagePool(num_pages, PAGE_SIZE),
-            self.cache,
-            growth=GrowthEstimate(initial=0.0),
-        )
-
-    def add(self, request_id, prompt, max_new_tokens=3, **more):
-        request = make_request(request_id, prompt, max_new_tokens, **more)
-        self.scheduler.add(request)
-        return request
-
-    def step(self):
-        plan = self.scheduler.plan()
-        self.scheduler.commit(plan, self.runner.run(plan))
-        self.scheduler.check_integrity()
-
-    def run(self):
-        while not self.scheduler.is_idle:
-            self.step()
-
-    def forget(self):
-        """Evict everything that nobody uses."""
-        self.scheduler.pool.put(self.cache.evict(self.cache.num_evictable))
-
-
-def counts(request):
-    account = request.account
-    return account.num_cached, account.num_computed, account.num_recomputed
 
 
 def test_336_computed_then_preempted_then_asked_about_many_times():
@@ -57,10 +16,10 @@ def test_336_computed_then_preempted_then_asked_about_many_times():
     The tokens are those of a run without preemption, each is counted as computed
     once, and the 80 that were lost count as recomputed.
     """
-    bench = Bench(num_pages=33, budget=337)
+    bench = Bench(page_size=16, num_pages=33, budget=337)
     other = bench.add(1, PROMPT[:15], max_new_tokens=257)
     bench.step()
-    request = bench.add(2, PROMPT[50:550])
+    request = bench.add(2, PROMPT[50:550], 3)
     bench.step()
     assert (request.state, request.num_computed) == (State.RUNNING, 336)
 
@@ -81,7 +40,7 @@ def test_336_computed_then_preempted_then_asked_about_many_times():
 
 def retracted(bench, prompt, num_computed):
     """A request that was retracted when num_computed of its prompt were computed."""
-    request = bench.add(1, prompt)
+    request = bench.add(1, prompt, 3)
     while request.num_computed < num_computed:
         bench.step()
     assert request.num_computed == num_computed
@@ -93,7 +52,7 @@ def test_what_others_computed_meanwhile_counts_as_cached_beyond_what_was_reached
     """
     336 computed, 512 found: 176 came from the cache, and the 336 stay computed.
     """
-    bench = Bench(num_pages=64, budget=336, max_running=1)
+    bench = Bench(page_size=16, num_pages=64, budget=336, max_running=1)
     request = retracted(bench, PROMPT, 336)
     bench.add(2, [*PROMPT[:512], 3], priority=1)
     bench.run()
@@ -106,7 +65,7 @@ def test_when_the_cache_forgets_everything_nothing_is_counted_again():
     """
     336 computed, 0 found: all of them are recomputed, and computed once.
     """
-    bench = Bench(num_pages=64, budget=336)
+    bench = Bench(page_size=16, num_pages=64, budget=336)
     request = retracted(bench, PROMPT, 336)
     bench.forget()
     bench.run()
@@ -119,7 +78,7 @@ def test_a_full_hit_leaves_a_page_to_compute():
     """
     512 computed of 512 and its first token drawn: 496 and the token's own page can be found.
     """
-    bench = Bench(num_pages=64, budget=512)
+    bench = Bench(page_size=16, num_pages=64, budget=512)
     request = retracted(bench, PROMPT[:512], 512)
     assert request.num_outputs == 1
     assert bench.scheduler.tables.num_cached_tokens(request) == 512
@@ -127,7 +86,7 @@ def test_a_full_hit_leaves_a_page_to_compute():
 
     assert counts(request) == (0, 512, 0)
     assert request.output_ids == expected_output(PROMPT[:512], 3)
-    again = bench.add(2, PROMPT[:512])
+    again = bench.add(2, PROMPT[:512], 3)
     assert bench.scheduler.tables.num_cached_tokens(again) == 496
     bench.run()
     assert counts(again) == (496, 16, 0)
@@ -138,7 +97,7 @@ def test_any_number_of_retractions_counts_once(num_rounds):
     """
     What is found falls and rises between the rounds; nothing of an older round remains.
     """
-    bench = Bench(num_pages=64, budget=100)
+    bench = Bench(page_size=16, num_pages=64, budget=100)
     request = retracted(bench, PROMPT, 300)
     for number in range(num_rounds):
         if number % 2:
@@ -156,7 +115,7 @@ def test_tokens_found_before_anything_was_computed_are_cached_for_good():
     """
     A retraction loses them, and computing them then is no first computation.
     """
-    bench = Bench(num_pages=64, budget=100)
+    bench = Bench(page_size=16, num_pages=64, budget=100)
     bench.add(9, PROMPT[:200])
     bench.run()
     request = retracted(bench, PROMPT, 192 + 100)

@@ -153,7 +153,10 @@ class AnyUse(RuleBasedStateMachine):
         count = len(tokens) // self.page_size + 1  # one page more than there are full ones
         pages = list(range(self.next_page, self.next_page + count))
         self.next_page += count
+        before = self.cache.version, self.cache.num_pages
         assert self.cache.insert(tokens, pages) == self.naive.insert(tokens, pages[:-1])
+        after = self.cache.version, self.cache.num_pages
+        assert (before[0] == after[0]) == (before[1] == after[1])
 
     @rule(tokens=TOKENS)
     def match(self, tokens):
@@ -174,7 +177,10 @@ class AnyUse(RuleBasedStateMachine):
 
     @rule(num_pages=st.integers(0, 6))
     def evict(self, num_pages):
-        assert self.cache.evict(num_pages) == self.naive.evict(num_pages)
+        before = self.cache.version
+        evicted = self.cache.evict(num_pages)
+        assert evicted == self.naive.evict(num_pages)
+        assert (before == self.cache.version) == (not evicted)
 
     @rule()
     def read_journal(self):

@@ -56,6 +56,11 @@ class PageTables:
         """Pages that can be had: free ones, and cached ones that nobody uses."""
         return self._pool.num_free + self._cache.num_evictable
 
+    @property
+    def cache_version(self) -> int:
+        """Changes whenever num_cached_tokens may give another answer than before."""
+        return self._cache.version
+
     def pages(self, request: Request) -> Sequence[int]:
         """The request's pages; none if it has no table."""
         table = self._tables.get(request.request_id)

@@ -41,15 +41,20 @@ class PrefixCache(Protocol):
         ...
 
     @property
+    def version(self) -> int:
+        """Changes whenever a match may give another answer than before."""
+        ...
+
+    @property
     def keeps(self) -> bool:
         """Whether what is inserted can be found later."""
         ...
 
-    def match(self, tokens: Sequence[int]) -> list[int]:
+    def match(self, tokens: list[int]) -> list[int]:
         """Return the pages of the longest cached prefix.  Changes nothing, however often."""
         ...
 
-    def lock(self, tokens: Sequence[int]) -> Lock:
+    def lock(self, tokens: list[int]) -> Lock:
         """Lock the longest cached prefix, which may be empty."""
         ...
 
@@ -57,7 +62,7 @@ class PrefixCache(Protocol):
         """Give a lock back, once."""
         ...
 
-    def insert(self, tokens: Sequence[int], pages: Sequence[int]) -> list[int]:
+    def insert(self, tokens: list[int], pages: Sequence[int]) -> list[int]:
         """
         Offer pages, one for each full page of tokens; return the cache's pages for them.
 
@@ -85,16 +90,17 @@ class NoCache:
 
     num_pages = 0
     num_evictable = 0
+    version = 0
     keeps = False
 
     def __init__(self) -> None:
         self.num_locks = 0
 
-    def match(self, tokens: Sequence[int]) -> list[int]:
+    def match(self, tokens: list[int]) -> list[int]:
         """Return nothing."""
         return []
 
-    def lock(self, tokens: Sequence[int]) -> Lock:
+    def lock(self, tokens: list[int]) -> Lock:
         """Lock nothing."""
         self.num_locks += 1
         return Lock((), None)
@@ -103,7 +109,7 @@ class NoCache:
         """Take the lock back."""
         self.num_locks -= 1
 
-    def insert(self, tokens: Sequence[int], pages: Sequence[int]) -> list[int]:
+    def insert(self, tokens: list[int], pages: Sequence[int]) -> list[int]:
         """Leave all pages to the caller."""
         return []
 

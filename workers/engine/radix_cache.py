@@ -68,6 +68,7 @@ class RadixCache:
         self._clock = 0
         self._num_pages = 0
         self._num_evictable = 0
+        self._version = 0
 
     def __repr__(self) -> str:
         return f"<RadixCache {self.num_pages} pages, {self.num_evictable} of them evictable>"
@@ -87,11 +88,16 @@ class RadixCache:
         """Locks that were not given back."""
         return self._root.num_locks
 
-    def match(self, tokens: Sequence[int]) -> list[int]:
+    @property
+    def version(self) -> int:
+        """Changes whenever a match may give another answer than before."""
+        return self._version
+
+    def match(self, tokens: list[int]) -> list[int]:
         """Return the pages of the longest cached prefix.  Changes nothing, however often."""
         return [page for node, count in self._path(tokens) for page in node.pages[:count]]
 
-    def lock(self, tokens: Sequence[int]) -> Lock:
+    def lock(self, tokens: list[int]) -> Lock:
         """Lock the longest cached prefix, which may be empty."""
         end, pages = self._reach(tokens)
         for node in _upwards(end):
@@ -110,13 +116,13 @@ class RadixCache:
                 self._num_evictable += len(node.pages)
                 self._queue(node)
 
-    def insert(self, tokens: Sequence[int], pages: Sequence[int]) -> list[int]:
+    def insert(self, tokens: list[int], pages: Sequence[int]) -> list[int]:
         """Offer pages, one for each full page of tokens; return the cache's pages for them."""
         num_full = len(tokens) // self._page_size
         end, known = self._reach(tokens)
         if len(known) < num_full:
             start, stop = len(known) * self._page_size, num_full * self._page_size
-            self._append(end, list(tokens[start:stop]), list(pages[len(known) : num_full]))
+            self._append(end, tokens[start:stop], list(pages[len(known) : num_full]))
         return [*known, *pages[len(known) : num_full]]
 
     def evict(self, num_pages: int) -> list[int]:
@@ -164,7 +170,7 @@ class RadixCache:
         assert node.num_locks >= sum(child.num_locks for child in node.children.values())
         assert parent is self._root or parent.last_used >= node.last_used
 
-    def _path(self, tokens: Sequence[int]) -> Iterator[tuple[_Node, int]]:
+    def _path(self, tokens: list[int]) -> Iterator[tuple[_Node, int]]:
         """Nodes that tokens lead through, and how many pages of each they share."""
         node, start, size = self._root, 0, self._page_size
         while (child := node.children.get(tuple(tokens[start : start + size]))) is not None:
@@ -174,16 +180,16 @@ class RadixCache:
                 return
             node, start = child, start + count * size
 
-    def _num_common_pages(self, node: _Node, tokens: Sequence[int], start: int) -> int:
+    def _num_common_pages(self, node: _Node, tokens: list[int], start: int) -> int:
         """Leading pages of node that hold tokens[start:]; the first does."""
         run, size = node.tokens, self._page_size
-        theirs = list(tokens[start : start + len(run)])
+        theirs = tokens[start : start + len(run)]
         if run == theirs:
             return len(node.pages)
         starts = range(size, len(run), size)
         return next(i // size for i in starts if run[i : i + size] != theirs[i : i + size])
 
-    def _reach(self, tokens: Sequence[int]) -> tuple[_Node, list[int]]:
+    def _reach(self, tokens: list[int]) -> tuple[_Node, list[int]]:
         """Use the longest cached prefix: the node that ends with it, and its pages."""
         self._clock += 1
         end, pages = self._root, []
@@ -211,6 +217,7 @@ class RadixCache:
         leaf = _Node(parent, tokens, pages, self._digests(parent, tokens))
         leaf.last_used = self._clock
         parent.children[self._key(leaf)] = leaf
+        self._version += 1
         self._num_pages += len(pages)
         self._num_evictable += len(pages)
         self._queue(leaf)
@@ -226,6 +233,7 @@ class RadixCache:
         if not kept:
             del parent.children[self._key(leaf)]
         del leaf.tokens[kept * self._page_size :], leaf.pages[kept:], leaf.digests[kept:]
+        self._version += 1
         self._num_pages -= len(cut)
         self._num_evictable -= len(cut)
         self._queue(leaf if kept else parent)

@@ -133,6 +133,8 @@ class Request:
 
     def tokens(self, start: int, end: int) -> list[int]:
         """Token ids at positions start .. end - 1, prompt first."""
+        if end <= self.num_prompt:
+            return list(self.prompt_ids[start:end])
         if start >= self.num_prompt:
             return self.output_ids[start - self.num_prompt : end - self.num_prompt]
         outputs = self.output_ids[: max(0, end - self.num_prompt)]

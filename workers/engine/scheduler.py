@@ -83,7 +83,7 @@ class Scheduler:
         self.cache: PrefixCache = NoCache() if cache is None else cache
         self.tables = PageTables(pool, self.cache)
         self.growth = growth or GrowthEstimate()
-        self.waiting = WaitingQueue(order, self.tables.num_cached_tokens)
+        self.waiting = WaitingQueue(order, self.tables)
         self._requests: dict[int, Request] = {}
         self._running: list[Request] = []  # in the order of admission
         self.num_retracted = 0

@@ -7,25 +7,29 @@ The requests that wait in a group, and in which order they are tried.
 
 Taking the longest prefix first uses what is cached while it is there.  With
 more than MAX_MATCHED waiting, matching them all costs more than it brings, and
-lpm goes by arrival as well, as SGLang does.
+lpm goes by arrival as well, as SGLang does.  With fewer, those whose match may
+have changed are matched again, the longest not looked at first, until
+MAX_MATCHED_TOKENS were gone through; the others have to wait for a later step.
 
 Nobody of the same priority starves: each admission of a later arrival, of no
 higher priority, counts against those that it overtakes, and max_overtaken of
 them make a request urgent.  Overtakings that happen in one step are noticed
 after it.  A request of higher priority always goes first, for as long as there
-are any.
+are any; but nobody who runs makes way for it, unless pages run out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from workers.engine.page_tables import PageTables
 from workers.engine.request import Request
 
 MAX_MATCHED = 128
+MAX_MATCHED_TOKENS = 65_536
 MAX_OVERTAKEN = 64
 
 
@@ -50,20 +54,22 @@ class _Place:
 
     number: counts arrivals up from 1, and retractions down from -1.
     num_cached: tokens found in the cache when it was last looked at.
+    cache_version: of the cache at that time.
     """
 
     request: Request
     number: int
     num_cached: int
+    cache_version: int
     num_overtaken: int = 0
 
 
 class WaitingQueue:
-    """Owns the places.  count_cached: tokens of a request that are in the cache now."""
+    """Owns the places.  tables: know what is cached."""
 
-    def __init__(self, order: Order, count_cached: Callable[[Request], int]) -> None:
+    def __init__(self, order: Order, tables: PageTables) -> None:
         self._order = order
-        self._count_cached = count_cached
+        self._tables = tables
         self._places: dict[int, _Place] = {}
         self._num_arrived = 0
         self._num_put_back = 0
@@ -119,8 +125,7 @@ class WaitingQueue:
         """The waiting requests, first the one to be tried first."""
         by_prefix = self._order.policy is SchedulePolicy.LPM and len(self) <= MAX_MATCHED
         if by_prefix:
-            for place in self._places.values():
-                place.num_cached = self._count_cached(place.request)
+            self._match_again()
 
         def rank(place: _Place) -> tuple[int, bool, int, int]:
             is_urgent = self._is_urgent(place)
@@ -129,9 +134,20 @@ class WaitingQueue:
 
         return [place.request for place in sorted(self._places.values(), key=rank)]
 
+    def _match_again(self) -> None:
+        version, num_tokens = self._tables.cache_version, 0
+        stale = [p for p in self._places.values() if p.cache_version != version]
+        for place in sorted(stale, key=lambda place: place.cache_version):
+            if num_tokens >= MAX_MATCHED_TOKENS:
+                break
+            num_tokens += place.request.num_tokens
+            place.num_cached = self._tables.num_cached_tokens(place.request)
+            place.cache_version = version
+
     def _is_urgent(self, place: _Place) -> bool:
         return place.number < 0 or place.num_overtaken >= self._order.max_overtaken
 
     def _put(self, request: Request, number: int) -> None:
-        place = _Place(request, number, self._count_cached(request))
+        num_cached = self._tables.num_cached_tokens(request)
+        place = _Place(request, number, num_cached, self._tables.cache_version)
         self._places[request.request_id] = place
