@@ -26,7 +26,6 @@ class WorkerConfig:
     dp_rank: int
     dp_size: int
     num_front_doors: int
-    rendezvous: str
     model: Path
     served_model_name: str
     device: str
@@ -42,6 +41,7 @@ class WorkerConfig:
     max_request_bytes: int
     seed: int
     heartbeat_s: float
+    drain_timeout_s: float
     log_level: str
 
     def __post_init__(self) -> None:
@@ -82,16 +82,15 @@ def parse(arguments: Sequence[str]) -> WorkerConfig:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("place in the instance").add_argument
-    add("--instance", required=True, help="whose load segment TP0 writes")
+    add("--instance", required=True, help="whose load segment is published")
     add("--instance-epoch", required=True, help="epoch of that segment", **_int(0))
     add("--run-dir", required=True, help="private folder for card and tokenizer", **_path("DIR"))
     add("--dp-rank", required=True, help="number of this DP group", **_int(0))
     add("--dp-size", required=True, help="number of DP groups", **_int(1))
     add("--num-front-doors", required=True, help="front-door slots in a report", **_int(1))
-    add("--rendezvous", required=True, metavar="URL", help="torch.distributed init_method")
     add("--host", default="127.0.0.1", help="address of the HTTP server")
-    seconds: dict[str, Any] = {"type": _positive, "metavar": "FLOAT"}
-    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **seconds)
+    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **_s(_positive))
+    add("--drain-timeout-s", default=30.0, help="for what runs at SIGTERM", **_s(_not_negative))
     levels = ("debug", "info", "warning", "error")
     add("--log-level", default="info", choices=levels, help="least severe message to log")
 
@@ -122,6 +121,10 @@ def _int(least: int) -> dict[str, Any]:
     return {"type": _at_least(least), "metavar": "INT"}
 
 
+def _s(kind: Callable[[str], float]) -> dict[str, Any]:
+    return {"type": kind, "metavar": "FLOAT"}
+
+
 def _path(metavar: str) -> dict[str, Any]:
     return {"type": Path, "metavar": metavar}
 
@@ -140,4 +143,11 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds, 0 or more")
     return value

@@ -1,11 +1,11 @@
 """
-Puts one rank together and runs it: model, process group, step loop, HTTP server.
+Puts one rank together and runs it: model, load reports, step loop, HTTP server.
 
-    open the model ─► (rank 0: save the tokenizer) ─► meet the other ranks ─► load weights
-      ─► step loop ─► HTTP server ─► card
+    open the model ─► save the tokenizer ─► load weights ─► step loop ─► HTTP server ─► card
 
-The tokenizer is there before any card: rank 0 saves it before it joins, and
-nobody gets past the rendezvous without rank 0.
+No rank waits for another: each loads, serves, reports and ends for itself.  The
+tokenizer is there before any card, because each rank saves it, and a save of the
+same replaces the same.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import uvloop
 
-from shm.load import LoadReader, LoadWriter
-from workers.card import Card
+from shm.process import this_process
+from workers.card import Card, State
 from workers.config import WorkerConfig
 from workers.engine.acceptance import AcceptedCounters, ChargeDesk
 from workers.engine.batch import BatchBuilder
@@ -42,12 +43,14 @@ from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
 from workers.placement import Machine, choose_device, choose_dtype
-from workers.ranks.gather import OnFatal, Publisher, ReportReceivers, ReportSender, ReportSink
-from workers.ranks.process_group import TP0, World, join
+from workers.ranks.links import choose_interface
+from workers.ranks.reporting import Place, Reporting, ReportSink
+from workers.ranks.thread import OnFatal
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
+from workers.server.drain import Drain
 from workers.server.intake import Intake, ServedModel
-from workers.server.serving import LeaderServer, SignalMemory, bind
+from workers.server.serving import Calls, LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
 
@@ -75,8 +78,7 @@ def run(
     Serve until a signal comes.  Signals are the caller's until on_loaded, and are
     listened to from before that on, so none falls in between.
 
-    Raises InvalidConfig, ModelError or SegmentError for what cannot work, and
-    RuntimeError if the other ranks do not come.
+    Raises InvalidConfig, ModelError or SegmentError for what cannot work.
     """
     last_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
     group = GroupId(config.dp_rank, max(time.time_ns(), last_epoch + 1))  # clocks are set back
@@ -98,10 +100,8 @@ def _load(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Loaded:
         codec = checkpoint.tokenizer()
         max_model_len = _max_model_len(config, checkpoint.config)
         device, dtype = _place(config)
-        if config.dp_rank == TP0:
-            codec.save(_tokenizer_dir(config))
-        world = join(config.rendezvous, config.dp_rank, config.dp_size, config.host)
-        reports = _report_sink(config, world, on_fatal)
+        codec.save(_tokenizer_dir(config))
+        reports = _reporting(config, group, on_fatal)
         model = LlamaModel(checkpoint.config, device, dtype)
         model.load(checkpoint)
     finally:
@@ -149,20 +149,17 @@ def _place(config: WorkerConfig) -> tuple[torch.device, torch.dtype]:
     return device, choose_dtype(config.dtype, device, machine)
 
 
-def _report_sink(config: WorkerConfig, world: World, on_fatal: OnFatal) -> ReportSink:
-    if config.dp_rank != TP0:
-        return ReportSender(world.links[TP0], on_fatal)
-    reader = LoadReader.attach(config.instance)
-    epoch = reader.epoch
-    reader.close()
-    if epoch != config.instance_epoch:
-        raise InvalidConfig(
-            f"--instance-epoch is {config.instance_epoch}; the load segment of "
-            f"{config.instance} has {epoch}"
-        )
-    writer = LoadWriter.attach(config.instance, config.dp_size, config.num_front_doors)
-    publisher = Publisher(writer, time.monotonic_ns, on_fatal)
-    return ReportReceivers(world.links, config.num_front_doors, publisher, on_fatal)
+def _reporting(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Reporting:
+    choose_interface(config.host)
+    place = Place(
+        group,
+        config.dp_size,
+        config.num_front_doors,
+        config.instance,
+        config.instance_epoch,
+        config.run_dir,
+    )
+    return Reporting(place, partial(bind, config.host), on_fatal)
 
 
 async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> None:
@@ -171,18 +168,8 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     client = EngineClient(inbox, asyncio.get_running_loop())
     ports = Ports(client.deliver, loaded.reports.put, on_fatal)
     engine = _engine(loaded, inbox, ports)
-    model = ServedModel(config.served_model_name, loaded.max_model_len)
-    intake = Intake(
-        model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank
-    )
-    service = Service(
-        intake,
-        client,
-        ChargeDesk(client.settle),
-        config.num_front_doors,
-        config.max_request_bytes,
-        is_ready=lambda: not inbox.is_closed,
-    )
+    drain = Drain(config.drain_timeout_s, time.monotonic)
+    app = build_app(_service(loaded, client, drain, is_ready=lambda: not inbox.is_closed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
@@ -190,15 +177,37 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
         card.write(config.run_dir)
         logger.info("ready: group %d on %s:%d", card.dp_rank, card.host, card.port)
 
+    def announce_drain() -> None:
+        replace(card, state=State.DRAINING).write(config.run_dir)
+        logger.info("draining: group %d, for at most %g s", card.dp_rank, config.drain_timeout_s)
+
     engine.start()
     try:
-        server = LeaderServer(build_app(service), announce, engine.stop, signals)
+        calls = Calls(announce, announce_drain, engine.stop)
+        server = LeaderServer(app, calls, drain, signals)
         await server.serve([listener])
     finally:
         card.remove(config.run_dir)
         engine.stop()
         await asyncio.to_thread(engine.join, _JOIN_LIMIT_S)
         logger.info("stopped: group %d", card.dp_rank)
+
+
+def _service(
+    loaded: Loaded, client: EngineClient, drain: Drain, is_ready: Callable[[], bool]
+) -> Service:
+    config = loaded.config
+    model = ServedModel(config.served_model_name, loaded.max_model_len)
+    return Service(
+        Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
+        client,
+        ChargeDesk(client.settle),
+        drain,
+        loaded.group.epoch,
+        config.num_front_doors,
+        config.max_request_bytes,
+        is_ready,
+    )
 
 
 def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
@@ -218,13 +227,14 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
 
 
 def _card(loaded: Loaded, port: int) -> Card:
-    config = loaded.config
+    config, process = loaded.config, this_process()
     return Card(
         dp_rank=loaded.group.dp_rank,
         epoch=loaded.group.epoch,
         host=config.host,
         port=port,
-        pid=os.getpid(),
+        pid=process.pid,
+        start_ticks=process.start_ticks,
         model=config.served_model_name,
         max_model_len=loaded.max_model_len,
         page_size=config.page_size,

@@ -1,4 +1,4 @@
-"""The control plane's application: models, loads, metrics, tokenize, docs."""
+"""The control plane's application: models, loads, metrics, tokenize, admin, docs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from router.control_plane.admin import add_admin
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
@@ -23,6 +24,7 @@ from router.instance import Instance
 from shm.group_table import GroupEntry, GroupState
 
 _TOKENIZE_TIMEOUT_S = 30.0
+_CODES = {404: "not_found", 405: "method_not_allowed", 409: "conflict"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ def build_app(control: ControlPlane) -> FastAPI:
     app.add_exception_handler(Exception, _unexpected)
     _add_models(app, control)
     _add_figures(app, control)
+    add_admin(app, control.membership, control.figures)
+
+    @app.get("/health", include_in_schema=False)
+    async def health() -> Response:
+        """For the root, which asks whether this process answers; clients' is the front door's."""
+        return Response(status_code=200)
 
     @app.post("/tokenize", tags=["engine"])
     async def tokenize(request: Request) -> Response:
@@ -132,7 +140,7 @@ def _any_ready(groups: tuple[GroupEntry, ...]) -> GroupEntry:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    found = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    found = _CODES.get(error.status_code)
     message = error.detail
     if message == "Not Found":
         message = f"there is no {request.url.path}"

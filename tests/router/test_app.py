@@ -35,8 +35,10 @@ async def asked(house, entries, respond=refuse):
     """A client of the control plane's application over that table."""
     loads, board = LoadReader.attach(house.instance.name), Board.attach(house.instance.name)
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as outward:
-        members = Membership(house.instance, house.table, outward, lambda: 1, tuple(entries))
         figures = Figures(loads, board, lambda: 3_000_000_000)
+        members = Membership(
+            house.instance, house.table, outward, figures, lambda: 1, tuple(entries)
+        )
         app = build_app(ControlPlane(house.instance, members, figures, outward))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://control"
@@ -97,6 +99,18 @@ async def test_what_there_is_not_is_told_in_openais_shape(house, method, path, s
 
     assert answer.status_code == status
     assert error_of(answer)["type"] == "invalid_request_error"
+
+
+async def test_the_control_plane_says_that_it_is_there(house):
+    """
+    Whatever the groups' health is: the root asks for nothing else.
+    """
+    async with asked(house, [entry(0, GroupState.DEAD)]) as client:
+        answer = await client.get("/health")
+        described = (await client.get("/openapi.json")).json()["paths"]
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert "/health" not in described
 
 
 async def test_loads_are_told_for_every_group(house):

@@ -1,10 +1,9 @@
 """Fakes of what the engine works with, each with the interface of the real thing."""
 
-import queue
-import threading
 from functools import reduce
 from itertools import accumulate
 
+from shm.load import Accepted, LoadReport
 from workers.engine.request import Request, Sample
 from workers.model.sampling_params import SamplingParams
 
@@ -102,21 +101,6 @@ class ListWriter:
         self.records.append((tuple(reports), published_ns))
 
 
-class FailingLink:
-    """A link on which nothing gets through; thread: those that tried."""
-
-    def __init__(self, error):
-        self.thread = queue.Queue()
-        self._error = error
-
-    def send(self, words):
-        self.thread.put(threading.current_thread())
-        raise self._error
-
-    def receive(self, words):
-        self.send(words)
-
-
 class StepClock:
     """A clock that goes on by one each time it is read."""
 
@@ -138,3 +122,11 @@ def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, *
         text=text or FakeText(),
         **({"params": SamplingParams(), "seed": request_id} | more),
     )
+
+
+def make_report(dp_rank, sampled_ns=0, group_epoch=0):
+    """A group's report of that instant, which holds as many tokens."""
+    scalars = dict.fromkeys(LoadReport._fields[:-1], 0)
+    scalars |= {"dp_rank": dp_rank, "sampled_ns": sampled_ns, "group_epoch": group_epoch}
+    scalars["holding_tokens"] = sampled_ns
+    return LoadReport(**scalars, accepted=(Accepted(0, 0, 0),))

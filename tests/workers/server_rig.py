@@ -16,11 +16,13 @@ from workers.engine.pages import PagePool
 from workers.engine.scheduler import Limits, Scheduler
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
+from workers.server.drain import Drain
 from workers.server.intake import Intake, ServedModel
 
 MAX_MODEL_LEN = 200
 NUM_FRONT_DOORS = 2
 MAX_REQUEST_BYTES = 65_536
+EPOCH = 31
 
 
 class Rig:
@@ -36,7 +38,7 @@ class Rig:
             Scheduler(Limits(1, max_queued, 64), PagePool(64, 4)),
             self.runner,
             AcceptedCounters(NUM_FRONT_DOORS),
-            LoadMeter(GroupId(0, 1), StepClock()),
+            LoadMeter(GroupId(0, EPOCH), StepClock()),
             Ports(client.deliver, self.reports.append, self.fatal.append),
             heartbeat_s=60.0,
         )
@@ -44,8 +46,9 @@ class Rig:
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
         desk = ChargeDesk(client.settle)
-        service = Service(intake, client, desk, NUM_FRONT_DOORS, MAX_REQUEST_BYTES, is_ready)
-        self.app = build_app(service)
+        self.drain = Drain(30.0, StepClock())
+        limits = (NUM_FRONT_DOORS, MAX_REQUEST_BYTES)
+        self.app = build_app(Service(intake, client, desk, self.drain, EPOCH, *limits, is_ready))
 
     @property
     def accepted(self):

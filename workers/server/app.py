@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 
 from workers.engine.acceptance import ChargeDesk
 from workers.server.bodies import SettleBody, parse
-from workers.server.charge import ChargeOwner, read_charge
+from workers.server.charge import ChargeOwner, check_epoch, read_charge
 from workers.server.client import EngineClient
+from workers.server.drain import Drain
 from workers.server.errors import ApiError, ClientGone
 from workers.server.generation import Generation
 from workers.server.intake import Intake
@@ -30,12 +31,15 @@ class Service(NamedTuple):
     """
     What the app serves.
 
-    max_request_bytes: of a body.  is_ready: whether the engine takes requests.
+    epoch: the group's.  max_request_bytes: of a body.  is_ready: whether the engine
+    takes requests.
     """
 
     intake: Intake
     client: EngineClient
     desk: ChargeDesk
+    drain: Drain
+    epoch: int
     num_front_doors: int
     max_request_bytes: int
     is_ready: Callable[[], bool]
@@ -49,7 +53,7 @@ def build_app(service: Service) -> ASGIApp:
         "/v1/completions": service.intake.completion,
     }
     for path, prepare in generation.items():
-        endpoint = Generation(service.client, prepare, service.max_request_bytes)
+        endpoint = Generation(service.client, prepare, service.max_request_bytes, service.drain)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     _add_information(app, service)
     _add_tokenize(app, service)
@@ -58,7 +62,7 @@ def build_app(service: Service) -> ASGIApp:
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    return ChargeOwner(app, service.desk, service.num_front_doors)
+    return ChargeOwner(app, service.desk, service.num_front_doors, service.epoch)
 
 
 def _add_information(app: FastAPI, service: Service) -> None:
@@ -88,6 +92,7 @@ def _add_settle(app: FastAPI, service: Service) -> None:
     @app.post("/settle")
     async def settle(request: Request) -> Response:
         body = parse(SettleBody, await _body(request, service))
+        check_epoch(body.group_epoch, service.epoch)
         charge = read_charge(
             body.dp_balance_id, body.front_door, str(body.charge_tokens), service.num_front_doors
         )

@@ -171,6 +171,7 @@ class SettleBody(BaseModel):
     dp_balance_id: str
     front_door: str
     charge_tokens: int
+    group_epoch: int | None = None
 
 
 def parse(kind: type[Body], data: bytes) -> Body:

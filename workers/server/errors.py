@@ -56,6 +56,7 @@ STATUSES: Mapping[type[WorkerError] | type[ModelError], _Status] = {
     errors.Stopping: _Status(503, "service_unavailable_error", "stopping"),
     errors.NeverFits: _Status(400, INVALID_REQUEST, "context_length_exceeded"),
     errors.ChargeSeen: _Status(409, INVALID_REQUEST, "dp_balance_id_seen"),
+    errors.WrongEpoch: _Status(421, "service_unavailable_error", "wrong_epoch"),
     errors.StepFailed: _Status(500, "internal_server_error", "step_failed"),
     InvalidSampling: _Status(400, INVALID_REQUEST),
     ChatTemplateError: _Status(400, INVALID_REQUEST),

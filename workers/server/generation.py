@@ -21,6 +21,7 @@ from workers.model.errors import ModelError
 from workers.server.answers import Answer, Piece, Usage
 from workers.server.charge import CHARGE
 from workers.server.client import EngineClient, Stream
+from workers.server.drain import Drain
 from workers.server.errors import ApiError, ClientGone, from_error
 from workers.server.sending import (
     DONE,
@@ -47,6 +48,7 @@ class Generation:
     ASGI app of one endpoint.
 
     prepare: reads a body; raises ApiError.  max_body_bytes: more of it is not read.
+    drain: is told of each request.
     """
 
     def __init__(
@@ -54,13 +56,19 @@ class Generation:
         client: EngineClient,
         prepare: Callable[[bytes], Awaitable[Job]],
         max_body_bytes: int,
+        drain: Drain,
     ) -> None:
         self._client = client
         self._prepare = prepare
         self._max_body_bytes = max_body_bytes
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        with self._drain.request():
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             job = await self._prepare(await read_body(receive, self._max_body_bytes))
             stream = self._client.submit(job.request, scope.get(CHARGE))
