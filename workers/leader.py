@@ -32,9 +32,11 @@ from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
 from workers.engine.pages import PagePool
+from workers.engine.prefix_cache import NoCache, PrefixCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
+from workers.engine.waiting import Order, SchedulePolicy
 from workers.errors import InvalidConfig
 from workers.model.checkpoint import open_checkpoint
 from workers.model.config import ModelConfig
@@ -197,7 +199,7 @@ def _service(
     loaded: Loaded, client: EngineClient, drain: Drain, is_ready: Callable[[], bool]
 ) -> Service:
     config = loaded.config
-    model = ServedModel(config.served_model_name, loaded.max_model_len)
+    model = ServedModel(config.served_model_name, loaded.max_model_len, config.dp_rank)
     return Service(
         Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
         client,
@@ -215,15 +217,20 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
     limits = Limits(
         config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
     )
+    order = Order(SchedulePolicy(config.schedule_policy))
     return Engine(
         inbox,
-        Scheduler(limits, loaded.pool, RadixCache(config.page_size)),
+        Scheduler(limits, loaded.pool, _cache(config), order),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),
         ports,
         config.heartbeat_s,
     )
+
+
+def _cache(config: WorkerConfig) -> PrefixCache:
+    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
 
 
 def _card(loaded: Loaded, port: int) -> Card:

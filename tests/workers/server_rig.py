@@ -23,6 +23,7 @@ MAX_MODEL_LEN = 200
 NUM_FRONT_DOORS = 2
 MAX_REQUEST_BYTES = 65_536
 EPOCH = 31
+DP_RANK = 3
 
 
 class Rig:
@@ -42,7 +43,7 @@ class Rig:
             Ports(client.deliver, self.reports.append, self.fatal.append),
             heartbeat_s=60.0,
         )
-        model = ServedModel("tiny", MAX_MODEL_LEN)
+        model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK)
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
         desk = ChargeDesk(client.settle)

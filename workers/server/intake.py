@@ -34,10 +34,11 @@ _INLINE_CHARACTERS = 16_384
 
 
 class ServedModel(NamedTuple):
-    """What clients may know of the model."""
+    """What clients may know of the model, and which group serves it here."""
 
     name: str
     max_model_len: int
+    dp_rank: int
 
 
 class Intake:
