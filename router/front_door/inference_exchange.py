@@ -27,7 +27,7 @@ from router.front_door.answer import Answer
 from router.front_door.attempt import Attempt
 from router.front_door.exchange import Client, Exchange
 from router.front_door.message import Request
-from router.front_door.prompt import PromptCount, text_bytes
+from router.front_door.prompt import GENERATE_PATH, PromptCount, text_bytes
 from router.front_door.services import Services
 from router.front_door.upstream import UpstreamConnection
 
@@ -93,7 +93,9 @@ class InferenceExchange(Exchange):
         except NoGroup as error:
             self._fail(error)
             return
-        self._learns = counted.source == "estimated" and services.counter.estimate.is_due()
+        tells_all = self._request.path != GENERATE_PATH  # there each choice has counts of its own
+        is_estimated = counted.source == "estimated" and tells_all
+        self._learns = is_estimated and services.counter.estimate.is_due()
         services.meters.prompt_tokens[counted.source] += counted.tokens
         self._try(assignment)
 

@@ -29,14 +29,15 @@ DP_RANK = 3
 class Rig:
     """The app, and the engine whose rounds are run by `serving` or by the test."""
 
-    def __init__(self, codec, max_queued=8):
+    def __init__(self, codec, max_queued=8, max_running=1, cache=None, runner=None):
         self.reports, self.fatal = [], []
-        self.runner = SlotRunner(page_size=4)
+        self.runner = runner or SlotRunner(page_size=4)
         self.inbox = Inbox()
         client = EngineClient(self.inbox, asyncio.get_running_loop())
+        self.scheduler = Scheduler(Limits(max_running, max_queued, 64), PagePool(64, 4), cache)
         self.engine = Engine(
             self.inbox,
-            Scheduler(Limits(1, max_queued, 64), PagePool(64, 4)),
+            self.scheduler,
             self.runner,
             AcceptedCounters(NUM_FRONT_DOORS),
             LoadMeter(GroupId(0, EPOCH), StepClock()),

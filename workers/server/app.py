@@ -51,6 +51,7 @@ def build_app(service: Service) -> ASGIApp:
     generation = {
         "/v1/chat/completions": service.intake.chat,
         "/v1/completions": service.intake.completion,
+        "/generate": service.intake.generate,
     }
     for path, prepare in generation.items():
         endpoint = Generation(service.client, prepare, service.max_request_bytes, service.drain)
