@@ -32,7 +32,7 @@ from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
 from workers.engine.pages import PagePool
-from workers.engine.prefix_cache import NoCache, PrefixCache
+from workers.engine.prefix_cache import NoCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
@@ -214,13 +214,9 @@ def _service(
 
 def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
     config = loaded.config
-    limits = Limits(
-        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
-    )
-    order = Order(SchedulePolicy(config.schedule_policy))
     return Engine(
         inbox,
-        Scheduler(limits, loaded.pool, _cache(config), order),
+        make_scheduler(config, loaded.pool),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),
@@ -229,8 +225,13 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
     )
 
 
-def _cache(config: WorkerConfig) -> PrefixCache:
-    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
+def make_scheduler(config: WorkerConfig, pool: PagePool) -> Scheduler:
+    """Return the scheduler that the flags ask for."""
+    limits = Limits(
+        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
+    )
+    cache = NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
+    return Scheduler(limits, pool, cache, Order(SchedulePolicy(config.schedule_policy)))
 
 
 def _card(loaded: Loaded, port: int) -> Card:

@@ -81,6 +81,16 @@ def drain(scheduler, runner, on_step=lambda: None):
     return outputs
 
 
+@pytest.fixture(name="outputs", scope="module")
+def _outputs(model):
+    """Of the prompt alone, without a cache, without log-probabilities."""
+    scheduler, runner = make_engine(model, NoCache(), 4, 40, 64)
+    request = make_request(1, PROMPT, 3, params=SamplingParams(temperature=0))
+    scheduler.add(request)
+    drain(scheduler, runner)
+    return request.output_ids
+
+
 def assert_equal(found, expected):
     assert [each.token_id for each in found] == [each[0] for each in expected]
     for each, (_, logprob, *top) in zip(found, expected, strict=True):
@@ -112,7 +122,7 @@ def test_log_probabilities_after_a_cached_prefix_equal_those_without(model, afre
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_log_probabilities_are_neither_lost_nor_doubled(model, afresh, data):
+def test_log_probabilities_are_neither_lost_nor_doubled(model, afresh, outputs, data):
     """
     Retracted in the middle of its prompt or later, with a cache or none, beside others.
     """
@@ -135,12 +145,13 @@ def test_log_probabilities_are_neither_lost_nor_doubled(model, afresh, data):
         if running and next(is_retracted, False):
             scheduler._retract(running[0])
 
-    outputs = drain(scheduler, runner, retract)
+    told = drain(scheduler, runner, retract)
 
     for i, start in enumerate(starts):
-        first, *others = [output for output in outputs if output.request_id == i]
+        first, *others = [output for output in told if output.request_id == i]
         assert_equal(first.prompt_logprobs, afresh[max(0, start - 1) :])
         assert not any(output.prompt_logprobs for output in others)
+        assert requests[i].output_ids == outputs[:num_outputs]
 
 
 def test_only_positions_that_are_asked_for_have_logits():
