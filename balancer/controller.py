@@ -19,6 +19,7 @@ from balancer.errors import LedgerBroken, NoCandidate
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import Policy
+from balancer.prefix_index import PrefixEvent, PrefixIndex
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
@@ -42,9 +43,18 @@ _GROUP_LOAD = partial(tuple.__new__, GroupLoad)
 class Controller:
     """Assigns requests to groups by one policy and one ledger."""
 
-    def __init__(self, policy: Policy, ledger: Ledger, num_groups: int, rng: random.Random) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        ledger: Ledger,
+        num_groups: int,
+        rng: random.Random,
+        prefixes: PrefixIndex | None = None,
+    ) -> None:
+        """`prefixes` is given if the policy looks at them."""
         self.policy = policy
         self.ledger = ledger
+        self.prefixes = prefixes
         self._rng = rng
         self._states = [GroupState.STARTING] * num_groups
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
@@ -73,11 +83,16 @@ class Controller:
         ]
         if not candidates:
             raise NoCandidate(self._why_none())
+        if self.prefixes is not None and request.page_digests:
+            request = request.matched(self.prefixes.match(request.page_digests))
         dp_rank = self.policy.pick(candidates, request)
         tokens = request.prompt_tokens
         group_epoch = self.ledger.dispatch(dp_rank, tokens)
         balance_id = f"{self._rng.getrandbits(64):016x}"
         assignment = Assignment(balance_id, dp_rank, group_epoch, tokens, tokens)
+        if self.prefixes is not None and request.page_digests:
+            assignment.cached_tokens = request.cached_tokens[dp_rank]
+            assignment.expectation = self.prefixes.expect(dp_rank, request.page_digests)
         self._open[balance_id] = assignment
         self._add_to_book(dp_rank, tokens, 1)
         self._weigh(dp_rank)
@@ -89,6 +104,7 @@ class Controller:
 
         With End.NEVER_SENT the charge is taken back here; else the group
         counts it, and it leaves in-flight with the report that shows that.
+        With End.REACHED its pages are still expected in the group, else no more.
         """
         if not assignment.is_open:
             return
@@ -98,6 +114,9 @@ class Controller:
             self.ledger.take_back(
                 assignment.dp_rank, assignment.group_epoch, assignment.charge_tokens
             )
+        if self.prefixes is not None and assignment.expectation is not None:
+            settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
+            settle(assignment.expectation)
         self._add_to_book(assignment.dp_rank, -assignment.book_tokens, -1)
         if end is End.NEVER_SENT or not self.has_report(assignment.dp_rank):
             self._weigh(assignment.dp_rank)  # else only the next report changes its load
@@ -120,6 +139,8 @@ class Controller:
         """
         if entry.epoch > self.ledger.epoch(entry.dp_rank):
             self.ledger.begin_group(entry.dp_rank, entry.epoch)
+            if self.prefixes is not None:
+                self.prefixes.begin_group(entry.dp_rank)
         self._states[entry.dp_rank] = entry.state
         self._weigh(entry.dp_rank)
 
@@ -133,6 +154,11 @@ class Controller:
         for dp_rank, cell in cells:
             self.ledger.observe_cell(slot, dp_rank, cell)
             self._weigh(dp_rank)
+
+    def observe_prefix(self, dp_rank: int, group_epoch: int, event: PrefixEvent) -> None:
+        """Take over what a group tells of its prefix cache; another epoch's is ignored."""
+        if self.prefixes is not None and group_epoch == self.ledger.epoch(dp_rank):
+            self.prefixes.observe(dp_rank, event)
 
     def loads(self) -> list[GroupLoad]:
         """Load of every group, chosen or not, by dp_rank."""
@@ -153,6 +179,8 @@ class Controller:
     def check_integrity(self) -> None:
         """Raise LedgerBroken if the books do not add up to the open assignments."""
         self.ledger.check_integrity()
+        if self.prefixes is not None:
+            self.prefixes.check_integrity()
         for dp_rank, book in enumerate(self.books()):
             mine = [a for a in self._open.values() if a.dp_rank == dp_rank]
             summed = Book(sum(a.book_tokens for a in mine), len(mine))
