@@ -47,6 +47,7 @@ from workers.ranks.process_group import TP0, World, join
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
 from workers.server.intake import Intake, ServedModel
+from workers.server.prefix_feed import Cache, CacheState, PrefixFeed
 from workers.server.serving import LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
@@ -170,18 +171,21 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     inbox = Inbox()
     client = EngineClient(inbox, asyncio.get_running_loop())
     ports = Ports(client.deliver, loaded.reports.put, on_fatal)
-    engine = _engine(loaded, inbox, ports)
+    cache = RadixCache(config.page_size)
+    engine = _engine(loaded, inbox, ports, cache)
     model = ServedModel(config.served_model_name, loaded.max_model_len)
     intake = Intake(
         model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank
     )
+    is_ready = lambda: not inbox.is_closed  # noqa: E731
     service = Service(
         intake,
         client,
         ChargeDesk(client.settle),
         config.num_front_doors,
         config.max_request_bytes,
-        is_ready=lambda: not inbox.is_closed,
+        is_ready,
+        _prefix_feed(loaded, cache, client, is_ready),
     )
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
@@ -201,14 +205,24 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
         logger.info("stopped: group %d", card.dp_rank)
 
 
-def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
+def _prefix_feed(
+    loaded: Loaded, cache: RadixCache, client: EngineClient, is_ready: Callable[[], bool]
+) -> PrefixFeed:
+    def look(tell: Callable[[CacheState], None]) -> None:
+        client.look(lambda: CacheState(cache.journal.read(), cache.digests()), tell)
+
+    epoch, page_size = loaded.group.epoch, loaded.config.page_size
+    return PrefixFeed(Cache(epoch, page_size, cache.journal, look, is_ready))
+
+
+def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: RadixCache) -> Engine:
     config = loaded.config
     limits = Limits(
         config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
     )
     return Engine(
         inbox,
-        Scheduler(limits, loaded.pool, RadixCache(config.page_size)),
+        Scheduler(limits, loaded.pool, cache),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),
