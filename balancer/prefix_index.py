@@ -9,10 +9,11 @@ group was told or expected to hold (see shm.page_digest for what names a page).
 
 An expectation is there from the dispatch on, because forks come while the first
 request is still being computed.  When its request ends in an answer, the group
-has stored the prompt and is about to say so; the expectation then goes with the
-second `age` that follows, whether the group said so or not.  A request that was
-refused, lost or never sent takes its expectation with it at once.  So what is
-expected wrongly is forgotten within two periods of `age`.
+has stored the prompt and is about to say so.  The expectation goes when the
+group tells its last page, or with the second `age` that follows: the group may
+tell nothing, or have stored and evicted it before.  A request that was refused,
+lost or never sent takes its expectation with it at once.  So what is expected
+wrongly is forgotten within two periods of `age`.
 
 Bounded: told digests by max_digests, the longest unused are forgotten first, and
 of a prefix its end before its beginning; expected ones by max_expected_digests,
@@ -60,6 +61,16 @@ class Expectation:
     is_past: bool = False
     """Whether an `age` has seen it since its request ended."""
 
+    @property
+    def last(self) -> int:
+        """The digest of its last page."""
+        return self.digests[-1]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What its group will tell of it."""
+        return self.last, self.dp_rank
+
 
 class PrefixIndex:
     """Belongs to one front door; pure, and knows no time but the calls of `age`."""
@@ -80,6 +91,7 @@ class PrefixIndex:
         self._counts: dict[tuple[int, int], int] = {}  # digest, dp_rank -> expectations
         self._open: dict[Expectation, None] = {}  # in the order of dispatch, as is the next
         self._ended: dict[Expectation, None] = {}
+        self._awaited: dict[tuple[int, int], list[Expectation]] = {}  # ended, by last page
         self._num_expected = 0
 
     def __repr__(self) -> str:
@@ -138,9 +150,14 @@ class PrefixIndex:
 
     def fulfil(self, expectation: Expectation) -> None:
         """Its request was computed: the group stored those pages, and says so soon."""
-        if expectation in self._open:  # it may have been forgotten for want of room
+        if expectation not in self._open:
+            return  # forgotten for want of room
+        if not expectation.digests or expectation.last in self._held[expectation.dp_rank]:
+            self.withdraw(expectation)
+        else:
             del self._open[expectation]
             self._ended[expectation] = None
+            self._awaited.setdefault(expectation.key, []).append(expectation)
 
     def withdraw(self, expectation: Expectation) -> None:
         """Its request may not have been computed.  Twice does no harm, nor after fulfil."""
@@ -148,6 +165,9 @@ class PrefixIndex:
             del self._open[expectation]
         elif expectation in self._ended:
             del self._ended[expectation]
+            self._awaited[expectation.key].remove(expectation)
+            if not self._awaited[expectation.key]:
+                del self._awaited[expectation.key]
         else:
             return
         self._num_expected -= len(expectation.digests)
@@ -177,6 +197,8 @@ class PrefixIndex:
                 key = (digest, expectation.dp_rank)
                 counts[key] = counts.get(key, 0) + 1
         assert counts == self._counts
+        awaited = [each for waiting in self._awaited.values() for each in waiting]
+        assert sorted(map(id, awaited)) == sorted(map(id, self._ended))
         assert self._num_expected == sum(counts.values()) <= self._max_expected_digests
         masks: dict[int, int] = {}
         for digest, dp_rank in counts:
@@ -189,6 +211,9 @@ class PrefixIndex:
             told[digest] = told.get(digest, 0) | bit
         self._held[dp_rank].update(digests)
         self._use(digests)
+        for key in [(digest, dp_rank) for digest in digests] if self._awaited else ():
+            for expectation in list(self._awaited.get(key, ())):
+                self.withdraw(expectation)
         while len(told) > self._max_digests:
             digest, groups = told.popitem(last=False)
             for rank in _bits(groups):

@@ -39,7 +39,7 @@ class Card:
     model: str
     max_model_len: int
     tokenizer_dir: str | None = None
-    page_size: int = 1
+    page_size: int = 0
     kv_capacity_tokens: int = 0
 
 
@@ -64,6 +64,7 @@ def presented(member: Member, card: Card | None, *, process_alive: bool) -> Memb
             card.model,
             card.max_model_len,
             card.tokenizer_dir,
+            card.page_size,
         )
         return Member(entry, card)
     if card is not None and card.epoch == member.entry.epoch and process_alive:

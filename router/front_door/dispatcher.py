@@ -99,6 +99,7 @@ class Dispatcher:
     def _measure(self, assignment: Assignment, began_ns: int) -> None:
         meters = self._meters
         meters.dispatches[assignment.dp_rank] += 1
+        meters.predicted_cached_tokens += assignment.cached_tokens
         report = self.controller.ledger.report(assignment.dp_rank)
         if report is None:
             meters.book_decisions += 1

@@ -90,7 +90,8 @@ class InferenceExchange(Exchange):
     def _dispatch(self, counted: PromptCount) -> None:
         services = self._services
         try:
-            assignment = services.dispatcher.assign(RequestShape(counted.tokens))
+            shape = RequestShape(counted.tokens, counted.page_digests, counted.page_size)
+            assignment = services.dispatcher.assign(shape)
         except RequestError as error:
             self._fail(error)
             return
@@ -159,8 +160,13 @@ class InferenceExchange(Exchange):
         services.meters.responses[status] += 1
         services.meters.end_to_end_s.observe(services.clock_s() - self._request.began_s)
         if self._assignment is not None:
-            end = End.REACHED if self._written else End.NEVER_SENT
-            services.dispatcher.controller.release(self._assignment, end)
+            services.dispatcher.controller.release(self._assignment, self._fate())
+
+    def _fate(self) -> End:
+        """What became of the request in its group: a status comes with its first output."""
+        if not self._written:
+            return End.NEVER_SENT
+        return End.REACHED if self._status == 200 else End.UNANSWERED
 
     def _note(self, data: bytes) -> None:
         if not data:

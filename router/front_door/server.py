@@ -17,7 +17,8 @@ import orjson
 
 from balancer.controller import Controller
 from balancer.ledger import Ledger
-from balancer.methods import make_policy
+from balancer.methods import PREFIX_METHODS, make_policy
+from balancer.prefix_index import PrefixIndex
 from router.errors import RequestError
 from router.front_door.client import ClientConnection
 from router.front_door.control_exchange import ControlExchange
@@ -26,6 +27,7 @@ from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange, Services
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
+from router.front_door.prefix_intake import PrefixIntake
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, check_key, is_inference, readiness
@@ -75,6 +77,7 @@ class FrontDoor:
         self.dispatcher = Dispatcher(
             self._controller(), segments, slot, self.meters, time.monotonic_ns, self._on_table
         )
+        self._intake = self._prefix_intake()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
 
     def _shared(self, executor: Executor) -> Services:
@@ -102,9 +105,21 @@ class FrontDoor:
         )
         # Ids must differ between front doors and lives, whatever the seed.
         ids = random.Random(self._epoch)
-        return Controller(make_policy(instance.method, rng), ledger, instance.dp_size, ids)
+        prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
+        policy = make_policy(instance.method, rng)
+        return Controller(policy, ledger, instance.dp_size, ids, prefixes)
+
+    def _prefix_intake(self) -> PrefixIntake | None:
+        controller = self.dispatcher.controller
+        if controller.prefixes is None:
+            return None
+        return PrefixIntake(self._pool, controller.observe_prefix)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
+        if self._intake is not None:
+            self._intake.follow(groups)
+            sizes = {entry.page_size for entry in groups if entry.epoch}
+            self._counter.page_size = sizes.pop() if len(sizes) == 1 else 0
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:
             self._counter.use_tokenizer(folders.pop())
@@ -165,6 +180,8 @@ class FrontDoor:
         server.close()
         await self._drain()
         meters.close()
+        if self._intake is not None:
+            self._intake.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
 
@@ -180,10 +197,24 @@ class FrontDoor:
             self.check_time()
 
     def check_time(self) -> None:
-        """Close connections that have been silent for too long."""
+        """Close connections that have been silent for too long, and let expectations age."""
+        self._look_at_prefixes()
         now_s = self.clock_s()
         for connection in list(self._connections):
             connection.check_time(now_s)
+
+    def _look_at_prefixes(self) -> None:
+        """Without traffic too: follow the groups that are ready now."""
+        prefixes = self.dispatcher.controller.prefixes
+        if prefixes is not None and self._intake is not None:
+            self.dispatcher.refresh()
+            prefixes.age()
+
+    def _measure_prefixes(self) -> None:
+        prefixes = self.dispatcher.controller.prefixes
+        if prefixes is not None and self._intake is not None:
+            self.meters.prefix_groups = self._intake.num_connected
+            self.meters.prefix_digests = len(prefixes)
 
     async def _drain(self) -> None:
         for connection in list(self._connections):
@@ -201,6 +232,7 @@ class FrontDoor:
     ) -> None:
         """Answer whoever connects to the meters' socket with one JSON object."""
         self.dispatcher.refresh()
+        self._measure_prefixes()
         controller = self.dispatcher.controller
         figures = self.meters.as_dict() | {
             "slot": self._slot,

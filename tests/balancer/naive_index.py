@@ -34,6 +34,11 @@ class NaiveIndex:
     def observe(self, rank, event):
         if event.change is Change.STORED:
             self.told[rank].update(event.digests)
+            self.expected = [
+                each
+                for each in self.expected
+                if each[1] != rank or each[3] == "open" or each[2][-1] not in event.digests
+            ]
             self._use(event.digests)
             for digest in self.used[: -self._max_digests]:
                 for held in self.told:
@@ -57,9 +62,11 @@ class NaiveIndex:
             self.expected.remove((ended or self.expected)[0])
 
     def fulfil(self, name, number):
-        for each in self.expected:
+        for each in list(self.expected):
             if each[0] == name and each[3] == "open":
                 each[3:] = ["ended", number]
+                if not each[2] or each[2][-1] in self.told[each[1]]:
+                    self.expected.remove(each)
 
     def withdraw(self, name):
         self.expected = [each for each in self.expected if each[0] != name]

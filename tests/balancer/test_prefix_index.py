@@ -124,6 +124,31 @@ def test_what_the_group_says_outlives_what_was_expected(index):
     assert index.match([1]) == [1, 0, 0]
 
 
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_what_the_group_stored_and_evicted_is_expected_no_longer(index, is_told_first):
+    """
+    When its request has ended and the group has told its last page, the group's word counts.
+    """
+    sent = index.expect(0, [1, 2])
+    happens = [lambda: index.fulfil(sent), lambda: index.observe(0, stored(1, 2))]
+    for each in reversed(happens) if is_told_first else happens:
+        each()
+    index.observe(0, evicted(2))
+
+    assert index.match([1, 2]) == [1, 0, 0]
+
+
+def test_a_request_that_is_open_is_expected_whatever_the_group_says(index):
+    """
+    What was evicted while it waits, it will store again.
+    """
+    index.expect(0, [1])
+    index.observe(0, stored(1))
+    index.observe(0, evicted(1))
+
+    assert index.match([1]) == [1, 0, 0]
+
+
 def test_a_new_life_of_a_group_holds_nothing(index):
     """
     Neither what it told nor what was sent to it; its requests may end afterwards.

@@ -15,11 +15,11 @@ UNKNOWN = Member(GroupEntry(0, STARTING))
 
 
 def card(epoch=5, port=1000, pid=1, **fields):
-    return Card(0, epoch, "127.0.0.1", port, pid, "m", 2048, "/t", **fields)
+    return Card(0, epoch, "127.0.0.1", port, pid, "m", 2048, "/t", 16, **fields)
 
 
 def member(state, epoch=5, port=1000, failed_probes=0, given=None):
-    entry = GroupEntry(0, state, epoch, "127.0.0.1", port, "m", 2048, "/t")
+    entry = GroupEntry(0, state, epoch, "127.0.0.1", port, "m", 2048, "/t", 16)
     return Member(entry, given, failed_probes)
 
 
