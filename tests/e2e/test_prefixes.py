@@ -147,3 +147,29 @@ def test_what_a_group_evicts_is_known_to_be_gone(tiny_llama):
         after = instance.metric("levelhead_predicted_cached_tokens_total")
 
     assert after - before == found
+
+
+def test_conversations_with_one_beginning_stay_together(tiny_llama):
+    """
+    Texts too: the front door cuts and names them as the groups do, to the last page.
+    """
+    system = {"role": "system", "content": "You are level-headed. Où est la gare, 1234? " * 40}
+
+    def chat(client, question):
+        messages = [system, {"role": "user", "content": question}]
+        body = {"model": "tiny", "messages": messages, "max_tokens": 1}
+        answer = client.post("/v1/chat/completions", json=body).raise_for_status()
+        usage = answer.json()["usage"]
+        return answer.headers["x-levelhead-dp-rank"], usage["prompt_tokens_details"]
+
+    with (
+        serve(tiny_llama, "slack_affinity", 2) as instance,
+        httpx.Client(base_url=instance.url, timeout=60) as client,
+    ):
+        follows(instance, 2)
+        home, _ = chat(client, "Which way is up?")
+        later = [chat(client, f"And {number} more?") for number in range(4)]
+        predicted = instance.metric("levelhead_predicted_cached_tokens_total")
+
+    assert [rank for rank, _ in later] == [home] * 4
+    assert predicted == sum(details["cached_tokens"] for _, details in later) > 4 * 500
