@@ -4,33 +4,34 @@ The controller: chooses a group for each request and keeps the front door's book
 Synchronous and pure: what it knows is handed to it (observe_*), what it
 decides is returned, and nothing in it waits.  An assignment that was given out
 is released in exactly one place, by whoever asked for it.
+
+A group whose figures are fresh is weighed with its report and what is in
+flight to it; one whose figures are stale or missing, with the books of all
+front doors (see balancer.ledger and balancer.freshness).  The books of all,
+because with its own alone each front door would take a group for nearly idle
+whose report stopped, and all of them would send it more.
+
+If this front door dies, its open assignments die with it: what it noted on
+the board stands until the root reclaims its row.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
-from typing import NamedTuple
 
 from balancer.assignment import Assignment, End
 from balancer.errors import LedgerBroken, NoCandidate
-from balancer.ledger import Ledger
+from balancer.freshness import Freshness, FreshnessChange
+from balancer.ledger import Book, Ledger
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
-
-
-class Book(NamedTuple):
-    """What this front door has open on one group."""
-
-    tokens: int
-    requests: int
-
 
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
 _READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
@@ -49,19 +50,21 @@ class Controller:
         ledger: Ledger,
         num_groups: int,
         rng: random.Random,
+        max_load_age_ns: int,
         prefixes: PrefixIndex | None = None,
     ) -> None:
         """`prefixes` is given if the policy looks at them."""
         self.policy = policy
         self.ledger = ledger
+        self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
         self._rng = rng
+        self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
+        self._is_fresh = self._freshness.is_fresh
         self._states = [GroupState.STARTING] * num_groups
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
-        self._book_tokens = [0] * num_groups
-        self._book_requests = [0] * num_groups
         self._open: dict[str, Assignment] = {}
 
     def __repr__(self) -> str:
@@ -69,20 +72,24 @@ class Controller:
         loads = ", ".join(f"{load.dp_rank}:{state} {load.tokens}" for state, load in pairs)
         return f"<Controller {self.policy.name}, {len(self._open)} open, [{loads}]>"
 
-    def assign(self, request: RequestShape) -> Assignment:
+    def assign(self, request: RequestShape, excluded: Collection[int] = ()) -> Assignment:
         """
-        Choose a group and charge it with the request's prompt tokens.
+        Choose a group, none of the excluded, and charge it with the request's prompt tokens.
 
-        The charge is on the board when this returns.  Raises NoCandidate if
-        every group is dead, draining, starting or full.
+        A suspect group is chosen only if no ready one can be.  The charge is
+        on the board when this returns.  Raises NoCandidate if every other
+        group is dead, draining, starting or full.
         """
         candidates = [
             load
             for load, limit in zip(self._loads, self._max_requests, strict=True)
             if load.held_requests + load.in_flight_requests < limit
         ]
+        if excluded:
+            candidates = [load for load in candidates if load.dp_rank not in excluded]
+        candidates = candidates or self._suspects(excluded)
         if not candidates:
-            raise NoCandidate(self._why_none())
+            raise NoCandidate(self._why_none(excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
         dp_rank = self.policy.pick(candidates, request)
@@ -94,7 +101,6 @@ class Controller:
             assignment.cached_tokens = request.cached_tokens[dp_rank]
             assignment.expectation = self.prefixes.expect(dp_rank, request.page_digests)
         self._open[balance_id] = assignment
-        self._add_to_book(dp_rank, tokens, 1)
         self._weigh(dp_rank)
         return assignment
 
@@ -110,25 +116,34 @@ class Controller:
             return
         assignment.is_open = False
         del self._open[assignment.dp_balance_id]
+        dp_rank, book_tokens = assignment.dp_rank, assignment.book_tokens
         if end is End.NEVER_SENT:
-            self.ledger.take_back(
-                assignment.dp_rank, assignment.group_epoch, assignment.charge_tokens
-            )
+            charge_tokens = assignment.charge_tokens
+            self.ledger.take_back(dp_rank, assignment.group_epoch, charge_tokens, book_tokens)
+        else:
+            self.ledger.end(dp_rank, assignment.group_epoch, book_tokens)
         if self.prefixes is not None and assignment.expectation is not None:
             settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
             settle(assignment.expectation)
-        self._add_to_book(assignment.dp_rank, -assignment.book_tokens, -1)
-        if end is End.NEVER_SENT or not self.has_report(assignment.dp_rank):
-            self._weigh(assignment.dp_rank)  # else only the next report changes its load
+        if end is End.NEVER_SENT or not self._is_fresh[dp_rank]:
+            self._weigh(dp_rank)  # else only the next report changes its load
 
     def streamed(self, assignment: Assignment, tokens: int) -> None:
-        """The group has produced that many tokens more; after release they are nobody's."""
+        """
+        The group has produced that many tokens more; after release they are nobody's.
+
+        They are in the own book at once, and on the board with the next note.
+        """
         if not assignment.is_open:
             return
         assignment.book_tokens += tokens
-        self._add_to_book(assignment.dp_rank, tokens, 0)
-        if not self.has_report(assignment.dp_rank):
+        self.ledger.stream(assignment.dp_rank, assignment.group_epoch, tokens)
+        if not self._is_fresh[assignment.dp_rank]:
             self._weigh(assignment.dp_rank)
+
+    def note_books(self) -> None:
+        """Put on the board what streams have added to the own books since the last note."""
+        self.ledger.note_books()
 
     def observe_group(self, entry: GroupEntry) -> None:
         """
@@ -139,21 +154,41 @@ class Controller:
         """
         if entry.epoch > self.ledger.epoch(entry.dp_rank):
             self.ledger.begin_group(entry.dp_rank, entry.epoch)
+            self._freshness.begin_group(entry.dp_rank)
             if self.prefixes is not None:
                 self.prefixes.begin_group(entry.dp_rank)
         self._states[entry.dp_rank] = entry.state
         self._weigh(entry.dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
-        """Take over load reports; those of another epoch than the table's are ignored."""
+        """
+        Take over load reports, but for old ones and those of another epoch than the table's.
+
+        Those of groups that were not fresh count from the next observe_time on.
+        """
         for dp_rank in self.ledger.observe_reports(reports):
+            if not self._is_fresh[dp_rank]:
+                self._freshness.has_reported(dp_rank)
             self._weigh(dp_rank)
 
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
         for dp_rank, cell in cells:
-            self.ledger.observe_cell(slot, dp_rank, cell)
-            self._weigh(dp_rank)
+            if self.ledger.observe_cell(slot, dp_rank, cell) or not self._is_fresh[dp_rank]:
+                self._weigh(dp_rank)
+
+    def observe_time(self, now_ns: int) -> list[FreshnessChange]:
+        """
+        It is that late now; return whose figures went stale, and whose are fresh again.
+
+        On the clock of the reports' samples.  Cheap enough for every decision.
+        """
+        changes = self._freshness.observe_time(now_ns)
+        if not changes:
+            return changes
+        for change in changes:
+            self._weigh(change.dp_rank)
+        return self._freshness.to_tell(changes)
 
     def observe_prefix(self, dp_rank: int, group_epoch: int, event: PrefixEvent) -> None:
         """Take over what a group tells of its prefix cache; another epoch's is ignored."""
@@ -166,11 +201,11 @@ class Controller:
 
     def books(self) -> list[Book]:
         """What this front door has open on every group, by dp_rank."""
-        return [Book(*book) for book in zip(self._book_tokens, self._book_requests, strict=True)]
+        return [self.ledger.own_book(dp_rank) for dp_rank in range(len(self._states))]
 
-    def has_report(self, dp_rank: int) -> bool:
-        """Whether that group's load is its own report, not this front door's book."""
-        return self.ledger.report(dp_rank) is not None
+    def figures_are_fresh(self, dp_rank: int) -> bool:
+        """Whether that group is weighed with its own report, and not with the books."""
+        return self._is_fresh[dp_rank]
 
     def num_ready(self) -> int:
         """Groups that the table says are ready."""
@@ -182,34 +217,52 @@ class Controller:
         if self.prefixes is not None:
             self.prefixes.check_integrity()
         for dp_rank, book in enumerate(self.books()):
-            mine = [a for a in self._open.values() if a.dp_rank == dp_rank]
+            epoch = self.ledger.epoch(dp_rank)
+            here = (a for a in self._open.values() if a.dp_rank == dp_rank)
+            mine = [a for a in here if a.group_epoch == epoch]
             summed = Book(sum(a.book_tokens for a in mine), len(mine))
             if summed != book:
                 raise LedgerBroken(f"group {dp_rank}: book {book}, open assignments {summed}")
 
-    def _add_to_book(self, dp_rank: int, tokens: int, requests: int) -> None:
-        self._book_tokens[dp_rank] += tokens
-        self._book_requests[dp_rank] += requests
-
     def _weigh(self, dp_rank: int) -> None:
         """Work out the group's load, and what it may still take, from what is known now."""
         report = self.ledger.report(dp_rank)
-        if report is None:
-            tokens, requests = self._book_tokens[dp_rank], self._book_requests[dp_rank]
-            load, limit = GroupLoad(dp_rank, tokens, 0, requests, 0), _UNLIMITED
+        if report is None or not self._is_fresh[dp_rank]:
+            book = self.ledger.book(dp_rank)
+            load = _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0))
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
             load = _GROUP_LOAD(
                 (dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
             )
-            limit = report.max_requests
         self._loads[dp_rank] = load
-        self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0
+        if self._states[dp_rank] is not _READY:
+            self._max_requests[dp_rank] = 0
+        else:
+            self._max_requests[dp_rank] = _UNLIMITED if report is None else report.max_requests
 
-    def _why_none(self) -> str:
-        states = Counter(
-            "full" if state is GroupState.READY else state.value for state in self._states
-        )
-        found = ", ".join(f"{count} {state}" for state, count in states.items())
+    def _suspects(self, excluded: Collection[int]) -> list[GroupLoad]:
+        """Suspect groups that may take a request, if it comes to that."""
+        return [
+            load
+            for load, state in zip(self._loads, self._states, strict=True)
+            if state is GroupState.SUSPECT
+            and load.dp_rank not in excluded
+            and load.requests < self._most_requests(load.dp_rank)
+        ]
+
+    def _most_requests(self, dp_rank: int) -> int:
+        """Requests that the group takes, by its last report, however old."""
+        report = self.ledger.report(dp_rank)
+        return _UNLIMITED if report is None else report.max_requests
+
+    def _why_none(self, excluded: Collection[int]) -> str:
+        reasons: Counter[str] = Counter()
+        for dp_rank, state in enumerate(self._states):
+            if state not in (GroupState.READY, GroupState.SUSPECT):
+                reasons[state.value] += 1
+            else:
+                reasons["excluded" if dp_rank in excluded else "full"] += 1
+        found = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
         return f"no DP group can take the request: {found}"

@@ -19,9 +19,21 @@ never short.  A charge dispatched between the two reads is in flight, as it
 should be.  Read the other way round, a charge dispatched and accepted in
 between would be subtracted without having been added: counted zero times.
 
+Order among reports: a report older than the one that is known is ignored,
+whoever publishes it.  `accepted` that went back would count a token twice.
+
 Epochs: a cell counts only against the group's present epoch, and `accepted`
 only for the front door's epoch in the cell.  Whatever belonged to an earlier
 life of either counts for nothing.
+
+The *book* of a group is what stands in for its report while that is missing
+or stale (balancer.freshness says when): the tokens that front doors have open
+on it, prompts and what was streamed.  Each front door notes its own book in
+its cell, with every dispatch and every end, and while streams grow whenever
+note_books is called; the sum over the cells of the group's present epoch is
+the group's book.  A front door that dies leaves its book, and what it had in
+flight, on the board until the root reclaims its row: until then the group may
+well hold those requests.
 """
 
 from __future__ import annotations
@@ -44,8 +56,17 @@ class InFlight(NamedTuple):
     requests: int
 
 
+class Book(NamedTuple):
+    """What is open on one group: sent to it, and not ended as far as front doors know."""
+
+    tokens: int
+    requests: int
+
+
 # From one tuple: InFlight(...) does the same with a Python frame, for every group of a snapshot.
 _IN_FLIGHT = partial(tuple.__new__, InFlight)
+_CELL = partial(tuple.__new__, Cell)
+_BOOK = Cell._fields.index("book_tokens")  # from there on a cell is about the book
 
 
 def in_flight(epoch: int, report: LoadReport | None, cells: Sequence[Cell]) -> InFlight:
@@ -59,7 +80,7 @@ def in_flight(epoch: int, report: LoadReport | None, cells: Sequence[Cell]) -> I
     accepted = () if report is None else report.accepted
     accepted += (_NOTHING,) * (len(cells) - len(accepted))
     for cell, (accepted_epoch, taken, num_taken) in zip(cells, accepted, strict=False):
-        front_door_epoch, group_epoch, sent, num_sent, returned, num_returned = cell
+        front_door_epoch, group_epoch, sent, num_sent, returned, num_returned, _, _ = cell
         if group_epoch != epoch:
             continue
         tokens += sent - returned
@@ -94,7 +115,10 @@ class Ledger:
         self._reports: list[LoadReport | None] = [None] * num_groups
         self._cells = [[EMPTY_CELL] * num_front_doors for _ in range(num_groups)]
         self._in_flight = [InFlight(0, 0)] * num_groups
-        """What in_flight() makes of the three above: summed anew when one of them changes."""
+        """What in_flight() makes of the three above: kept up to date with each change."""
+        self._book_tokens = [0] * num_groups
+        self._book_requests = [0] * num_groups
+        """The own books; the own cells have them as of their last note."""
         for dp_rank in range(num_groups):
             self.begin_group(dp_rank, 0)
 
@@ -110,45 +134,96 @@ class Ledger:
         """Charges that any front door has on the way to the group."""
         return self._in_flight[dp_rank]
 
+    def own_book(self, dp_rank: int) -> Book:
+        """What this front door has open on the group, in the group's present epoch."""
+        return Book(self._book_tokens[dp_rank], self._book_requests[dp_rank])
+
+    def book(self, dp_rank: int) -> Book:
+        """
+        What all front doors have open on the group: the own book, and the others' as noted.
+
+        Where rows of other front doors are not observed, the own book alone.
+        """
+        tokens, requests = self._book_tokens[dp_rank], self._book_requests[dp_rank]
+        epoch = self._epochs[dp_rank]
+        for slot, cell in enumerate(self._cells[dp_rank]):
+            if cell.group_epoch == epoch and slot != self._slot:
+                tokens += cell.book_tokens
+                requests += cell.book_requests
+        return Book(tokens, requests)
+
     def begin_group(self, dp_rank: int, group_epoch: int) -> None:
         """The group is in that epoch from now on: all that came before counts for nothing."""
         self._epochs[dp_rank] = group_epoch
         self._reports[dp_rank] = None
-        self._write(dp_rank, Cell(self._epoch, group_epoch, 0, 0, 0, 0))
+        self._book_tokens[dp_rank] = self._book_requests[dp_rank] = 0
+        self._write(
+            dp_rank, EMPTY_CELL._replace(front_door_epoch=self._epoch, group_epoch=group_epoch)
+        )
+        self._in_flight[dp_rank] = self._summed(dp_rank)
 
     def dispatch(self, dp_rank: int, tokens: int) -> int:
         """Note a charge that is about to be sent; return the group's epoch it is sent to."""
-        cell = self._cells[dp_rank][self._slot]
-        noted = Cell(
-            cell.front_door_epoch,
-            cell.group_epoch,
-            cell.dispatched_tokens + tokens,
-            cell.dispatched_requests + 1,
-            cell.returned_tokens,
-            cell.returned_requests,
-        )
-        self._write(dp_rank, noted)
-        return cell.group_epoch
+        mine, group_epoch, sent, num_sent, returned, num_returned, _, _ = self._own(dp_rank)
+        self._book_tokens[dp_rank] = book_tokens = self._book_tokens[dp_rank] + tokens
+        self._book_requests[dp_rank] = num_open = self._book_requests[dp_rank] + 1
+        sent, num_sent = sent + tokens, num_sent + 1
+        cell = (mine, group_epoch, sent, num_sent, returned, num_returned, book_tokens, num_open)
+        self._write(dp_rank, _CELL(cell))
+        flying, num_flying = self._in_flight[dp_rank]
+        self._in_flight[dp_rank] = _IN_FLIGHT((flying + tokens, num_flying + 1))
+        return group_epoch
 
-    def take_back(self, dp_rank: int, group_epoch: int, tokens: int) -> None:
-        """Note that a charge sent in that epoch never reached the group."""
-        cell = self._cells[dp_rank][self._slot]
-        if cell.group_epoch != group_epoch:
+    def stream(self, dp_rank: int, group_epoch: int, tokens: int) -> None:
+        """Add streamed tokens to the own book; the board has them with the next note."""
+        if self._epochs[dp_rank] == group_epoch:
+            self._book_tokens[dp_rank] += tokens
+
+    def end(self, dp_rank: int, group_epoch: int, book_tokens: int) -> None:
+        """Note that a request is open no more; its charge reached the group, which counts it."""
+        if self._epochs[dp_rank] == group_epoch:  # else it ended with its epoch
+            self._book_tokens[dp_rank] -= book_tokens
+            self._book_requests[dp_rank] -= 1
+            self._note_book(dp_rank)
+
+    def take_back(self, dp_rank: int, group_epoch: int, tokens: int, book_tokens: int) -> None:
+        """Note that a charge sent in that epoch never reached the group, and is open no more."""
+        if self._epochs[dp_rank] != group_epoch:
             return  # it ended with its epoch
+        self._book_tokens[dp_rank] -= book_tokens
+        self._book_requests[dp_rank] -= 1
+        cell = self._own(dp_rank)
         noted = cell._replace(
             returned_tokens=cell.returned_tokens + tokens,
             returned_requests=cell.returned_requests + 1,
+            book_tokens=self._book_tokens[dp_rank],
+            book_requests=self._book_requests[dp_rank],
         )
         self._write(dp_rank, noted)
+        flying, num_flying = self._in_flight[dp_rank]
+        self._in_flight[dp_rank] = _IN_FLIGHT((flying - tokens, num_flying - 1))
+
+    def note_books(self) -> None:
+        """Note the own book of every group where streams have grown since the last note."""
+        for dp_rank, tokens in enumerate(self._book_tokens):
+            if self._own(dp_rank).book_tokens != tokens:
+                self._note_book(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> list[int]:
-        """Take over reports, but for those of another epoch; return the dp_ranks taken over."""
+        """
+        Take over reports; return the dp_ranks of those that were.
+
+        Those of another epoch are ignored, and those sampled before the one known.
+        """
         taken = []
         for report in reports:
             dp_rank = report.dp_rank
             if report.group_epoch != self._epochs[dp_rank]:
                 continue
-            before, self._reports[dp_rank] = self._reports[dp_rank], report
+            before = self._reports[dp_rank]
+            if before is not None and report.sampled_ns < before.sampled_ns:
+                continue
+            self._reports[dp_rank] = report
             if before is None or before.accepted != report.accepted:  # most steps accept nothing
                 self._in_flight[dp_rank] = in_flight(
                     report.group_epoch, report, self._cells[dp_rank]
@@ -156,11 +231,20 @@ class Ledger:
             taken.append(dp_rank)
         return taken
 
-    def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> None:
-        """Take over what another front door noted; read after the reports."""
-        if slot != self._slot:
-            self._cells[dp_rank][slot] = cell
-            self._sum(dp_rank)
+    def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> bool:
+        """
+        Take over what another front door noted; read after the reports.
+
+        Returns whether that may change what is in flight, and not the book alone.
+        """
+        before = self._cells[dp_rank][slot]
+        if slot == self._slot or cell == before:
+            return False
+        self._cells[dp_rank][slot] = cell
+        if cell[:_BOOK] == before[:_BOOK]:
+            return False
+        self._in_flight[dp_rank] = self._summed(dp_rank)
+        return True
 
     def check_integrity(self) -> None:
         """Raise LedgerBroken if more came back or was accepted than was sent, or a sum is old."""
@@ -171,13 +255,16 @@ class Ledger:
                     f"{self._cells[dp_rank]}"
                 )
 
+    def _own(self, dp_rank: int) -> Cell:
+        return self._cells[dp_rank][self._slot]
+
+    def _note_book(self, dp_rank: int) -> None:
+        book = (self._book_tokens[dp_rank], self._book_requests[dp_rank])
+        self._write(dp_rank, _CELL(self._own(dp_rank)[:_BOOK] + book))
+
     def _write(self, dp_rank: int, cell: Cell) -> None:
         self._note(dp_rank, cell)
         self._cells[dp_rank][self._slot] = cell
-        self._sum(dp_rank)
-
-    def _sum(self, dp_rank: int) -> None:
-        self._in_flight[dp_rank] = self._summed(dp_rank)
 
     def _summed(self, dp_rank: int) -> InFlight:
         return in_flight(self._epochs[dp_rank], self._reports[dp_rank], self._cells[dp_rank])

@@ -50,6 +50,7 @@ from shm.load import Accepted, LoadReader, LoadReport, LoadWriter
 TARGET_P99_US = {8: 50.0, 72: 200.0, 1024: 2000.0}
 CASES = ("unchanged", "changed")
 _NUM_FRONT_DOORS, _SLOT, _EPOCH, _GROUP_EPOCH = 2, 0, 1, 1
+_MAX_LOAD_AGE_NS = 2_000_000_000
 _WARM_UP = 20
 _SEED = 1
 _TITLE = (
@@ -144,7 +145,7 @@ def make_dispatcher(instance: str, num_groups: int, method: str, stack: ExitStac
         note=partial(segments.board.write, _SLOT),
     )
     policy = make_policy(method, random.Random(_SEED))
-    controller = Controller(policy, ledger, num_groups, random.Random(_SEED))
+    controller = Controller(policy, ledger, num_groups, random.Random(_SEED), _MAX_LOAD_AGE_NS)
     meters = Meters(num_groups)
     return Dispatcher(controller, segments, _SLOT, meters, time.monotonic_ns, lambda groups: None)
 

@@ -19,10 +19,8 @@ def control_plane(instance: Instance) -> list[str]:
     return ["router.control_plane", "--run-dir", instance.run_dir]
 
 
-def worker(
-    instance: Instance, options: ServeOptions, model_path: Path, dp_rank: int, life: int
-) -> list[str]:
-    """`python -m` arguments of a rank; `life` counts the starts of the whole set."""
+def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank: int) -> list[str]:
+    """`python -m` arguments of a rank, in each of its lives."""
     flags = {
         "instance": instance.name,
         "instance-epoch": instance.epoch,
@@ -30,7 +28,6 @@ def worker(
         "dp-rank": dp_rank,
         "dp-size": instance.dp_size,
         "num-front-doors": instance.num_front_doors,
-        "rendezvous": f"file://{instance.run_dir}/rendezvous-{life}",
         "model": model_path,
         "served-model-name": instance.served_model_name,
         "device": options.device,
@@ -42,12 +39,15 @@ def worker(
         "max-total-tokens": options.max_total_tokens,
         "chunked-prefill-size": options.chunked_prefill_size,
         "page-size": options.page_size,
+        "schedule-policy": options.schedule_policy,
         "max-request-bytes": options.max_request_bytes,
+        "drain-timeout-s": options.drain_timeout_s,
         "seed": options.seed,
         "log-level": options.log_level,
     }
     given = [(f"--{flag}", str(value)) for flag, value in flags.items() if value is not None]
-    return ["workers", *(word for pair in given for word in pair)]
+    switches = ["--disable-radix-cache"] if options.disable_radix_cache else []
+    return ["workers", *(word for pair in given for word in pair), *switches]
 
 
 def worker_environment(options: ServeOptions) -> dict[str, str]:

@@ -6,7 +6,7 @@ What the router refuses, and how a client is told.
   - StartError            a process did not come up
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
-    - BadRequest, Unauthorised, HeadersTooLarge, BodyTooLarge, RequestTimeout
+    - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
     - MethodNotAllowed, NoGroup, GroupLost, ControlPlaneLost, InternalError
 
 Every request error has OpenAI's shape:
@@ -72,6 +72,12 @@ class Unauthorised(RequestError):
     """The API key is missing or wrong."""
 
     status, error_type, code = 401, "invalid_request_error", "invalid_api_key"
+
+
+class Forbidden(RequestError):
+    """No key would do: the instance does not answer this here."""
+
+    status, error_type, code = 403, "invalid_request_error", "forbidden"
 
 
 class RequestTimeout(RequestError):

@@ -31,16 +31,24 @@ class Instance:
     dp_size: int
     num_front_doors: int = 1
     method: str = "minimum_tokens"
+    max_load_age_s: float = 2.0
+    """Age beyond which a group's figures count for nothing."""
+    in_flight_board: bool = True
+    """False: each front door sees only what it sent itself."""
     served_model_name: str = ""
     api_key: str | None = None
+    admin_api_key: str | None = None
+    """Of `/admin`; None: the api_key."""
     max_request_bytes: int = 32 << 20
     max_header_bytes: int = 64 << 10
     keep_alive_s: float = 75.0
     """Idle time after which a client's connection is closed."""
     request_timeout_s: float = 60.0
     """Time a client may take between two pieces of one request."""
+    retry_max_retries: int = 2
+    """Other groups that get a request whose group was lost or refused it."""
     drain_timeout_s: float = 30.0
-    """Time that running requests get when the instance stops."""
+    """Time that running requests get when a front door or a group stops."""
     root_pid: int = 0
     root_start_ticks: int = 0
     """Who made it: see shm.process."""

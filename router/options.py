@@ -1,30 +1,22 @@
 """
-The flags of `levelhead serve`, spelt as in SGLang and vLLM where the meaning is the same.
+What `levelhead serve` was asked to do.
 
-Every value is checked here, before anything starts: a bad one names flag,
-value and what is allowed.
+Every value is checked before anything starts: a bad one names flag, value and
+what is allowed.  Each flag alone is checked by its type in router.flags; what
+is said of several, or of the environment, here.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from balancer.methods import DEFAULT_METHOD, METHODS
 from router.errors import ConfigError
-from router.logs import LOG_LEVELS
-from router.model_source import DEFAULT_MODEL
+from router.flags import serve_parser
 
-_INSTANCE = re.compile(r"[A-Za-z0-9_.]{1,40}")
-_INTEGER = re.compile(r"-?[0-9]+")
-_DEVICES = ("cpu", "cuda")
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
-_MAX_GROUPS = 1024
+_KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +28,13 @@ class ServeOptions:
     dp_size: int
     tp_size: int
     load_balance_method: str
+    max_load_age_s: float
+    in_flight_board: bool
     host: str
     port: int
+    front_doors: int
     api_key: str | None
+    admin_api_key: str | None
     max_model_len: int | None
     device: str
     dtype: str
@@ -48,7 +44,10 @@ class ServeOptions:
     max_total_tokens: int
     chunked_prefill_size: int
     page_size: int
+    schedule_policy: str
+    disable_radix_cache: bool
     max_request_bytes: int
+    retry_max_retries: int
     drain_timeout_s: float
     instance: str | None
     cache_dir: Path
@@ -56,245 +55,20 @@ class ServeOptions:
     log_level: str
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises what argparse would print and exit with."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError("levelhead serve:", message, "see --help")
-
-
-class _Values:
-    """Types for argparse that say what is allowed."""
-
-    @staticmethod
-    def integer(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-        bounds = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
-
-        def parse(text: str) -> int:
-            if not _INTEGER.fullmatch(text) or not _within(int(text), lowest, highest):
-                raise argparse.ArgumentTypeError(f"{text!r}: allowed are integers, {bounds}")
-            return int(text)
-
-        return parse
-
-    @staticmethod
-    def seconds(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 86_400:
-            raise argparse.ArgumentTypeError(f"{text!r}: allowed are seconds, 0 to 86400")
-        return value
-
-    @staticmethod
-    def instance(text: str) -> str:
-        if not _INSTANCE.fullmatch(text):
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: allowed are 1 to 40 letters, digits, '_' and '.'"
-            )
-        return text
-
-
-def _within(value: int, lowest: int, highest: int | None) -> bool:
-    return lowest <= value and (highest is None or value <= highest)
-
-
 def parse_serve(
     arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> ServeOptions:
     """Return the options.  Raises ConfigError; --help prints and exits."""
-    parser = serve_parser(environment)
-    given = vars(parser.parse_args(arguments))
-    if given["api_key"] is None:  # not the flag's default: --help would print it
-        given["api_key"] = environment.get("LEVELHEAD_API_KEY")
-    options = ServeOptions(**given)
-    if options.api_key == "":
-        raise ConfigError("--api-key", "''", "an empty key would let everybody in; leave it out")
+    given = vars(serve_parser(environment).parse_args(arguments))
+    for name, variable in _KEYS.items():
+        if given[name] is None:  # not the flag's default: --help would print it
+            given[name] = environment.get(variable)
+        if given[name] == "":
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(flag, "''", "an empty key would let everybody in; leave it out")
+    options = ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)
     if options.tp_size != 1:
         raise ConfigError(
             "--tp-size", options.tp_size, "only 1 is supported: each DP group is one rank for now"
         )
     return options
-
-
-def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
-    """The parser of `levelhead serve`."""
-    parser = _Parser(
-        prog="levelhead serve",
-        description="Start DP groups and a front door that keeps them level.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    _add_balance(parser)
-    _add_model(parser, environment)
-    _add_http(parser)
-    _add_limits(parser)
-    _add_instance(parser)
-    return parser
-
-
-def _add_balance(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data parallelism")
-    group.add_argument(
-        "--dp-size",
-        "--data-parallel-size",
-        type=_Values.integer(1, _MAX_GROUPS),
-        default=2,
-        metavar="N",
-        help="number of DP groups",
-    )
-    group.add_argument(
-        "--tp-size",
-        "--tensor-parallel-size",
-        type=_Values.integer(1),
-        default=1,
-        metavar="N",
-        help="ranks in a DP group; only 1 for now",
-    )
-    group.add_argument(
-        "--load-balance-method",
-        default=DEFAULT_METHOD,
-        choices=tuple(METHODS),
-        help="how the front door chooses a DP group",
-    )
-
-
-def _add_model(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        "--model-path",
-        default=DEFAULT_MODEL.name,
-        metavar="MODEL",
-        help=f"{DEFAULT_MODEL.name} (fetched on first use), a .gguf file, or a Hugging Face folder",
-    )
-    group.add_argument(
-        "--served-model-name",
-        metavar="NAME",
-        help="what clients call it (default: the model's own name)",
-    )
-    group.add_argument(
-        "--max-model-len",
-        "--context-length",
-        type=_Values.integer(1),
-        metavar="TOKENS",
-        help="longest prompt and output together (default: the model's own)",
-    )
-    group.add_argument("--device", default="cpu", choices=_DEVICES, help="where the model runs")
-    group.add_argument(
-        "--dtype",
-        default="auto",
-        choices=_DTYPES,
-        help="of weights and KV cache; auto: bfloat16 where it is fast",
-    )
-    group.add_argument(
-        "--threads-per-rank",
-        type=_Values.integer(1),
-        metavar="N",
-        help="CPU threads of each rank (default: cores / ranks)",
-    )
-    _add_cache(group, environment)
-
-
-def _add_cache(group: argparse._ArgumentGroup, environment: Mapping[str, str]) -> None:
-    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    group.add_argument(
-        "--cache-dir",
-        type=Path,
-        default=Path(cache).expanduser() / "levelhead",
-        metavar="DIR",
-        help="where fetched models are kept",
-    )
-
-
-def _add_http(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("HTTP")
-    group.add_argument("--host", default="127.0.0.1", help="address of the front door")
-    group.add_argument(
-        "--port",
-        type=_Values.integer(0, 65_535),
-        default=8000,
-        metavar="N",
-        help="port of the front door; 0 takes a free one",
-    )
-    group.add_argument(
-        "--api-key",
-        metavar="KEY",
-        help="clients must send it as a bearer token (or set LEVELHEAD_API_KEY)",
-    )
-    group.add_argument(
-        "--max-request-bytes",
-        type=_Values.integer(1024),
-        default=32 << 20,
-        metavar="BYTES",
-        help="largest request body",
-    )
-    group.add_argument(
-        "--drain-timeout-s",
-        type=_Values.seconds,
-        default=30.0,
-        metavar="S",
-        help="time that running requests get when the front door stops",
-    )
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("limits of each DP group")
-    group.add_argument(
-        "--max-running-requests",
-        "--max-num-seqs",
-        type=_Values.integer(1),
-        default=64,
-        metavar="N",
-        help="requests in a batch",
-    )
-    group.add_argument(
-        "--max-queued-requests",
-        type=_Values.integer(0),
-        default=256,
-        metavar="N",
-        help="requests that wait beside a full batch",
-    )
-    group.add_argument(
-        "--max-total-tokens",
-        type=_Values.integer(1),
-        default=32_768,
-        metavar="TOKENS",
-        help="tokens that the KV cache holds",
-    )
-    group.add_argument(
-        "--chunked-prefill-size",
-        "--max-num-batched-tokens",
-        type=_Values.integer(1),
-        default=256,
-        metavar="TOKENS",
-        help="tokens that one step computes at most",
-    )
-    group.add_argument(
-        "--page-size",
-        "--block-size",
-        type=_Values.integer(1),
-        default=16,
-        metavar="TOKENS",
-        help="tokens in a KV page",
-    )
-
-
-def _add_instance(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("instance")
-    group.add_argument(
-        "--instance",
-        type=_Values.instance,
-        metavar="NAME",
-        help="names its segments and folder (default: after the port)",
-    )
-    group.add_argument(
-        "--seed",
-        type=_Values.integer(0),
-        default=0,
-        metavar="N",
-        help="of sampling and of chance in methods",
-    )
-    group.add_argument(
-        "--log-level", default="info", choices=LOG_LEVELS, help="least severe message to log"
-    )

@@ -1,5 +1,5 @@
 """
-The private folder of an instance: sockets, cards, rendezvous files, tokenizer.
+The private folder of an instance: sockets, cards, the publisher's lock, tokenizer.
 
 Under XDG_RUNTIME_DIR, or the system's folder for temporary files; mode 0700.
 Paths in it are short, because a Unix socket's path may have 107 bytes.

@@ -16,6 +16,9 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from router.errors import ConfigError
@@ -26,7 +29,8 @@ from router.model_source import LocalModel, locate
 from router.options import ServeOptions
 from router.run_folder import make_run_folder, remove_run_folder, sweep_run_folders
 from router.shared_memory import SharedMemory
-from router.supervisor import Supervisor
+from router.supervisor import Supervisor, Unit
+from shm.board import Board
 from shm.group_table import GroupState, GroupTableReader
 from shm.process import this_process
 
@@ -46,7 +50,7 @@ def serve(options: ServeOptions) -> None:
         model = locate(options.model, options.cache_dir, _log.info)
         port = reserved.getsockname()[1]
         name, epoch = options.instance or f"port{port}", time.time_ns()
-        with SharedMemory.create(name, epoch, options.dp_size, doors=1):
+        with SharedMemory.create(name, epoch, options.dp_size, options.front_doors):
             folder = make_run_folder(name, os.environ)
             for left in sweep_run_folders(folder):
                 _log.info("removed %s, left by an instance that was killed", left)
@@ -91,10 +95,15 @@ def _instance(
         host=options.host,
         port=port,
         dp_size=options.dp_size,
+        num_front_doors=options.front_doors,
         method=options.load_balance_method,
+        max_load_age_s=options.max_load_age_s,
+        in_flight_board=options.in_flight_board,
         served_model_name=options.served_model_name or model.name,
         api_key=options.api_key,
+        admin_api_key=options.admin_api_key,
         max_request_bytes=options.max_request_bytes,
+        retry_max_retries=options.retry_max_retries,
         drain_timeout_s=options.drain_timeout_s,
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
@@ -105,7 +114,8 @@ def _instance(
 
 async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> None:
     stop = asyncio.Event()
-    supervisor = Supervisor(instance, options, model.path)
+    board = Board.attach(instance.name, writable=True)
+    supervisor = Supervisor(instance, options, model.path, board.reclaim)
 
     def on_signal() -> None:
         if stop.is_set():
@@ -127,43 +137,44 @@ async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> 
         await asyncio.gather(starting, return_exceptions=True)
         _log.info("stopping")
         await supervisor.stop()
+        board.close()
 
 
 async def _start(supervisor: Supervisor, instance: Instance, model: LocalModel) -> None:
-    """Control plane, ranks, then the door that clients knock at."""
+    """Control plane, ranks, then the doors that clients knock at."""
     _log.info("starting %d DP groups of %s", instance.dp_size, model.path.name)
     await supervisor.start(supervisor.control_plane)
     supervisor.keep(supervisor.control_plane)
-    await supervisor.start(supervisor.engine)
-    await supervisor.started(supervisor.engine, _all_ready(instance))
-    supervisor.keep(supervisor.engine)
-    for unit in supervisor.front_doors:
-        await supervisor.start(unit)
-        await supervisor.started(unit, _listens(instance))
-        supervisor.keep(unit)
+    await _start_all(supervisor, supervisor.ranks, partial(_all_ready, instance))
+    doors = supervisor.front_doors
+    await _start_all(supervisor, doors, partial(_all_listen, doors))
     print(banner(instance), file=sys.stdout, flush=True)  # noqa: T201  the product's greeting
 
 
+async def _start_all(
+    supervisor: Supervisor, units: list[Unit], ready: Callable[[], Awaitable[None]]
+) -> None:
+    for unit in units:
+        await supervisor.start(unit)
+    await supervisor.started(units, ready())
+    for unit in units:
+        supervisor.keep(unit)
+
+
 async def _all_ready(instance: Instance) -> None:
-    reader = GroupTableReader.attach(instance.name)
-    while True:
-        table = reader.snapshot()
-        if table and all(group.state is GroupState.READY for group in table.groups):
-            reader.close()
-            return
-        await asyncio.sleep(_LOOK_PERIOD_S)
-
-
-async def _listens(instance: Instance) -> None:
-    while True:
-        try:
-            _, writer = await asyncio.open_connection(instance.host, instance.port)
-        except OSError:
+    with closing(GroupTableReader.attach(instance.name)) as reader:
+        while True:
+            table = reader.snapshot()
+            if table and all(group.state is GroupState.READY for group in table.groups):
+                return
             await asyncio.sleep(_LOOK_PERIOD_S)
-        else:
-            writer.close()
-            await writer.wait_closed()
-            return
+
+
+async def _all_listen(front_doors: list[Unit]) -> None:
+    """By each one's own socket: at the shared port any of them answers for all."""
+    for unit in front_doors:
+        while not await unit.answers():  # noqa: ASYNC110  another process's state
+            await asyncio.sleep(_LOOK_PERIOD_S)
 
 
 def banner(instance: Instance) -> str:

@@ -1,20 +1,15 @@
 """
-The in-flight board: what every front door has sent to every group.
+The in-flight board: what every front door has sent to every group, and has open there.
 
     payload (unsigned 64-bit words)
     line 0           num_rows, num_groups, zero ...
-    line 1 ...       cells, row by row: row r, group g is cell r * num_groups + g
+    then             rows of cells, each row begins a line; row r belongs to front door r
 
-    cell = two copies of one line; the copy with the larger sequence counts
+    cell = two copies, one behind the other; the copy with the larger sequence counts
     word  copy
     0     sequence
-    1     front_door_epoch
-    2     group_epoch
-    3     dispatched_tokens     cumulative since both epochs began
-    4     dispatched_requests
-    5     returned_tokens       of those, known never to have reached the group
-    6     returned_requests
-    7     CRC-32 of words 0..6
+    1..8  the fields of Cell, in order
+    9     CRC-32 of words 0..8
 
 Who writes: front door r, row r and nothing else.  It writes the copy with the
 smaller sequence, so the other one, whole, stands until the new one is.  Who
@@ -22,19 +17,28 @@ reads: every front door and the control plane.  A copy counts only if its
 checksum holds; a reader that finds a newer one half written takes the other,
 and looks again the next time it asks.
 
-A writer that dies half way leaves the older copy valid: the charge it was
-about to note was never sent, because noting comes first.  The next life of
-that front door writes over the older copy first, so for a moment none is
-whole: EMPTY_CELL counts for nothing, and so do the zeros that it writes.
+A front door that dies half way leaves the older copy valid: the charge it was
+about to note was never sent, because noting comes first.  Then its row is
+*reclaimed*: once the root has waited for the process, and before it starts
+the next, the root empties the row.  So a row has one writer at a time, and
+what a dead front door had sent or had open counts until that moment and no
+longer.  Reclaiming writes over the copy that does not count, also where that
+is the one with the larger sequence because the dead writer left it half
+written: a reader sees the old cell or the empty one, never neither.  If the
+root dies while it reclaims, so does the whole instance, and its board is
+swept; cells are independent, so a row that is reclaimed in part is no
+special case.
 
-There is no lock and no shared counter: each number has one writer and only
-grows, and a sum of numbers that only grow needs no order between them.
+There is no lock and no shared counter: each number has one writer, and a sum
+of numbers that only grow needs no order between them.  The book is a gauge:
+it is right as of its writer's last note, and nothing is subtracted from it.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from array import array
 from typing import NamedTuple
 
 from shm import segment
@@ -43,33 +47,45 @@ from shm.names import Kind, segment_name
 from shm.segment import LINE_WORDS, WORD_BYTES, Segment
 
 _LINE_BYTES = LINE_WORDS * WORD_BYTES
-_CELL_LINES = 2
-_CELL_BYTES = _CELL_LINES * _LINE_BYTES
-_CELL_WORDS = _CELL_LINES * LINE_WORDS
-_CHECKED = struct.Struct("<7Q")
-_COPY = struct.Struct("<8Q")
-_CHECKSUM = struct.Struct("<Q")
-_SHAPE = struct.Struct("<QQ")
-_UNSEEN = -1  # no sequence: differs from every one
 
 
 class Cell(NamedTuple):
-    """What one front door has sent to one group, since both their epochs began."""
+    """What one front door has sent to one group since both their epochs began, and its book."""
 
     front_door_epoch: int
     group_epoch: int
     dispatched_tokens: int
+    """Cumulative, like the three below it."""
     dispatched_requests: int
     returned_tokens: int
+    """Of those dispatched, known never to have reached the group."""
     returned_requests: int
+    book_tokens: int
+    """Open now: prompts, and what was streamed up to the last note."""
+    book_requests: int
 
 
-EMPTY_CELL = Cell(0, 0, 0, 0, 0, 0)
+EMPTY_CELL = Cell(0, 0, 0, 0, 0, 0, 0, 0)
+
+_CHECKED = struct.Struct(f"<{1 + len(Cell._fields)}Q")  # sequence and cell
+_CHECKSUM = struct.Struct("<Q")
+_COPY = struct.Struct(f"<{1 + len(Cell._fields) + 1}Q")
+_COPY_BYTES = _COPY.size
+_COPY_WORDS = _COPY_BYTES // WORD_BYTES
+_CELL_COPIES = 2
+_CELL_BYTES = _CELL_COPIES * _COPY_BYTES
+_SHAPE = struct.Struct("<QQ")
+_UNSEEN = (1 << 64) - 1  # a sequence that no writer lives to reach
+
+
+def _row_bytes(num_groups: int) -> int:
+    """Whole lines: two front doors never write the same one."""
+    return -(-num_groups * _CELL_BYTES // _LINE_BYTES) * _LINE_BYTES
 
 
 def create(instance: str, num_rows: int, num_groups: int, epoch: int) -> Segment:
     """Make instance's board; the caller owns it and unlinks it."""
-    size = _LINE_BYTES + num_rows * num_groups * _CELL_BYTES
+    size = _LINE_BYTES + num_rows * _row_bytes(num_groups)
     made = segment.create(segment_name(instance, Kind.BOARD), Kind.BOARD, size, epoch)
     _SHAPE.pack_into(made.payload, 0, num_rows, num_groups)
     return made
@@ -82,7 +98,8 @@ class Board:
         self._segment = board_segment
         num_rows, num_groups = _SHAPE.unpack_from(board_segment.payload)
         self.num_rows, self.num_groups = int(num_rows), int(num_groups)
-        needed = _LINE_BYTES + self.num_rows * self.num_groups * _CELL_BYTES
+        self._row_bytes = _row_bytes(self.num_groups)
+        needed = _LINE_BYTES + self.num_rows * self._row_bytes
         if not self.num_rows or needed > len(board_segment.payload):
             raise InvalidRecord(
                 f"{board_segment.name}: {self.num_rows} rows of {self.num_groups} groups need "
@@ -90,7 +107,8 @@ class Board:
             )
         self._payload = board_segment.payload
         self._words: memoryview[int] = board_segment.payload.cast("Q")
-        self._seen: list[list[int]] = [[] for _ in range(self.num_rows)]
+        self._seen = [b""] * self.num_rows
+        """Sequences of every row's copies, as changed() saw them last."""
 
     @classmethod
     def attach(cls, instance: str, *, writable: bool = False) -> Board:
@@ -102,13 +120,32 @@ class Board:
         """Replace a cell.  Only the front door of that row may call this."""
         start = self._start(row, dp_rank)
         word = start // WORD_BYTES
-        first, second = self._words[word], self._words[word + LINE_WORDS]
+        first, second = self._words[word], self._words[word + _COPY_WORDS]
         if first <= second:
-            checked = _CHECKED.pack(second + 1, *cell)
+            self._write_copy(start, second + 1, cell)
         else:
-            checked, start = _CHECKED.pack(first + 1, *cell), start + _LINE_BYTES
-        end = start + _LINE_BYTES
-        self._payload[start:end] = checked + _CHECKSUM.pack(zlib.crc32(checked))
+            self._write_copy(start + _COPY_BYTES, first + 1, cell)
+
+    def reclaim(self, row: int) -> int:
+        """
+        Empty the row of a front door that is dead; return the tokens it had open.
+
+        Only the root may call this, after it has waited for the process and
+        before it starts the next.  Every cell keeps the epoch of the dead
+        front door, which its next life exceeds.  Twice does no harm.
+        """
+        ended = 0
+        for dp_rank in range(self.num_groups):
+            start = self._start(row, dp_rank)
+            sequence, cell = self._newest(start)
+            ended += cell.book_tokens
+            word = start // WORD_BYTES
+            first, second = self._words[word], self._words[word + _COPY_WORDS]
+            spare = start + _COPY_BYTES if first == sequence else start
+            emptied = EMPTY_CELL._replace(front_door_epoch=cell.front_door_epoch)
+            # One more than the next: the dead writer's half copy may lack its sequence alone.
+            self._write_copy(spare, max(first, second) + 2, emptied)
+        return ended
 
     def read(self, row: int, dp_rank: int) -> Cell:
         """Newest whole copy of a cell; EMPTY_CELL if there is none."""
@@ -117,26 +154,34 @@ class Board:
     def changed(self, row: int) -> list[tuple[int, Cell]]:
         """Cells of a row, with their dp_rank, that were written since this was last asked."""
         start = self._start(row, 0) // WORD_BYTES
-        end = start + self.num_groups * _CELL_WORDS
-        sequences = self._words[start:end:LINE_WORDS].tolist()
-        seen, self._seen[row] = self._seen[row], sequences
-        if sequences == seen:
+        end = start + self.num_groups * _CELL_COPIES * _COPY_WORDS
+        stored = self._words[start:end:_COPY_WORDS].tobytes()  # compared at the cost of a memcmp
+        seen = self._seen[row]
+        if stored == seen:
             return []
-        pairs = enumerate(zip(sequences, seen or [_UNSEEN] * len(sequences), strict=True))
-        changed = {i // _CELL_LINES for i, (now, before) in pairs if now != before}
-        return [(rank, self._look(row, rank, sequences)) for rank in sorted(changed)]
+        sequences = array("Q", stored)
+        before = array("Q", seen) if seen else [_UNSEEN] * len(sequences)
+        pairs = enumerate(zip(sequences, before, strict=True))
+        ranks = sorted({i // _CELL_COPIES for i, (now, then) in pairs if now != then})
+        changed = [(dp_rank, self._look(row, dp_rank, sequences)) for dp_rank in ranks]
+        self._seen[row] = sequences.tobytes()
+        return changed
 
     def close(self) -> None:
         """Unmap the board."""
         self._words.release()
         self._segment.close()
 
-    def _look(self, row: int, dp_rank: int, sequences: list[int]) -> Cell:
+    def _write_copy(self, start: int, sequence: int, cell: Cell) -> None:
+        checked = _CHECKED.pack(sequence, *cell)
+        self._payload[start : start + _COPY_BYTES] = checked + _CHECKSUM.pack(zlib.crc32(checked))
+
+    def _look(self, row: int, dp_rank: int, sequences: array[int]) -> Cell:
         """Read a cell, and strike its sequences out if the newer copy was not whole yet."""
-        copies = slice(dp_rank * _CELL_LINES, (dp_rank + 1) * _CELL_LINES)
+        copies = slice(dp_rank * _CELL_COPIES, (dp_rank + 1) * _CELL_COPIES)
         sequence, cell = self._newest(self._start(row, dp_rank))
         if sequence < max(sequences[copies]):
-            sequences[copies] = [_UNSEEN] * _CELL_LINES
+            sequences[copies] = array("Q", [_UNSEEN] * _CELL_COPIES)
         return cell
 
     def _newest(self, start: int) -> tuple[int, Cell]:
@@ -154,4 +199,4 @@ class Board:
                 f"row {row}, group {dp_rank}: the board has {self.num_rows} rows of "
                 f"{self.num_groups} groups"
             )
-        return _LINE_BYTES + (row * self.num_groups + dp_rank) * _CELL_BYTES
+        return _LINE_BYTES + row * self._row_bytes + dp_rank * _CELL_BYTES

@@ -28,6 +28,8 @@ class GroupState(StrEnum):
     """Not yet heard of: no candidate."""
     READY = "ready"
     """A candidate."""
+    SUSPECT = "suspect"
+    """Its figures are old and it does not answer: a candidate only if no ready group is."""
     DRAINING = "draining"
     """Finishes what it has: no candidate."""
     DEAD = "dead"

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from balancer.methods import METHODS
 from router.control_plane.metrics import exposition
+from router.flags import serve_parser
 from router.front_door.meters import Meters
-from router.options import serve_parser
 from shm.group_table import GroupState
 from shm.load import LoadReport
 from tests.figures import group_figures

@@ -42,9 +42,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(config: WorkerConfig) -> None:
-    """Load and serve.  torch reads OMP_NUM_THREADS when imported, so that comes after."""
+    """Load and serve.  torch reads its environment when imported, so that comes after."""
     watch = SignalWatch()
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
+    # Of a lost connection torch prints its own stack; we say in a line what it means.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
     from workers.leader import run
 
     run(config, on_loaded=watch.close, on_fatal=_die)
@@ -54,8 +56,8 @@ class SignalWatch:
     """
     Ends the process at SIGTERM or SIGINT while it loads.
 
-    The main thread may then be inside torch for minutes, waiting for the other
-    ranks, and Python's handlers would wait with it.  The signal's number is
+    The main thread may then be inside torch for long, reading a model, and
+    Python's handlers would wait with it.  The signal's number is
     written to a pipe at once, though, and a thread reads that.
     """
 

@@ -2,30 +2,44 @@
 The card of a leader: where it answers and what it serves, for the root to read.
 
 `<run-dir>/group-<dp_rank>.json`, there from the moment the HTTP server answers
-until the worker stops, and never seen half written.
+until the worker stops, and never seen half written.  It is replaced once, when the
+leader is told to stop and begins to drain.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
+
+logger = logging.getLogger("levelhead.workers")
+
+
+class State(StrEnum):
+    """What a leader that has a card does."""
+
+    READY = "ready"
+    DRAINING = "draining"
 
 
 @dataclass(frozen=True)
 class Card:
-    """One leader, in one incarnation."""
+    """One leader, in one incarnation.  start_ticks: as in shm.process, 0 if unknown."""
 
     dp_rank: int
     epoch: int
     host: str
     port: int
     pid: int
+    start_ticks: int
     model: str
     max_model_len: int
     page_size: int
     kv_capacity_tokens: int
     tokenizer_dir: str
+    state: State = State.READY
 
     def write(self, run_dir: Path) -> None:
         """Put the card into run_dir."""
@@ -37,14 +51,13 @@ class Card:
     def remove(self, run_dir: Path) -> None:
         """Take the card away, unless a later incarnation has replaced it."""
         path = self._path(run_dir)
-        if path.exists() and json.loads(path.read_text())["epoch"] == self.epoch:
+        if _epoch_in(path) == self.epoch:
             path.unlink()
 
     @classmethod
     def last_epoch(cls, run_dir: Path, dp_rank: int) -> int:
         """Epoch of the card that an earlier incarnation left; 0 if there is none."""
-        path = _path_of(run_dir, dp_rank)
-        return int(json.loads(path.read_text())["epoch"]) if path.exists() else 0
+        return _epoch_in(_path_of(run_dir, dp_rank))
 
     def _path(self, run_dir: Path) -> Path:
         return _path_of(run_dir, self.dp_rank)
@@ -52,3 +65,13 @@ class Card:
 
 def _path_of(run_dir: Path, dp_rank: int) -> Path:
     return run_dir / f"group-{dp_rank}.json"
+
+
+def _epoch_in(path: Path) -> int:
+    try:
+        return int(json.loads(path.read_bytes())["epoch"])
+    except FileNotFoundError:
+        return 0
+    except (ValueError, TypeError, KeyError) as error:
+        logger.warning("%s is damaged and counts as none: %r", path, error)
+        return 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
 
 
@@ -26,7 +27,6 @@ class WorkerConfig:
     dp_rank: int
     dp_size: int
     num_front_doors: int
-    rendezvous: str
     model: Path
     served_model_name: str
     device: str
@@ -39,9 +39,12 @@ class WorkerConfig:
     max_total_tokens: int
     chunked_prefill_size: int
     page_size: int
+    schedule_policy: str
+    disable_radix_cache: bool
     max_request_bytes: int
     seed: int
     heartbeat_s: float
+    drain_timeout_s: float
     log_level: str
 
     def __post_init__(self) -> None:
@@ -82,16 +85,15 @@ def parse(arguments: Sequence[str]) -> WorkerConfig:
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("place in the instance").add_argument
-    add("--instance", required=True, help="whose load segment TP0 writes")
+    add("--instance", required=True, help="whose load segment is published")
     add("--instance-epoch", required=True, help="epoch of that segment", **_int(0))
     add("--run-dir", required=True, help="private folder for card and tokenizer", **_path("DIR"))
     add("--dp-rank", required=True, help="number of this DP group", **_int(0))
     add("--dp-size", required=True, help="number of DP groups", **_int(1))
     add("--num-front-doors", required=True, help="front-door slots in a report", **_int(1))
-    add("--rendezvous", required=True, metavar="URL", help="torch.distributed init_method")
     add("--host", default="127.0.0.1", help="address of the HTTP server")
-    seconds: dict[str, Any] = {"type": _positive, "metavar": "FLOAT"}
-    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **seconds)
+    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **_s(_positive))
+    add("--drain-timeout-s", default=30.0, help="for what runs at SIGTERM", **_s(_not_negative))
     levels = ("debug", "info", "warning", "error")
     add("--log-level", default="info", choices=levels, help="least severe message to log")
 
@@ -115,11 +117,20 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--max-total-tokens", default=32_768, help="tokens that the KV cache holds", **_int(1))
     add("--chunked-prefill-size", default=512, help="tokens that a step computes", **_int(1))
     add("--page-size", default=16, help="tokens in a KV page", **_int(1))
+    policies = tuple(policy.value for policy in SchedulePolicy)
+    policy_help = "who goes first: the longest cached prefix, or who came first"
+    add("--schedule-policy", default="lpm", choices=policies, help=policy_help)
+    cache_help = "compute every prompt anew"
+    add("--disable-radix-cache", default=False, action="store_true", help=cache_help)
     add("--max-request-bytes", default=32 * 2**20, help="bytes of a request body", **_int(1))
 
 
 def _int(least: int) -> dict[str, Any]:
     return {"type": _at_least(least), "metavar": "INT"}
+
+
+def _s(kind: Callable[[str], float]) -> dict[str, Any]:
+    return {"type": kind, "metavar": "FLOAT"}
 
 
 def _path(metavar: str) -> dict[str, Any]:
@@ -140,4 +151,11 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds, 0 or more")
     return value

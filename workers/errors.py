@@ -3,11 +3,12 @@ What can go wrong in a worker.
 
 * WorkerError
   - InvalidConfig       a flag that cannot be honoured; the process ends with code 2
-  - LinkLost            the rank at the other end of a link is gone
+  - LinkLost            the leader at the other end of a link is gone, or did not come
   - RequestRefused      this request gets no (further) output
     + QueueFull         the group holds as many requests as it may
     + NeverFits         it needs more KV tokens than the group has in all
     + ChargeSeen        its dp_balance_id arrived or was settled before
+    + WrongEpoch        it was meant for another life of this group
     + Stopping          the worker is being stopped
     + StepFailed        the forward pass that it was part of failed
 
@@ -27,7 +28,7 @@ class InvalidConfig(WorkerError):
 
 
 class LinkLost(WorkerError):
-    """The rank at the other end of a link is gone."""
+    """The leader at the other end of a link is gone, or did not come."""
 
 
 class RequestRefused(WorkerError):
@@ -58,6 +59,13 @@ class ChargeSeen(RequestRefused):
 
     def __init__(self, dp_balance_id: str) -> None:
         super().__init__(f"dp_balance_id {dp_balance_id} arrived here before, or was settled")
+
+
+class WrongEpoch(RequestRefused):
+    """What was asked is about another life of this group, and nothing was counted."""
+
+    def __init__(self, asked_epoch: int, own_epoch: int) -> None:
+        super().__init__(f"this group's epoch is {own_epoch}, not {asked_epoch}")
 
 
 class Stopping(RequestRefused):

@@ -1,11 +1,11 @@
 """
-Puts one rank together and runs it: model, process group, step loop, HTTP server.
+Puts one rank together and runs it: model, load reports, step loop, HTTP server.
 
-    open the model ─► (rank 0: save the tokenizer) ─► meet the other ranks ─► load weights
-      ─► step loop ─► HTTP server ─► card
+    open the model ─► save the tokenizer ─► load weights ─► step loop ─► HTTP server ─► card
 
-The tokenizer is there before any card: rank 0 saves it before it joins, and
-nobody gets past the rendezvous without rank 0.
+No rank waits for another: each loads, serves, reports and ends for itself.  The
+tokenizer is there before any card, because each rank saves it, and a save of the
+same replaces the same.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import uvloop
 
-from shm.load import LoadReader, LoadWriter
-from workers.card import Card
+from shm.process import this_process
+from workers.card import Card, State
 from workers.config import WorkerConfig
 from workers.engine.acceptance import AcceptedCounters, ChargeDesk
 from workers.engine.batch import BatchBuilder
@@ -31,9 +32,11 @@ from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
 from workers.engine.pages import PagePool
+from workers.engine.prefix_cache import NoCache, PrefixCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
+from workers.engine.waiting import Order, SchedulePolicy
 from workers.errors import InvalidConfig
 from workers.model.checkpoint import open_checkpoint
 from workers.model.config import ModelConfig
@@ -42,13 +45,15 @@ from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
 from workers.placement import Machine, choose_device, choose_dtype
-from workers.ranks.gather import OnFatal, Publisher, ReportReceivers, ReportSender, ReportSink
-from workers.ranks.process_group import TP0, World, join
+from workers.ranks.links import choose_interface
+from workers.ranks.reporting import Place, Reporting, ReportSink
+from workers.ranks.thread import OnFatal
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
+from workers.server.drain import Drain
 from workers.server.intake import Intake, ServedModel
 from workers.server.prefix_feed import Cache, CacheState, PrefixFeed
-from workers.server.serving import LeaderServer, SignalMemory, bind
+from workers.server.serving import Calls, LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
 
@@ -76,8 +81,7 @@ def run(
     Serve until a signal comes.  Signals are the caller's until on_loaded, and are
     listened to from before that on, so none falls in between.
 
-    Raises InvalidConfig, ModelError or SegmentError for what cannot work, and
-    RuntimeError if the other ranks do not come.
+    Raises InvalidConfig, ModelError or SegmentError for what cannot work.
     """
     last_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
     group = GroupId(config.dp_rank, max(time.time_ns(), last_epoch + 1))  # clocks are set back
@@ -99,10 +103,8 @@ def _load(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Loaded:
         codec = checkpoint.tokenizer()
         max_model_len = _max_model_len(config, checkpoint.config)
         device, dtype = _place(config)
-        if config.dp_rank == TP0:
-            codec.save(_tokenizer_dir(config))
-        world = join(config.rendezvous, config.dp_rank, config.dp_size, config.host)
-        reports = _report_sink(config, world, on_fatal)
+        codec.save(_tokenizer_dir(config))
+        reports = _reporting(config, group, on_fatal)
         model = LlamaModel(checkpoint.config, device, dtype)
         model.load(checkpoint)
     finally:
@@ -150,20 +152,17 @@ def _place(config: WorkerConfig) -> tuple[torch.device, torch.dtype]:
     return device, choose_dtype(config.dtype, device, machine)
 
 
-def _report_sink(config: WorkerConfig, world: World, on_fatal: OnFatal) -> ReportSink:
-    if config.dp_rank != TP0:
-        return ReportSender(world.links[TP0], on_fatal)
-    reader = LoadReader.attach(config.instance)
-    epoch = reader.epoch
-    reader.close()
-    if epoch != config.instance_epoch:
-        raise InvalidConfig(
-            f"--instance-epoch is {config.instance_epoch}; the load segment of "
-            f"{config.instance} has {epoch}"
-        )
-    writer = LoadWriter.attach(config.instance, config.dp_size, config.num_front_doors)
-    publisher = Publisher(writer, time.monotonic_ns, on_fatal)
-    return ReportReceivers(world.links, config.num_front_doors, publisher, on_fatal)
+def _reporting(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Reporting:
+    choose_interface(config.host)
+    place = Place(
+        group,
+        config.dp_size,
+        config.num_front_doors,
+        config.instance,
+        config.instance_epoch,
+        config.run_dir,
+    )
+    return Reporting(place, partial(bind, config.host), on_fatal)
 
 
 async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> None:
@@ -171,22 +170,13 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     inbox = Inbox()
     client = EngineClient(inbox, asyncio.get_running_loop())
     ports = Ports(client.deliver, loaded.reports.put, on_fatal)
-    cache = RadixCache(config.page_size)
+    cache = _cache(config)
     engine = _engine(loaded, inbox, ports, cache)
-    model = ServedModel(config.served_model_name, loaded.max_model_len)
-    intake = Intake(
-        model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank
-    )
+    drain = Drain(config.drain_timeout_s, time.monotonic)
     is_ready = lambda: not inbox.is_closed  # noqa: E731
-    service = Service(
-        intake,
-        client,
-        ChargeDesk(client.settle),
-        config.num_front_doors,
-        config.max_request_bytes,
-        is_ready,
-        _prefix_feed(loaded, cache, client, is_ready),
-    )
+    feed = _prefix_feed(loaded, cache, client, is_ready)
+    service = _service(loaded, client, drain, is_ready)._replace(prefix_feed=feed)
+    app = build_app(service)
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
@@ -194,9 +184,14 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
         card.write(config.run_dir)
         logger.info("ready: group %d on %s:%d", card.dp_rank, card.host, card.port)
 
+    def announce_drain() -> None:
+        replace(card, state=State.DRAINING).write(config.run_dir)
+        logger.info("draining: group %d, for at most %g s", card.dp_rank, config.drain_timeout_s)
+
     engine.start()
     try:
-        server = LeaderServer(build_app(service), announce, engine.stop, signals)
+        calls = Calls(announce, announce_drain, engine.stop)
+        server = LeaderServer(app, calls, drain, signals)
         await server.serve([listener])
     finally:
         card.remove(config.run_dir)
@@ -206,23 +201,46 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
 
 
 def _prefix_feed(
-    loaded: Loaded, cache: RadixCache, client: EngineClient, is_ready: Callable[[], bool]
-) -> PrefixFeed:
+    loaded: Loaded, cache: PrefixCache, client: EngineClient, is_ready: Callable[[], bool]
+) -> PrefixFeed | None:
+    """What tells front doors of the cache; None if it keeps nothing."""
+    if not isinstance(cache, RadixCache):
+        return None
+    journal, digests = cache.journal, cache.digests
+
     def look(tell: Callable[[CacheState], None]) -> None:
-        client.look(lambda: CacheState(cache.journal.read(), cache.digests()), tell)
+        client.look(lambda: CacheState(journal.read(), digests()), tell)
 
     epoch, page_size = loaded.group.epoch, loaded.config.page_size
-    return PrefixFeed(Cache(epoch, page_size, cache.journal, look, is_ready))
+    return PrefixFeed(Cache(epoch, page_size, journal, look, is_ready))
 
 
-def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: RadixCache) -> Engine:
+def _service(
+    loaded: Loaded, client: EngineClient, drain: Drain, is_ready: Callable[[], bool]
+) -> Service:
+    config = loaded.config
+    model = ServedModel(config.served_model_name, loaded.max_model_len, config.dp_rank)
+    return Service(
+        Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
+        client,
+        ChargeDesk(client.settle),
+        drain,
+        loaded.group.epoch,
+        config.num_front_doors,
+        config.max_request_bytes,
+        is_ready,
+    )
+
+
+def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: PrefixCache) -> Engine:
     config = loaded.config
     limits = Limits(
         config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
     )
+    order = Order(SchedulePolicy(config.schedule_policy))
     return Engine(
         inbox,
-        Scheduler(limits, loaded.pool, cache),
+        Scheduler(limits, loaded.pool, cache, order),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),
@@ -231,14 +249,19 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: RadixCache) -> En
     )
 
 
+def _cache(config: WorkerConfig) -> PrefixCache:
+    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
+
+
 def _card(loaded: Loaded, port: int) -> Card:
-    config = loaded.config
+    config, process = loaded.config, this_process()
     return Card(
         dp_rank=loaded.group.dp_rank,
         epoch=loaded.group.epoch,
         host=config.host,
         port=port,
-        pid=os.getpid(),
+        pid=process.pid,
+        start_ticks=process.start_ticks,
         model=config.served_model_name,
         max_model_len=loaded.max_model_len,
         page_size=config.page_size,

@@ -38,10 +38,10 @@ async def _serve(instance: Instance) -> None:
     reader.close()
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
     async with httpx.AsyncClient(trust_env=False) as client:
-        membership = Membership(
-            instance, writer, client, time.monotonic_ns, known.groups if known else ()
-        )
         figures = Figures(loads, board, time.monotonic_ns)
+        membership = Membership(
+            instance, writer, client, figures, time.monotonic_ns, known.groups if known else ()
+        )
         app = build_app(ControlPlane(instance, membership, figures, client))
         server = uvicorn.Server(_config(app, instance))
         keeping = asyncio.create_task(membership.keep())
@@ -49,6 +49,7 @@ async def _serve(instance: Instance) -> None:
         await server.serve()
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
+        membership.close()
     for segment in (writer, loads, board):
         segment.close()
     if not keeping.cancelled():

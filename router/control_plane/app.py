@@ -1,4 +1,4 @@
-"""The control plane's application: models, loads, metrics, tokenize, docs."""
+"""The control plane's application: models, loads, metrics, tokenize, admin, docs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from router.control_plane.admin import add_admin
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
@@ -23,6 +24,7 @@ from router.instance import Instance
 from shm.group_table import GroupEntry, GroupState
 
 _TOKENIZE_TIMEOUT_S = 30.0
+_CODES = {404: "not_found", 405: "method_not_allowed", 409: "conflict"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,15 @@ class Model(BaseModel):
     max_model_len: int
 
 
+class ModelInfo(BaseModel):
+    """The served model, as SGLang tells of it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_path: str
+    is_generation: bool = True
+
+
 class Models(BaseModel):
     """All served models."""
 
@@ -59,7 +70,14 @@ def build_app(control: ControlPlane) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(Exception, _unexpected)
     _add_models(app, control)
+    _add_model_info(app, control)
     _add_figures(app, control)
+    add_admin(app, control.membership, control.figures)
+
+    @app.get("/health", include_in_schema=False)
+    async def health() -> Response:
+        """For the root, which asks whether this process answers; clients' is the front door's."""
+        return Response(status_code=200)
 
     @app.post("/tokenize", tags=["engine"])
     async def tokenize(request: Request) -> Response:
@@ -109,6 +127,13 @@ def _add_models(app: FastAPI, control: ControlPlane) -> None:
         raise HTTPException(404, f"the model {name!r} does not exist; there are: {names}")
 
 
+def _add_model_info(app: FastAPI, control: ControlPlane) -> None:
+    @app.get("/get_model_info", tags=["engine"])
+    async def model_info() -> ModelInfo:
+        """What SGLang's frontend language asks before anything else."""
+        return ModelInfo(model_path=_any_ready(control.membership.groups).model)
+
+
 def _add_figures(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/v1/loads", tags=["load"])
     async def loads() -> Loads:
@@ -132,7 +157,7 @@ def _any_ready(groups: tuple[GroupEntry, ...]) -> GroupEntry:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    found = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+    found = _CODES.get(error.status_code)
     message = error.detail
     if message == "Not Found":
         message = f"there is no {request.url.path}"

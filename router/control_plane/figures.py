@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from balancer.ledger import InFlight, in_flight
 from shm.board import Board
+from shm.errors import TornRead
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReader, LoadReport
 
@@ -46,6 +47,25 @@ class Figures:
         reports = {report.dp_rank: report for report in snapshot.reports} if snapshot else {}
         now_ns = self._clock_ns()
         return [self._of_group(entry, reports.get(entry.dp_rank), now_ns) for entry in groups]
+
+    def report_ages_s(self, groups: tuple[GroupEntry, ...]) -> dict[int, float] | None:
+        """
+        Age of each group's report, by dp_rank, of those that have one in their epoch.
+
+        None if no whole copy of the segment could be taken.
+        """
+        try:
+            snapshot = self._loads.snapshot()
+        except TornRead:
+            return None
+        reports = snapshot.reports if snapshot else ()
+        epochs = {entry.dp_rank: entry.epoch for entry in groups}
+        now_ns = self._clock_ns()
+        return {
+            report.dp_rank: (now_ns - report.sampled_ns) * _NS
+            for report in reports
+            if epochs.get(report.dp_rank) == report.group_epoch
+        }
 
     def _of_group(self, entry: GroupEntry, report: LoadReport | None, now_ns: int) -> GroupFigures:
         if report is not None and report.group_epoch != entry.epoch:

@@ -1,22 +1,29 @@
 """
 Who is a DP group: reads the leaders' cards, asks their health, keeps the group table.
 
-A leader that is ready leaves a card in the run folder (host, port, epoch).  A
-group is ready when its card's process lives and `/health` answers, and dead
-when either stops to be so.  A new card with a later epoch is a new life.
+A leader that is ready leaves a card in the run folder (host, port, epoch).  What
+a card, a process's end, an answer or its absence makes of a group is decided in
+router.control_plane.member; here the evidence is gathered and the table written.
+
+    evidence                how soon it is noticed
+    a process has ended     at once (pidfd), or at the next look
+    a card                  at the next look, every 0.2 s
+    /health                 every second; every 0.2 s while the group is not ready
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import httpx
-import orjson
 
+from router.card import Card, CardReader
+from router.control_plane.figures import Figures
+from router.control_plane.member import asked, drained, known, presented, probed, suspected
+from router.control_plane.watched_process import WatchedProcess
 from router.instance import Instance
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 
@@ -24,66 +31,9 @@ _log = logging.getLogger("levelhead.control_plane")
 _LOOK_PERIOD_S = 0.2
 _PROBE_PERIOD_S = 1.0
 _PROBE_TIMEOUT_S = 5.0  # a step that keeps a leader's event loop waiting is no death
-_PROBES_TO_DEATH = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What a leader says of itself when it is ready."""
-
-    dp_rank: int
-    epoch: int
-    host: str
-    port: int
-    pid: int
-    model: str
-    max_model_len: int
-    tokenizer_dir: str | None = None
-    page_size: int = 0
-    kv_capacity_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A group with what is known of its health."""
-
-    entry: GroupEntry
-    card: Card | None = None
-    failed_probes: int = 0
-
-
-def presented(member: Member, card: Card | None, *, process_alive: bool) -> Member:
-    """The member after a look at its card and its process."""
-    if card is not None and card.epoch > member.entry.epoch and process_alive:
-        entry = GroupEntry(
-            member.entry.dp_rank,
-            GroupState.STARTING,
-            card.epoch,
-            card.host,
-            card.port,
-            card.model,
-            card.max_model_len,
-            card.tokenizer_dir,
-            card.page_size,
-        )
-        return Member(entry, card)
-    if card is not None and card.epoch == member.entry.epoch and process_alive:
-        return replace(member, card=card)
-    if member.entry.epoch and member.entry.state is not GroupState.DEAD:
-        return replace(member, entry=replace(member.entry, state=GroupState.DEAD), card=None)
-    return member
-
-
-def probed(member: Member, *, healthy: bool) -> Member:
-    """The member after `/health` answered, or did not."""
-    if healthy:
-        ready = member.entry.state in (GroupState.STARTING, GroupState.DEAD)
-        state = GroupState.READY if ready else member.entry.state
-        return Member(replace(member.entry, state=state), member.card)
-    failed = member.failed_probes + 1
-    dead = failed >= _PROBES_TO_DEATH and member.entry.state is not GroupState.STARTING
-    state = GroupState.DEAD if dead else member.entry.state
-    return Member(replace(member.entry, state=state), member.card, failed)
+_SUSPECT_AFTER_NS = 2_000_000_000
+_STEADY = (GroupState.READY, GroupState.DRAINING)
+_BAD = (GroupState.DEAD, GroupState.SUSPECT)
 
 
 class Membership:
@@ -94,18 +44,22 @@ class Membership:
         instance: Instance,
         writer: GroupTableWriter,
         client: httpx.AsyncClient,
+        figures: Figures,
         clock_ns: Callable[[], int],
-        known: tuple[GroupEntry, ...] = (),
+        found: tuple[GroupEntry, ...] = (),
     ) -> None:
-        """`known` is the table that an earlier life of the control plane left."""
+        """`found` is the table that an earlier life of the control plane left."""
         self._instance = instance
         self._writer = writer
         self._client = client
+        self._figures = figures
         self._clock_ns = clock_ns
+        self._cards = CardReader(instance)
+        self._processes: dict[int, WatchedProcess] = {}
         entries = {rank: GroupEntry(rank, GroupState.STARTING) for rank in range(instance.dp_size)}
-        entries |= {entry.dp_rank: entry for entry in known}
-        self._members = [Member(entries[dp_rank]) for dp_rank in range(instance.dp_size)]
-        self._published = known
+        entries |= {entry.dp_rank: entry for entry in found}
+        self._members = [known(entries[dp_rank]) for dp_rank in range(instance.dp_size)]
+        self._published = found
 
     @property
     def groups(self) -> tuple[GroupEntry, ...]:
@@ -113,48 +67,98 @@ class Membership:
         return tuple(member.entry for member in self._members)
 
     async def keep(self) -> None:
-        """Look at cards often, probe now and then, for ever."""
-        await asyncio.gather(self._keep_looking(), self._keep_probing())
+        """Look at cards and ask for health, for ever."""
+        probing = (self._keep_probing(dp_rank) for dp_rank in range(len(self._members)))
+        await asyncio.gather(self._keep_looking(), *probing)
 
     async def _keep_looking(self) -> None:
         while True:
-            if self.look():
-                await self.probe_all()
+            self.look()
             await asyncio.sleep(_LOOK_PERIOD_S)
 
-    async def _keep_probing(self) -> None:
+    async def _keep_probing(self, dp_rank: int) -> None:
         while True:
-            await self.probe_all()
-            await asyncio.sleep(_PROBE_PERIOD_S)
+            await self.probe(dp_rank)
+            steady = self._members[dp_rank].entry.state in _STEADY
+            await asyncio.sleep(_PROBE_PERIOD_S if steady else _LOOK_PERIOD_S)
 
-    def look(self) -> bool:
-        """Read every card; whether a group has come that must be probed."""
+    def look(self) -> None:
+        """Read every card, see which processes live and whose figures are missed."""
         for dp_rank, member in enumerate(self._members):
-            card = _read_card(self._instance, dp_rank)
-            alive = card is not None and _is_running(card.pid)
+            card = self._cards.read(dp_rank)
+            alive = card is not None and self._process(card).is_alive()
             self._members[dp_rank] = presented(member, card, process_alive=alive)
+        self._look_at_figures()
         self._publish()
-        return any(
-            m.card is not None and m.entry.state is GroupState.STARTING for m in self._members
-        )
+        self._tell_leaving()
 
-    async def probe_all(self) -> None:
-        """Ask every group that has a card for its health, all at once."""
-        await asyncio.gather(*(self._probe(m) for m in self._members if m.card is not None))
+    async def probe(self, dp_rank: int) -> None:
+        """Ask that group for its health, if it has a card."""
+        member = self._members[dp_rank]
+        if member.card is None:
+            return
+        self._members[dp_rank] = asked(member, self._clock_ns())
+        healthy = await self._is_healthy(member.entry)
+        now = self._members[dp_rank]
+        if now.card is not None and now.entry.epoch == member.entry.epoch:
+            self._members[dp_rank] = probed(now, healthy=healthy)
+            self._publish()
+
+    def drain(self, dp_rank: int) -> GroupEntry:
+        """
+        Give that group no request any more, and have its process finish and end.
+
+        The table says so before the process is told.  Once is enough, and twice
+        is the same; an earlier life of the control plane that was ended between
+        the two is made up for at the next look.
+        """
+        self._members[dp_rank] = drained(self._members[dp_rank])
         self._publish()
+        self._tell_leaving()
+        return self._members[dp_rank].entry
 
-    async def _probe(self, member: Member) -> None:
-        entry = member.entry
-        healthy = await self._is_healthy(entry)
-        now = self._members[entry.dp_rank]
-        if now.card is not None and now.entry.epoch == entry.epoch:
-            self._members[entry.dp_rank] = probed(now, healthy=healthy)
+    def close(self) -> None:
+        """Watch no process any more."""
+        for process in self._processes.values():
+            process.close()
+
+    def _process(self, card: Card) -> WatchedProcess:
+        """The process of that card; it is watched until another one takes its place."""
+        watched = self._processes.get(card.dp_rank)
+        if watched is None or watched.process != card.process:
+            if watched is not None:
+                watched.close()
+            watched = WatchedProcess(card.process, self.look)
+            self._processes[card.dp_rank] = watched
+        return watched
+
+    def _look_at_figures(self) -> None:
+        """The figures are read only if a group has not answered for long: it is much to read."""
+        now_ns = self._clock_ns()
+        unanswered = {
+            member.entry.dp_rank
+            for member in self._members
+            if member.asked_ns is not None and now_ns - member.asked_ns >= _SUSPECT_AFTER_NS
+        }
+        ages_s = self._figures.report_ages_s(self.groups) if unanswered else None
+        if ages_s is None:
+            return
+        for dp_rank in unanswered:
+            is_stale = ages_s.get(dp_rank, float("inf")) > self._instance.max_load_age_s
+            member = self._members[dp_rank]
+            self._members[dp_rank] = suspected(member, figures_are_stale=is_stale, unanswered=True)
+
+    def _tell_leaving(self) -> None:
+        for dp_rank, member in enumerate(self._members):
+            if member.is_to_be_told:
+                self._processes[dp_rank].terminate()
+                self._members[dp_rank] = replace(member, was_told=True)
 
     async def _is_healthy(self, entry: GroupEntry) -> bool:
         url = f"http://{entry.host}:{entry.port}/health"
         try:
             answer = await self._client.get(url, timeout=_PROBE_TIMEOUT_S)
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL):
             return False
         return answer.status_code == httpx.codes.OK
 
@@ -162,25 +166,11 @@ class Membership:
         if self.groups == self._published:
             return
         before = {entry.dp_rank: entry for entry in self._published}
-        for entry in self.groups:
-            was = before.get(entry.dp_rank)
+        for member in self._members:
+            entry, was = member.entry, before.get(member.entry.dp_rank)
             if was is None or (was.state, was.epoch) != (entry.state, entry.epoch):
-                _log.info("DP group %d is %s", entry.dp_rank, entry.state)
+                is_bad = entry.state in _BAD and not member.is_leaving
+                level = logging.WARNING if is_bad else logging.INFO
+                _log.log(level, "DP group %d is %s", entry.dp_rank, entry.state)
         self._published = self.groups
         self._writer.publish(self._published, self._clock_ns())
-
-
-def _read_card(instance: Instance, dp_rank: int) -> Card | None:
-    """The leader's card; None if there is none (it is renamed into place, so never half)."""
-    try:
-        return Card(**orjson.loads(instance.card(dp_rank).read_bytes()))
-    except FileNotFoundError:
-        return None
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, PermissionError):  # another user's process is no rank of ours
-        return False
-    return True

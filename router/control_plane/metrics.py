@@ -53,13 +53,20 @@ _COUNTERS = (
     ("client_disconnects", "Clients that left before their answer was complete.", "disconnects"),
     ("groups_lost", "Requests whose group was lost before the answer was complete.",
      "upstream_lost"),
-    ("book_decisions", "Decisions for a group without a report, on the front door's own book.",
+    ("book_decisions", "Decisions for a group whose figures were stale or missing, on the books.",
      "book_decisions"),
     ("torn_snapshots", "Times that no whole copy of the load segment could be taken.",
      "torn_snapshots"),
     ("predicted_cached_tokens", "Prompt tokens the chosen groups were believed to have cached.",
      "predicted_cached_tokens"),
 )  # fmt: skip
+# name and key of the meters, help, label
+_KEYED = (
+    ("responses", "Answers to inference requests.", "status"),
+    ("prompt_tokens", "Prompt tokens charged, by how counted.", "source"),
+    ("retries", "Requests sent to another group, by what the one before did.", "reason"),
+    ("settlements", "Uncertain ends that were settled, by what the group had seen.", "outcome"),
+)
 _GAUGES = (
     ("open_connections", "Client connections.", "open_connections"),
     ("open_requests", "Inference requests under way.", "open_requests"),
@@ -170,8 +177,9 @@ def front_door_metrics(meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
     yield up
     doors = [door for door in meters if door is not None]
     yield _dispatches(doors)
-    yield _by_key(doors, "responses", "Answers to inference requests.", "status")
-    yield _by_key(doors, "prompt_tokens", "Prompt tokens charged, by how counted.", "source")
+    for name, text, label in _KEYED:
+        yield _by_key(doors, name, text, label)
+    yield from _stale(doors)
     for name, text, key in _HISTOGRAMS:
         yield _histogram(doors, name, text, key)
     for family, specs in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
@@ -192,6 +200,25 @@ def _dispatches(doors: list[dict[str, Any]]) -> Metric:
         for dp_rank, count in enumerate(door["dispatches"]):
             counter.add_metric((str(door["slot"]), door["method"], str(dp_rank)), count)
     return counter
+
+
+def _stale(doors: list[dict[str, Any]]) -> Iterator[Metric]:
+    labels = ("front_door", "group")
+    now = GaugeMetricFamily(
+        "levelhead_stale_figures",
+        "1 while the group's figures are too old to count.",
+        labels=labels,
+    )
+    times = CounterMetricFamily(
+        "levelhead_stale_transitions", "Times the group's figures became too old.", labels=labels
+    )
+    for door in doors:
+        slot = str(door["slot"])
+        for dp_rank, is_stale in enumerate(door["stale_groups"]):
+            now.add_metric((slot, str(dp_rank)), is_stale)
+        for dp_rank, count in enumerate(door["stale_transitions"]):
+            times.add_metric((slot, str(dp_rank)), count)
+    yield from (now, times)
 
 
 def _by_key(doors: list[dict[str, Any]], name: str, text: str, label: str) -> Metric:

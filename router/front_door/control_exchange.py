@@ -5,7 +5,8 @@ from __future__ import annotations
 from router.errors import ControlPlaneLost, RequestError
 from router.front_door.exchange import Client, Exchange
 from router.front_door.message import Request
-from router.front_door.upstream import Address, UpstreamPool
+from router.front_door.upstream import Address
+from router.front_door.upstream_pool import UpstreamPool
 
 
 class ControlExchange(Exchange):

@@ -1,27 +1,33 @@
 """
 The controller's eyes: reads the segments before each decision, and times it.
 
+It looks a few times a second without a decision too (tick), because requests
+under way wait for what it finds: that their group is gone.
+
 Order of reading: group table, load segment, in-flight board.  That the load
 segment comes before the board is what the ledger's law relies on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from balancer.assignment import Assignment
 from balancer.controller import Controller
 from balancer.errors import NoCandidate
+from balancer.freshness import FreshnessChange
 from balancer.load import RequestShape
 from router.errors import NoGroup
 from router.front_door.meters import Meters
 from router.front_door.upstream import Address
 from shm.board import Board
 from shm.errors import TornRead
-from shm.group_table import GroupEntry, GroupTableReader
+from shm.group_table import GroupEntry, GroupState, GroupTableReader
 from shm.load import LoadReader
 
+_log = logging.getLogger("levelhead.front_door")
 _NS = 1e-9
 
 
@@ -50,32 +56,44 @@ class Dispatcher:
         meters: Meters,
         clock_ns: Callable[[], int],
         on_table: Callable[[tuple[GroupEntry, ...]], None],
+        on_gone: Callable[[Address, str], None] = lambda address, reason: None,
+        *,
+        rows_read: Collection[int] | None = None,
     ) -> None:
+        """
+        `on_gone` hears of each address at which a group is no more, and why.
+
+        `rows_read`: of the board, all unless given; the own one is never read.
+        """
         self.controller = controller
         self._segments = segments
-        self._foreign_rows = [row for row in range(segments.board.num_rows) if row != slot]
+        rows = range(segments.board.num_rows) if rows_read is None else rows_read
+        self._foreign_rows = [row for row in rows if row != slot]
         self._meters = meters
         self._clock_ns = clock_ns
         self._on_table = on_table
+        self._on_gone = on_gone
         self._table_sequence = 0
         self._load_sequence = 0
+        self._groups: dict[int, GroupEntry] = {}
+        """The newest row of each group's newest life."""
         self._addresses: dict[int, Address] = {}
 
     def refresh(self) -> None:
-        """Take over what was published since the last time."""
-        if self._segments.table.current_sequence != self._table_sequence:
-            self._read_table()
-        if self._segments.loads.current_sequence != self._load_sequence:
-            self._read_loads()
-        for row in self._foreign_rows:
-            self.controller.observe_cells(row, self._segments.board.changed(row))
+        """Take over what was published since the last time, and that time has passed."""
+        self._refresh(self._clock_ns())
 
-    def assign(self, shape: RequestShape) -> Assignment:
-        """Choose a group on the newest figures.  Raises NoGroup."""
-        began_ns = self._clock_ns()
+    def tick(self) -> None:
+        """What must happen without traffic too: look, and note how the own streams have grown."""
         self.refresh()
+        self.controller.note_books()
+
+    def assign(self, shape: RequestShape, excluded: Collection[int] = ()) -> Assignment:
+        """Choose a group, none of the excluded, on the newest figures.  Raises NoGroup."""
+        began_ns = self._clock_ns()
+        self._refresh(began_ns)
         try:
-            assignment = self.controller.assign(shape)
+            assignment = self.controller.assign(shape, excluded)
         except NoCandidate as error:
             raise NoGroup(str(error)) from None
         self._measure(assignment, began_ns)
@@ -84,6 +102,31 @@ class Dispatcher:
     def address(self, dp_rank: int) -> Address:
         """Where the leader of that group listens."""
         return self._addresses[dp_rank]
+
+    def _refresh(self, now_ns: int) -> None:
+        if self._segments.table.current_sequence != self._table_sequence:
+            self._read_table()
+        if self._segments.loads.current_sequence != self._load_sequence:
+            self._read_loads()
+        for row in self._foreign_rows:
+            self.controller.observe_cells(row, self._segments.board.changed(row))
+        for change in self.controller.observe_time(now_ns):
+            self._tell(change)
+
+    def _tell(self, change: FreshnessChange) -> None:
+        """One line at each transition, and a counter."""
+        dp_rank, is_fresh, age_ns = change
+        self._meters.stale_groups[dp_rank] = int(not is_fresh)
+        if is_fresh:
+            _log.info("DP group %d: its figures are fresh again and count", dp_rank)
+            return
+        self._meters.stale_transitions[dp_rank] += 1
+        _log.warning(
+            "DP group %d: its figures are %.2f s old, --max-load-age is %.2f s: books stand in",
+            dp_rank,
+            age_ns * _NS,
+            self.controller.max_load_age_ns * _NS,
+        )
 
     def _read_loads(self) -> None:
         """Take over what changed; the figures stay as they are if no copy was whole."""
@@ -101,7 +144,7 @@ class Dispatcher:
         meters.dispatches[assignment.dp_rank] += 1
         meters.predicted_cached_tokens += assignment.cached_tokens
         report = self.controller.ledger.report(assignment.dp_rank)
-        if report is None:
+        if report is None or not self.controller.figures_are_fresh(assignment.dp_rank):
             meters.book_decisions += 1
         else:
             meters.figure_age_s.observe((began_ns - report.sampled_ns) * _NS)
@@ -116,11 +159,18 @@ class Dispatcher:
         if table is None:
             return
         self._table_sequence = table.sequence
+        ended = _ended(self._groups, table.groups)
         self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}
         for entry in table.groups:
             self.controller.observe_group(entry)
+            if 0 < entry.epoch == self.controller.ledger.epoch(entry.dp_rank):
+                self._groups[entry.dp_rank] = entry
         self._on_table(table.groups)
         self._reread_loads()
+        for gone in ended:
+            level = logging.DEBUG if gone.is_expected else logging.WARNING
+            _log.log(level, "DP group %d: %s; its requests are ended", gone.dp_rank, gone.why)
+            self._on_gone(gone.address, gone.why)
 
     def _reread_loads(self) -> None:
         """All reports, changed or not: those of a new epoch may have come before the table."""
@@ -132,3 +182,36 @@ class Dispatcher:
             return
         if snapshot is not None:
             self.controller.observe_reports(snapshot.reports)
+
+
+class _Gone(NamedTuple):
+    """A life of a group that is over, or taken to be."""
+
+    dp_rank: int
+    address: Address
+    why: str
+    is_expected: bool
+    """It was draining, or known to be dead."""
+
+
+def _ended(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> list[_Gone]:
+    """Whose requests will have no answer, by two tables that follow each other."""
+    ended = []
+    for entry in now:
+        known = before.get(entry.dp_rank)
+        if known is None:
+            continue
+        address = Address(known.host, known.port)
+        is_expected = known.state in (GroupState.DRAINING, GroupState.DEAD)
+        if entry.epoch > known.epoch:
+            why = "it has begun a new life"
+        elif entry.epoch == known.epoch and _has_died(known.state, entry.state):
+            why = "it was found dead"
+        else:
+            continue
+        ended.append(_Gone(entry.dp_rank, address, why, is_expected))
+    return ended
+
+
+def _has_died(before: GroupState, now: GroupState) -> bool:
+    return now is GroupState.DEAD and before is not GroupState.DEAD

@@ -14,10 +14,12 @@ from typing import Protocol
 
 from router.errors import InternalError, RequestError
 from router.front_door.message import Request, head_of, passed_head, response
-from router.front_door.upstream import Address, UpstreamConnection, UpstreamPool
+from router.front_door.upstream import Address, UpstreamConnection
+from router.front_door.upstream_pool import UpstreamPool
 
 _log = logging.getLogger("levelhead.front_door")
 _CLOSE = b"connection: close\r\n"
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 class Client(Protocol):
@@ -108,8 +110,11 @@ class Exchange:
         if connection is None:
             self._begin(self._connect_and_send(address, payload))
         else:
-            self._upstream = connection
-            connection.send(self, payload)
+            self._write(connection, payload)
+
+    def _write(self, connection: UpstreamConnection, payload: bytes) -> None:
+        self._upstream = connection
+        connection.send(self, payload)
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         """Do work beside the event loop's callbacks; the client leaving cancels it."""
@@ -132,15 +137,16 @@ class Exchange:
             self._unreachable(f"cannot connect: {str(error) or 'timed out'}")
             return
         self._connecting = None
-        self._upstream = connection
-        connection.send(self, payload)
+        self._write(connection, payload)
 
     def _fail(self, error: RequestError) -> None:
         """End with an error: as a response, or if one has begun, as honestly as it still can be."""
         self._end(error)
         if self._head_passed:
-            self._client.write(self._broken_tail(error))
-            self._client.finished(keep_alive=False)
+            tail = self._broken_tail(error)
+            self._client.write(tail)
+            whole = tail.endswith(LAST_CHUNK)  # then the client knows where the answer ends
+            self._client.finished(keep_alive=self._keep_alive and whole)
         else:
             answer = refusal(error, self._head_lines(), keep_alive=self._keep_alive)
             if self._request.method == b"HEAD":

@@ -1,67 +1,65 @@
-"""An exchange with a DP group: dispatched, charged, measured, and released once."""
+"""
+An exchange with the DP groups: one request, dispatched until a group answers it.
+
+    start ── count ── attempt ── head ── first byte ── … ── end
+                         ▲         │          │
+                         └─────────┘          └─ from here on the answer is this group's
+
+A group that cannot be reached, is lost or refuses before a byte of an answer
+went to the client is left for another one: a bounded number of times, never
+for one that was tried, each time with an attempt of its own.  The head of an
+event stream waits for its first byte, because some engines send it when the
+request is queued.  Afterwards a loss is told as honestly as it still can be.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable
-from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import orjson
 
-from balancer.assignment import Assignment, End
+from balancer.assignment import Assignment
 from balancer.load import RequestShape
-from router.errors import BadRequest, GroupLost, RequestError
-from router.front_door.dispatcher import Dispatcher
+from router.errors import BadRequest, GroupLost, NoGroup, RequestError
+from router.front_door.answer import Answer
+from router.front_door.attempt import Attempt
 from router.front_door.exchange import Client, Exchange
 from router.front_door.message import Request
-from router.front_door.meters import Meters
-from router.front_door.prompt import PromptCount, PromptCounter, text_bytes
-from router.front_door.settlement import Settlement
-from router.front_door.upstream import Address, UpstreamPool
+from router.front_door.prompt import GENERATE_PATH, PromptCount, text_bytes
+from router.front_door.services import Services
+from router.front_door.upstream import UpstreamConnection
 
 _log = logging.getLogger("levelhead.front_door")
 _COUNT_ELSEWHERE_BYTES = 8 << 10  # longer prompts are tokenized beside the event loop
-_TAIL_BYTES = 1024  # where `usage` stands in an answer
-_CHUNKED = b"\r\ntransfer-encoding: chunked"
-_EVENT_STREAM = b"text/event-stream"
-_EVENT = b"data: {"
-_PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
+_REFUSED = 503
+_WRONG_EPOCH = 421
+_REFUSALS = {_REFUSED: "refused", _WRONG_EPOCH: "wrong_epoch"}
 
 
-class Services(NamedTuple):
-    """What the inference exchanges of one front door share."""
+class _Head(NamedTuple):
+    """The head of an answer whose first byte has not come."""
 
-    dispatcher: Dispatcher
-    counter: PromptCounter
-    meters: Meters
-    pool: UpstreamPool
-    settlement: Settlement
-    executor: Executor
-    clock_s: Callable[[], float]
-    slot: int
-    epoch: int
+    status: int
+    lines: bytes
+    until_eof: bool
 
 
 class InferenceExchange(Exchange):
-    """Dispatches one inference request and relays its answer."""
+    """Dispatches one inference request and relays the answer of the group that gives one."""
 
     def __init__(self, client: Client, request: Request, services: Services) -> None:
         super().__init__(client, request, services.pool)
         self._services = services
-        self._assignment: Assignment | None = None
-        self._address: Address | None = None
-        self._written = False
+        self._shape = RequestShape(0)
+        self._attempt: Attempt | None = None
+        self._tried: tuple[int, ...] = ()
+        self._answer: Answer | None = None
+        self._held: _Head | None = None
         self._prompt_size = (0, 0)
         self._learns = False
         self._status = 0
-        self._is_stream = False
-        self._is_chunked = False
-        self._last_piece = b""
-        self._last_data_s = 0.0
-        self._tail = b""
         services.meters.open_requests += 1
 
     def start(self) -> None:
@@ -89,144 +87,152 @@ class InferenceExchange(Exchange):
 
     def _dispatch(self, counted: PromptCount) -> None:
         services = self._services
+        self._shape = RequestShape(counted.tokens, counted.page_digests, counted.page_size)
         try:
-            shape = RequestShape(counted.tokens, counted.page_digests, counted.page_size)
-            assignment = services.dispatcher.assign(shape)
-        except RequestError as error:
+            assignment = services.dispatcher.assign(self._shape)
+        except NoGroup as error:
             self._fail(error)
             return
-        self._assignment = assignment
-        self._learns = counted.source == "estimated" and services.counter.estimate.is_due()
+        tells_all = self._request.path != GENERATE_PATH  # there each choice has counts of its own
+        is_estimated = counted.source == "estimated" and tells_all
+        self._learns = is_estimated and services.counter.estimate.is_due()
         services.meters.prompt_tokens[counted.source] += counted.tokens
-        self._address = services.dispatcher.address(assignment.dp_rank)
-        charge = self._request.forwarded(b"POST", self._charge_lines(assignment))
-        self._send(self._address, charge)
-        self._written = self._upstream is not None
+        self._try(assignment)
 
-    async def _connect_and_send(self, address: Any, payload: bytes) -> None:
-        await super()._connect_and_send(address, payload)
-        self._written = self._upstream is not None
+    def _try(self, assignment: Assignment) -> None:
+        """Send the request to the group that was chosen."""
+        attempt = self._attempt = Attempt(self._services, assignment)
+        self._tried += (attempt.dp_rank,)
+        self._send(attempt.address, self._request.forwarded(b"POST", attempt.charge_lines()))
+
+    def _write(self, connection: UpstreamConnection, payload: bytes) -> None:
+        if self._attempt is not None:
+            self._attempt.is_written = True
+        super()._write(connection, payload)
+
+    def _retry(self, reason: str) -> bool:
+        """Leave this group for another; False if the request may not, or nobody can take it."""
+        services, left = self._services, self._attempt
+        if self._head_passed or left is None or len(self._tried) > services.max_retries:
+            return False
+        try:
+            assignment = services.dispatcher.assign(self._shape, self._tried)
+        except NoGroup:
+            return False
+        services.meters.retries[reason] += 1
+        left.close()
+        if self._upstream is not None:
+            self._upstream.drop()
+            self._upstream = None
+        self._held = None
+        self._try(assignment)
+        return True
+
+    # What the upstream connection calls
 
     def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
-        """Note the status and whether tokens will be streamed."""
-        self._status = status
-        self._is_stream = _EVENT_STREAM in head
-        if self._is_stream:
-            self._is_chunked = not self._request.is_http10 and _CHUNKED in head.lower()
-        super().on_head(status, head, data, until_eof=until_eof)
-        self._note(data)
+        """Go elsewhere if it refuses; else pass it on, a stream's with its first byte."""
+        if self._attempt is not None:
+            self._attempt.is_answered = True
+            self._attempt.is_computed = status == 200  # which comes with the first output
+        refusal = _REFUSALS.get(status)
+        if refusal is not None and self._retry(refusal):
+            return
+        if status == _WRONG_EPOCH:
+            self._give_up("another life of it answers")
+            return
+        services = self._services
+        self._answer = Answer(
+            self._request, head, services.meters, services.clock_s, keeps_tail=self._learns
+        )
+        if data or not self._answer.is_stream:
+            self._pass_on(status, head, data, until_eof=until_eof)
+        else:
+            self._held = _Head(status, head, until_eof)
 
     def on_data(self, data: bytes) -> None:
         """Pass it on, then count the events in it."""
+        if self._held is not None:
+            if data:  # none yet for a client that does not know chunked coding
+                self._pass_held(self._held, data)
+            return
         self._client.write(data)
         self._note(data)
 
     def on_end(self) -> None:
         """Learn from the usage that came back."""
-        self._learn_usage()
+        if self._held is not None:
+            self._pass_held(self._held, b"")
+        if self._learns and self._answer is not None:
+            tokens = self._answer.prompt_tokens()
+            if tokens is not None:
+                self._services.counter.estimate.correct(*self._prompt_size, tokens)
         super().on_end()
 
     def on_lost(self, reason: str) -> None:
         """The group was lost before its answer was complete."""
-        self._settle()
+        self._upstream = None
         self._services.meters.upstream_lost += 1
-        super().on_lost(reason)
+        if not self._retry("lost"):
+            super().on_lost(reason)
 
     def client_lost(self) -> None:
-        """The client left: whether the group has seen the request yet is not known."""
+        """The client left."""
         if not self._over:
             self._services.meters.disconnects += 1
-            self._settle()
         super().client_lost()
 
-    def _settle(self) -> None:
-        """
-        Ask the group what became of a request that was written and not answered.
+    # Inside
 
-        Asked where it was sent: a later life of the group, at another address,
-        would count a charge that was never sent to it.
-        """
-        if self._assignment is None or self._address is None:
+    def _unreachable(self, reason: str) -> None:
+        if not self._retry("unreachable"):
+            super()._unreachable(reason)
+
+    def _give_up(self, reason: str) -> None:
+        """The group's answer is of no use, and nobody else can give one."""
+        if self._upstream is not None:
+            self._upstream.drop()
+            self._upstream = None
+        self._fail(self._lost_error(reason))
+
+    def _pass_held(self, held: _Head, data: bytes) -> None:
+        self._held = None
+        self._pass_on(held.status, held.lines, data, until_eof=held.until_eof)
+
+    def _pass_on(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
+        """The head and the first piece: from now on the answer is this group's."""
+        self._status = status
+        super().on_head(status, head, data, until_eof=until_eof)
+        self._note(data)
+
+    def _note(self, data: bytes) -> None:
+        if not data or self._answer is None or self._attempt is None:
             return
-        if self._written and not self._head_passed:
-            self._services.settlement.ask(self._address, self._assignment)
+        num_events = self._answer.note(data)
+        if num_events:
+            self._attempt.streamed(num_events)
 
     def _end(self, error: RequestError | None) -> None:
-        """Close the books: the one place where an assignment is released."""
+        """Close the books of the request, and the attempt that it is at."""
         super()._end(error)
         services = self._services
         services.meters.open_requests -= 1
         status = self._status or (error.status if error else 499)  # 499: the client left first
         services.meters.responses[status] += 1
         services.meters.end_to_end_s.observe(services.clock_s() - self._request.began_s)
-        if self._assignment is not None:
-            services.dispatcher.controller.release(self._assignment, self._fate())
-
-    def _fate(self) -> End:
-        """What became of the request in its group: a status comes with its first output."""
-        if not self._written:
-            return End.NEVER_SENT
-        return End.REACHED if self._status == 200 else End.UNANSWERED
-
-    def _note(self, data: bytes) -> None:
-        if not data:
-            return
-        if self._is_stream:
-            self._measure_stream(data)
-        if self._learns:
-            self._tail = data if len(data) >= _TAIL_BYTES else self._tail[-_TAIL_BYTES:] + data
-
-    def _measure_stream(self, data: bytes) -> None:
-        services, now_s = self._services, self._services.clock_s()
-        self._last_piece = data
-        if self._last_data_s:
-            services.meters.inter_token_s.observe(now_s - self._last_data_s)
-        else:
-            services.meters.ttft_s.observe(now_s - self._request.began_s)
-        self._last_data_s = now_s
-        if self._assignment is not None:
-            services.dispatcher.controller.streamed(self._assignment, data.count(_EVENT))
-
-    def _learn_usage(self) -> None:
-        if not self._learns:
-            return
-        found = _PROMPT_TOKENS.search(self._tail)
-        if found:
-            self._services.counter.estimate.correct(*self._prompt_size, int(found[1]))
-
-    def _charge_lines(self, assignment: Assignment) -> bytes:
-        return (
-            b"x-levelhead-dp-balance-id: %s\r\n"
-            b"x-levelhead-front-door: %d/%d\r\n"
-            b"x-levelhead-charge-tokens: %d\r\n"
-        ) % (
-            assignment.dp_balance_id.encode(),
-            self._services.slot,
-            self._services.epoch,
-            assignment.charge_tokens,
-        )
+        if self._attempt is not None:
+            self._attempt.close()
 
     def _head_lines(self) -> bytes:
-        if self._assignment is None:
-            return b""
-        return b"x-levelhead-dp-rank: %d\r\nx-levelhead-dp-balance-id: %s\r\n" % (
-            self._assignment.dp_rank,
-            self._assignment.dp_balance_id.encode(),
-        )
+        return self._attempt.answer_lines() if self._attempt is not None else b""
 
     def _lost_error(self, reason: str) -> RequestError:
-        rank = self._assignment.dp_rank if self._assignment else "?"
+        rank = self._attempt.dp_rank if self._attempt is not None else "?"
         _log.warning("DP group %s: %s", rank, reason)
         return GroupLost(f"DP group {rank} was lost: {reason}")
 
     def _broken_tail(self, error: RequestError) -> bytes:
-        """An error event, where what was passed on so far lets it be read as one."""
-        end_of_event = b"\n\n\r\n" if self._is_chunked else b"\n\n"
-        within = self._last_piece and not self._last_piece.endswith(end_of_event)
-        if not self._is_stream or within:
-            return b""
-        event = b"data: %s\n\n" % error.body()
-        return b"%x\r\n%s\r\n0\r\n\r\n" % (len(event), event) if self._is_chunked else event
+        return self._answer.broken_tail(error) if self._answer is not None else b""
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

@@ -54,7 +54,15 @@ class Meters:
         """Clients that left before their answer was complete."""
         self.upstream_lost = 0
         self.book_decisions = 0
-        """Decisions for a group whose load was this front door's own book."""
+        """Decisions for a group that was weighed with the front doors' books."""
+        self.stale_groups = [0] * num_groups
+        """1 for each group whose figures were found too old, until they are fresh again."""
+        self.stale_transitions = [0] * num_groups
+        """Times that each group's figures went stale."""
+        self.retries: Counter[str] = Counter()
+        """Requests sent to another group: the first was unreachable, lost, refused, wrong_epoch."""
+        self.settlements: Counter[str] = Counter()
+        """Uncertain charges, by what became of them: seen, unseen, epoch_over."""
         self.torn_snapshots = 0
         """Times that no whole copy of the load segment or the group table could be taken."""
         self.predicted_cached_tokens = 0

@@ -5,7 +5,7 @@ Follows what groups tell of their prefix caches: one task for each ready group.
                  ▲                                        │      dead or draining: the task ends
                  └────────────────────────────────────────┘
 
-A task lives as long as its group is ready in one epoch; it needs no traffic and
+A task lives as long as its group is ready (or suspect) in one epoch; it needs no traffic and
 nobody waits for it.  What the lines say is in workers/server/prefix_feed.py; a
 group tells all anew on each connection, so whatever was missed does not matter.
 While a group is not followed, what it told last stands, and requests go on: the
@@ -22,11 +22,13 @@ from typing import Any, NamedTuple
 import orjson
 
 from balancer.prefix_index import Change, PrefixEvent
-from router.front_door.upstream import Address, UpstreamPool
+from router.front_door.upstream import Address
+from router.front_door.upstream_pool import UpstreamPool
 from shm.group_table import GroupEntry, GroupState
 
 _log = logging.getLogger("levelhead.front_door")
 _REQUEST = b"GET /prefix_events HTTP/1.1\r\nhost: group\r\n\r\n"
+_FOLLOWED = (GroupState.READY, GroupState.SUSPECT)
 _MAX_LINE_BYTES = 1 << 20  # a group's are below 32 KiB
 _CHANGES = {"stored": Change.STORED, "evicted": Change.EVICTED}
 
@@ -78,7 +80,7 @@ class PrefixIntake:
         ready = {
             Followed(entry.dp_rank, entry.epoch, Address(entry.host, entry.port))
             for entry in groups
-            if entry.state is GroupState.READY
+            if entry.state in _FOLLOWED
         }
         for group in self._tasks.keys() - ready:
             self._tasks.pop(group).cancel()

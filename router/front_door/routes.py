@@ -7,18 +7,15 @@ plane does not fail while the control plane restarts.
 
 from __future__ import annotations
 
-import hmac
-
 import orjson
 
-from router.errors import MethodNotAllowed, RequestError, Unauthorised
+from router.errors import MethodNotAllowed, RequestError
 from router.front_door.exchange import Client, Exchange, refusal
 from router.front_door.message import Request, head_of, response
-from router.front_door.upstream import UpstreamPool
+from router.front_door.prompt import GENERATE_PATH
+from router.front_door.upstream_pool import UpstreamPool
 
-INFERENCE_PATHS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
-_OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
-_BEARER = b"bearer "
+INFERENCE_PATHS = frozenset((b"/v1/chat/completions", b"/v1/completions", GENERATE_PATH))
 
 
 def is_inference(request: Request) -> bool:
@@ -29,16 +26,6 @@ def is_inference(request: Request) -> bool:
         path, method = request.path.decode(), request.method.decode()
         raise MethodNotAllowed(f"{path} takes POST, not {method}")
     return True
-
-
-def check_key(request: Request, api_key: bytes | None) -> None:
-    """Raise Unauthorised unless the request carries the key, or needs none."""
-    if api_key is None or request.path in _OPEN_PATHS:
-        return
-    value = request.header(b"authorization")
-    given = value[len(_BEARER) :] if value.lower().startswith(_BEARER) else b""
-    if not hmac.compare_digest(given, api_key):
-        raise Unauthorised("a valid API key is needed: Authorization: Bearer <key>")
 
 
 def readiness(num_ready: int, num_groups: int) -> bytes:

@@ -5,12 +5,14 @@ A front door: one process on the public port, and what its connections share.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import orjson
@@ -20,25 +22,30 @@ from balancer.ledger import Ledger
 from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixIndex
 from router.errors import RequestError
+from router.front_door.access import Access
 from router.front_door.client import ClientConnection
 from router.front_door.control_exchange import ControlExchange
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.exchange import Client, Exchange
-from router.front_door.inference_exchange import InferenceExchange, Services
+from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
 from router.front_door.prefix_intake import PrefixIntake
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_reader import Limits
-from router.front_door.routes import Answered, check_key, is_inference, readiness
+from router.front_door.routes import Answered, is_inference, readiness
+from router.front_door.services import Services
 from router.front_door.settlement import Settlement
-from router.front_door.upstream import Address, UpstreamPool
+from router.front_door.upstream import Address
+from router.front_door.upstream_pool import UpstreamPool
 from router.instance import Instance
 from shm.group_table import GroupEntry
 
 _log = logging.getLogger("levelhead.front_door")
 _BACKLOG = 4096
-_CHECK_PERIOD_S = 2.0
+_TICK_S = 0.25
+_TICKS_PER_CHECK = 8  # of how long clients have been silent
+_NS_PER_S = 1_000_000_000
 
 
 class FrontDoor:
@@ -51,9 +58,14 @@ class FrontDoor:
         segments: Segments,
         loop: asyncio.AbstractEventLoop,
         clock_s: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
         executor: Executor | None = None,
     ) -> None:
-        """`executor` counts long prompts beside the loop: one thread unless given."""
+        """
+        `clock_ns` is the one of the groups' samples.
+
+        `executor` counts long prompts beside the loop: one thread unless given.
+        """
         self._instance = instance
         self._slot = slot
         self._epoch = _next_epoch(segments, slot)
@@ -65,7 +77,7 @@ class FrontDoor:
             instance.keep_alive_s,
             instance.request_timeout_s,
         )
-        self._api_key = instance.api_key.encode() if instance.api_key else None
+        self._access = Access(instance.host, instance.api_key, instance.admin_api_key)
         self._control = Address(instance.control_socket, 0)
         self._connections: set[ClientConnection] = set()
         self._stopping = asyncio.Event()
@@ -74,11 +86,26 @@ class FrontDoor:
         self.meters = Meters(instance.dp_size)
         self._counter = PromptCounter()
         self._pool = UpstreamPool(loop)
-        self.dispatcher = Dispatcher(
-            self._controller(), segments, slot, self.meters, time.monotonic_ns, self._on_table
-        )
+        self.dispatcher = self._dispatcher(clock_ns)
         self._intake = self._prefix_intake()
+        self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
+
+    def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
+        return Dispatcher(
+            self._controller(),
+            self._segments,
+            self._slot,
+            self.meters,
+            clock_ns,
+            self._on_table,
+            self._pool.lose,
+            rows_read=None if self._instance.in_flight_board else (),
+        )
+
+    def _questions(self) -> Settlement:
+        ledger, outcomes = self.dispatcher.controller.ledger, self.meters.settlements
+        return Settlement(self._pool, f"{self._slot}/{self._epoch}", ledger.epoch, outcomes)
 
     def _shared(self, executor: Executor) -> Services:
         return Services(
@@ -86,11 +113,12 @@ class FrontDoor:
             counter=self._counter,
             meters=self.meters,
             pool=self._pool,
-            settlement=Settlement(self._pool, self._slot, self._epoch),
+            settlement=self.settlement,
             executor=executor,
             clock_s=self.clock_s,
             slot=self._slot,
             epoch=self._epoch,
+            max_retries=self._instance.retry_max_retries,
         )
 
     def _controller(self) -> Controller:
@@ -105,9 +133,10 @@ class FrontDoor:
         )
         # Ids must differ between front doors and lives, whatever the seed.
         ids = random.Random(self._epoch)
-        prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
+        max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
         policy = make_policy(instance.method, rng)
-        return Controller(policy, ledger, instance.dp_size, ids, prefixes)
+        prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
+        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes)
 
     def _prefix_intake(self) -> PrefixIntake | None:
         controller = self.dispatcher.controller
@@ -147,7 +176,7 @@ class FrontDoor:
     def exchange(self, client: Client, request: Request) -> Exchange:
         """The exchange that answers the request."""
         try:
-            check_key(request, self._api_key)
+            self._access.check(request)
             if is_inference(request):
                 return InferenceExchange(client, request, self._services)
         except RequestError as error:
@@ -175,13 +204,16 @@ class FrontDoor:
             self._tell_meters, self._instance.meters_socket(self._slot)
         )
         _log.info("front door %d listens on %s", self._slot, listening.getsockname()[:2])
-        while not self._stopping.is_set():
-            await self._check_connections()
-        server.close()
-        await self._drain()
+        async with asyncio.TaskGroup() as beside:
+            ticking = beside.create_task(self._tick_on())
+            await self._stopping.wait()
+            server.close()
+            await self._drain()
+            ticking.cancel()
         meters.close()
         if self._intake is not None:
             self._intake.stop()
+        await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
 
@@ -189,12 +221,13 @@ class FrontDoor:
         """Accept nobody any more, and finish what is under way."""
         self._stopping.set()
 
-    async def _check_connections(self) -> None:
-        try:
-            async with asyncio.timeout(_CHECK_PERIOD_S):
-                await self._stopping.wait()
-        except TimeoutError:
-            self.check_time()
+    async def _tick_on(self) -> None:
+        """What happens by time alone, until cancelled."""
+        for number in itertools.count(1):
+            await asyncio.sleep(_TICK_S)
+            self.dispatcher.tick()
+            if number % _TICKS_PER_CHECK == 0:
+                self.check_time()
 
     def check_time(self) -> None:
         """Close connections that have been silent for too long, and let expectations age."""
@@ -242,9 +275,10 @@ class FrontDoor:
             "bytes_per_token": self._counter.estimate.bytes_per_token,
         }
         writer.write(orjson.dumps(figures, option=orjson.OPT_NON_STR_KEYS))
-        await writer.drain()
-        writer.close()
-        await writer.wait_closed()
+        with suppress(ConnectionError):  # whoever asked has not waited
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
 
 
 def _next_epoch(segments: Segments, slot: int) -> int:

@@ -12,13 +12,11 @@ of a response in this order, and of nothing after `on_end` or `on_lost`:
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from typing import NamedTuple, Protocol, cast
 
 import httptools
 
 _MAX_HEAD_BYTES = 64 << 10
-_MAX_IDLE_PER_ADDRESS = 1024
 _LINE_END = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -50,11 +48,21 @@ class Listener(Protocol):
         """The connection broke, or what came is not HTTP."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection.  Made and kept by a pool."""
+class Keeper(Protocol):
+    """Who makes connections, and keeps those that wait."""
 
-    def __init__(self, pool: UpstreamPool, address: Address, *, dechunk: bool = False) -> None:
-        self._pool = pool
+    def give_back(self, connection: UpstreamConnection) -> None:
+        """The connection's exchange is over; it can carry another."""
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """The connection is gone."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection, of one keeper."""
+
+    def __init__(self, keeper: Keeper, address: Address, *, dechunk: bool = False) -> None:
+        self._keeper = keeper
         self.address = address
         self._transport: asyncio.Transport | None = None
         self._listener: Listener | None = None
@@ -93,6 +101,25 @@ class UpstreamConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def drop(self) -> None:
+        """Nobody wants what is left of the response; if nothing is, the connection is kept."""
+        if self._complete:
+            self._listener = _NOBODY
+        else:
+            self.cancel()
+
+    def lose(self, reason: str) -> None:
+        """
+        Tell who waits for a response that it will not come, and close at once.
+
+        An upstream that is stopped takes nothing: what it was to be sent is not waited for.
+        """
+        listener, self._listener = self._listener, None
+        if self._transport is not None:
+            self._transport.abort()
+        if listener is not None:
+            listener.on_lost(reason)
+
     def pause(self) -> None:
         """Stop reading: whoever listens is slower than the upstream."""
         if self.is_open:
@@ -113,22 +140,22 @@ class UpstreamConnection(asyncio.Protocol):
         """Pass on what came, and finish when the message is complete."""
         listener = self._listener
         if listener is None:
-            self._close()  # bytes that nobody asked for
+            self.cancel()  # bytes that nobody asked for
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._lose(f"its answer is not HTTP: {error}")
+            self.lose(f"its answer is not HTTP: {error}")
             return
         if self._excess:
-            self._lose("it answered more than once")
+            self.lose("it answered more than once")
             return
         if self._head is None:
             listener.on_data(self._body(data))
         else:
             self._take_head(listener, data)
         if self._complete:
-            self._finish(listener)
+            self._finish()
 
     def eof_received(self) -> bool:
         """Let asyncio close our side too."""
@@ -137,13 +164,13 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """An idle connection is forgotten; a response that is under way may have ended so."""
         self._transport = None
-        self._pool.forget(self)
+        self._keeper.forget(self)
         listener = self._listener
         if listener is not None and self._head is None and self._until_eof and exc is None:
             self._listener = None
             listener.on_end()
         else:
-            self._lose(f"its connection was lost: {exc or 'closed by the peer'}")
+            self.lose(f"its connection was lost: {exc or 'closed by the peer'}")
 
     # What the parser calls
 
@@ -162,7 +189,7 @@ class UpstreamConnection(asyncio.Protocol):
             data = self._head + data
         start, end = _span_of_head(data)
         if (end or len(data)) - start > _MAX_HEAD_BYTES:
-            self._lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
+            self.lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
         elif end == 0:
             self._head = data[start:]
         else:
@@ -180,28 +207,37 @@ class UpstreamConnection(asyncio.Protocol):
         self._dechunked.clear()
         return plain
 
-    def _finish(self, listener: Listener) -> None:
-        if self._listener is None:
+    def _finish(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is None:
             return  # cancelled while its last bytes were passed on
-        self._listener = None
         if self._reusable and self.is_open and self._dechunked is None:
             self._head = b""
             self._complete = False
             self.resume()  # a client that is slow with its last piece must not stop the next one
-            self._pool.give_back(self)
+            self._keeper.give_back(self)
         else:
-            self._close()
+            self.cancel()
         listener.on_end()
 
-    def _lose(self, reason: str) -> None:
-        listener, self._listener = self._listener, None
-        self._close()
-        if listener is not None:
-            listener.on_lost(reason)
 
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+class _Nobody:
+    """Listens to what is left of a response that nobody wants."""
+
+    def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
+        pass
+
+    def on_data(self, data: bytes) -> None:
+        pass
+
+    def on_end(self) -> None:
+        pass
+
+    def on_lost(self, reason: str) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
 
 
 class _Dechunker:
@@ -238,61 +274,3 @@ def _is_until_eof(status: int, head: bytes) -> bool:
     lower = head.lower()
     framed = b"\r\ncontent-length:" in lower or b"\r\ntransfer-encoding:" in lower
     return not framed and status not in (204, 304)
-
-
-class UpstreamPool:
-    """Connections that wait for their next exchange, newest first, by address."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, connect_timeout_s: float = 5.0) -> None:
-        self._loop = loop
-        self._connect_timeout_s = connect_timeout_s
-        self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
-        self._closing = False
-
-    def take(self, address: Address) -> UpstreamConnection | None:
-        """An open connection that waits, or None."""
-        idle = self._idle[address]
-        while idle:
-            connection = idle.pop()
-            if connection.is_open:
-                return connection
-        return None
-
-    async def connect(self, address: Address, *, dechunk: bool = False) -> UpstreamConnection:
-        """A new connection.  Raises OSError (TimeoutError among them)."""
-        connection = UpstreamConnection(self, address, dechunk=dechunk)
-        loop = self._loop
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                if address.port:
-                    await loop.create_connection(lambda: connection, address.host, address.port)
-                else:
-                    await loop.create_unix_connection(lambda: connection, address.host)
-        except BaseException:
-            connection.cancel()  # it may have been made just when the caller gave up
-            raise
-        if not connection.is_open:
-            raise ConnectionResetError("closed by the peer at once")
-        return connection
-
-    def give_back(self, connection: UpstreamConnection) -> None:
-        """The connection's exchange is over; keep it for the next."""
-        idle = self._idle[connection.address]
-        if self._closing or len(idle) >= _MAX_IDLE_PER_ADDRESS:
-            connection.cancel()
-        else:
-            idle.append(connection)
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """The connection is gone."""
-        idle = self._idle[connection.address]
-        if connection in idle:
-            idle.remove(connection)
-
-    def close(self) -> None:
-        """Close what waits, and from now on whatever is given back."""
-        self._closing = True
-        for idle in self._idle.values():
-            for connection in list(idle):
-                connection.cancel()
-            idle.clear()

@@ -5,7 +5,7 @@ import pytest
 from balancer.controller import Controller
 from balancer.ledger import Ledger
 from balancer.policies.minimum_tokens import MinimumTokens
-from tests.balancer.loads import EPOCH, NUM_GROUPS, SLOT, group
+from tests.balancer.loads import EPOCH, MAX_LOAD_AGE_NS, NUM_GROUPS, SLOT, group
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def controller(board):
         note=board.__setitem__,
     )
     policy = MinimumTokens(random.Random(0))
-    controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1))
+    controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1), MAX_LOAD_AGE_NS)
     for dp_rank in range(NUM_GROUPS):
         controller.observe_group(group(dp_rank))
     yield controller

@@ -2,7 +2,6 @@
 
 import random
 from dataclasses import dataclass
-from itertools import count
 
 from balancer.assignment import Assignment, End
 from balancer.controller import Controller
@@ -12,10 +11,10 @@ from balancer.policies.random_choice import RandomChoice
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.meters import Meters
 from shm.board import Board
-from shm.group_table import GroupTableReader
+from shm.group_table import GroupState, GroupTableReader
 from shm.load import LoadReader
 
-NUM_FRONT_DOORS, NUM_GROUPS = 2, 3
+NUM_FRONT_DOORS, NUM_GROUPS, MAX_LOAD_AGE_NS = 2, 3, 1_000
 
 
 @dataclass(eq=False)
@@ -38,6 +37,11 @@ class Charged:
     @property
     def group_epoch(self):
         return self.assignment.group_epoch
+
+    @property
+    def life(self):
+        """Of which group, and which of its lives."""
+        return self.dp_rank, self.group_epoch
 
 
 class Gap:
@@ -71,12 +75,15 @@ class GapBefore:
 class FrontDoor:
     """One life of a front door, and what the model knows of it."""
 
-    def __init__(self, instance, slot, epoch):
-        self.slot, self.epoch = slot, epoch
+    def __init__(self, instance, slot, epoch, clock_ns):
+        self.slot, self.epoch, self._clock_ns = slot, epoch, clock_ns
         self.sent = set()  # charged and not taken back
         self.open = set()
+        self.noted = [{} for _ in range(NUM_GROUPS)]  # tokens of what was open when it noted that
         self.known_epochs = [0] * NUM_GROUPS
+        self.known_states = [GroupState.STARTING] * NUM_GROUPS
         self.seen = [None] * NUM_GROUPS  # newest Shown of the known epoch
+        self.fresh = [False] * NUM_GROUPS
         self.gap = Gap()
         self._segments = Segments(
             GroupTableReader.attach(instance),
@@ -90,7 +97,7 @@ class FrontDoor:
         )
         meters = Meters(NUM_GROUPS)
         self._dispatcher = Dispatcher(
-            self.controller, watched, slot, meters, count().__next__, lambda groups: None
+            self.controller, watched, slot, meters, clock_ns, lambda groups: None
         )
 
     def _make_controller(self):
@@ -101,14 +108,23 @@ class FrontDoor:
             num_groups=NUM_GROUPS,
             note=lambda dp_rank, cell: self._segments.board.write(self.slot, dp_rank, cell),
         )
-        policy = RandomChoice(random.Random(self.epoch))
-        return Controller(policy, ledger, NUM_GROUPS, random.Random(self.epoch))
+        rng = random.Random(self.epoch)
+        return Controller(RandomChoice(rng), ledger, NUM_GROUPS, rng, MAX_LOAD_AGE_NS)
 
-    def dispatch(self, tokens):
+    def may_choose(self, excluded):
+        """Groups that a request may go to, by the table as it was read last."""
+        for state in (GroupState.READY, GroupState.SUSPECT):
+            found = {rank for rank, known in enumerate(self.known_states) if known is state}
+            if found - excluded:
+                return found - excluded
+        return set()
+
+    def dispatch(self, tokens, excluded):
         """On the figures as they were read last, however old."""
-        charged = Charged(self, self.controller.assign(RequestShape(tokens)))
+        charged = Charged(self, self.controller.assign(RequestShape(tokens), excluded))
         self.sent.add(charged)
         self.open.add(charged)
+        self._note(charged)
         return charged
 
     def release(self, charged, end):
@@ -116,18 +132,40 @@ class FrontDoor:
         if end is End.NEVER_SENT:
             self.sent.discard(charged)
         self.controller.release(charged.assignment, end)
+        self._note(charged)
 
     def stream(self, charged, tokens):
         charged.streamed_tokens += tokens
         self.controller.streamed(charged.assignment, tokens)
 
+    def note_books(self):
+        self.controller.note_books()
+        self.noted = [self.book(dp_rank) for dp_rank in range(NUM_GROUPS)]
+
+    def book(self, dp_rank):
+        """Tokens of each request that is open on the group, in the life that is known of it."""
+        known = (dp_rank, self.known_epochs[dp_rank])
+        return {c: c.tokens + c.streamed_tokens for c in self.open if c.life == known}
+
+    def _note(self, charged):
+        """Whatever is noted of one request, the board has the whole book of its group."""
+        if charged.group_epoch == self.known_epochs[charged.dp_rank]:
+            self.noted[charged.dp_rank] = self.book(charged.dp_rank)
+
     def read(self, table, published, meanwhile):
         self.gap.open(meanwhile)
         self._dispatcher.refresh()
-        self.known_epochs = table
-        for dp_rank, epoch in enumerate(table):
-            seen = [s for s in (published[dp_rank], self.seen[dp_rank]) if s and s.epoch == epoch]
-            self.seen[dp_rank] = seen[0] if seen else None
+        now_ns = self._clock_ns()
+        self.controller.observe_time(now_ns)
+        for dp_rank, (epoch, state) in enumerate(table):
+            self.known_states[dp_rank] = state
+            if epoch != self.known_epochs[dp_rank]:
+                self.known_epochs[dp_rank], self.noted[dp_rank] = epoch, {}
+            known = [s for s in (published[dp_rank], self.seen[dp_rank]) if s and s.epoch == epoch]
+            self.seen[dp_rank] = newest = max(known, key=lambda s: s.sampled_ns, default=None)
+            self.fresh[dp_rank] = newest is not None and (
+                now_ns - newest.sampled_ns <= MAX_LOAD_AGE_NS
+            )
 
     def close(self):
         self._segments.close()

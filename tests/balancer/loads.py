@@ -6,6 +6,7 @@ from shm.load import Accepted, LoadReport
 
 # The controller under test, and the life in which every group is.
 NUM_GROUPS, SLOT, EPOCH, GROUP_EPOCH = 3, 0, 500, 70
+MAX_LOAD_AGE_NS = 1_000
 
 ANY_REQUEST = RequestShape(prompt_tokens=10)
 
@@ -42,6 +43,12 @@ def holding(dp_rank, tokens, requests=0, accepted=(0, 0), **figures):
         accepted=(Accepted(EPOCH, *accepted), Accepted(0, 0, 0)),
         **figures,
     )
+
+
+def observe(controller, *reports, now_ns=0):
+    """Take over reports and judge their age: a front door does both before it decides."""
+    controller.observe_reports(reports)
+    return controller.observe_time(now_ns)
 
 
 def tokens(controller):

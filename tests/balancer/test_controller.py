@@ -1,19 +1,19 @@
 import pytest
 
 from balancer.assignment import End
-from balancer.controller import Book
 from balancer.errors import LedgerBroken
+from balancer.ledger import Book
 from balancer.load import GroupLoad, RequestShape
 from shm.board import Cell
 from shm.group_table import GroupState
-from tests.balancer.loads import EPOCH, GROUP_EPOCH, NUM_GROUPS, group, holding, tokens
+from tests.balancer.loads import EPOCH, GROUP_EPOCH, NUM_GROUPS, group, holding, observe, tokens
 
 
 def test_a_request_goes_where_the_policy_says(controller):
     """
     Here to the group with the fewest tokens, held and in flight.
     """
-    controller.observe_reports([holding(0, 30), holding(1, 10), holding(2, 20)])
+    observe(controller, holding(0, 30), holding(1, 10), holding(2, 20))
 
     picked = [controller.assign(RequestShape(8)).dp_rank for _ in range(3)]
 
@@ -47,18 +47,18 @@ def test_the_charge_is_on_the_board_when_assign_returns(controller, board):
     """
     assignment = controller.assign(RequestShape(8))
 
-    assert board[assignment.dp_rank] == Cell(EPOCH, GROUP_EPOCH, 8, 1, 0, 0)
+    assert board[assignment.dp_rank] == Cell(EPOCH, GROUP_EPOCH, 8, 1, 0, 0, 8, 1)
 
 
 def test_an_accepted_request_moves_from_flight_to_holding(controller):
     """
     In one report, so the sum does not change.
     """
-    controller.observe_reports([holding(rank, 0) for rank in range(NUM_GROUPS)])
+    observe(controller, *(holding(rank, 0) for rank in range(NUM_GROUPS)))
     rank = controller.assign(RequestShape(8)).dp_rank
 
     assert controller.loads()[rank] == GroupLoad(rank, 0, 8, 0, 1)
-    controller.observe_reports([holding(rank, 8, 1, accepted=(8, 1))])
+    observe(controller, holding(rank, 8, 1, accepted=(8, 1)))
     assert controller.loads()[rank] == GroupLoad(rank, 8, 0, 1, 0)
 
 
@@ -66,13 +66,13 @@ def test_a_released_request_stays_in_flight_until_the_group_has_counted_it(contr
     """
     The client is gone; the charge is on its way all the same.
     """
-    controller.observe_reports([holding(rank, 0) for rank in range(NUM_GROUPS)])
+    observe(controller, *(holding(rank, 0) for rank in range(NUM_GROUPS)))
     assignment = controller.assign(RequestShape(8))
 
     controller.release(assignment, End.REACHED)
 
     assert sum(tokens(controller)) == 8
-    controller.observe_reports([holding(assignment.dp_rank, 0, accepted=(8, 1))])
+    observe(controller, holding(assignment.dp_rank, 0, accepted=(8, 1)))
     assert sum(tokens(controller)) == 0
 
 
@@ -80,13 +80,13 @@ def test_a_request_that_was_never_sent_is_taken_back(controller, board):
     """
     At once, and on the board for all to see.
     """
-    controller.observe_reports([holding(rank, 0) for rank in range(NUM_GROUPS)])
+    observe(controller, *(holding(rank, 0) for rank in range(NUM_GROUPS)))
     assignment = controller.assign(RequestShape(8))
 
     controller.release(assignment, End.NEVER_SENT)
 
     assert tokens(controller) == [0, 0, 0]
-    assert board[assignment.dp_rank] == Cell(EPOCH, GROUP_EPOCH, 8, 1, 8, 1)
+    assert board[assignment.dp_rank] == Cell(EPOCH, GROUP_EPOCH, 8, 1, 8, 1, 0, 0)
 
 
 @pytest.mark.parametrize("end", End)
@@ -107,12 +107,12 @@ def test_the_own_book_stands_in_for_a_group_without_a_report(controller):
     """
     Prompt tokens and every token streamed, of requests that have not ended.
     """
-    controller.observe_reports([holding(0, 1_000), holding(1, 1_000)])
+    observe(controller, holding(0, 1_000), holding(1, 1_000))
     assignment = controller.assign(RequestShape(8))
     controller.streamed(assignment, 5)
 
     assert controller.loads()[2] == GroupLoad(2, 13, 0, 1, 0)
-    assert [controller.has_report(rank) for rank in range(NUM_GROUPS)] == [True, True, False]
+    assert [controller.figures_are_fresh(rank) for rank in range(NUM_GROUPS)] == [True, True, False]
     controller.release(assignment, End.REACHED)
     assert controller.loads()[2] == GroupLoad(2, 0, 0, 0, 0)
 
@@ -126,7 +126,7 @@ def test_a_report_takes_over_from_the_book(controller):
     for _ in range(2):
         controller.streamed(controller.assign(RequestShape(8)), 100)
 
-    controller.observe_reports([holding(2, 9, 1, accepted=(8, 1))])
+    observe(controller, holding(2, 9, 1, accepted=(8, 1)))
 
     assert controller.loads()[2] == GroupLoad(2, 9, 8, 1, 1)
 
@@ -135,7 +135,7 @@ def test_the_book_is_kept_beside_a_report(controller):
     """
     So that both can be compared at any time.
     """
-    controller.observe_reports([holding(rank, 0) for rank in range(NUM_GROUPS)])
+    observe(controller, *(holding(rank, 0) for rank in range(NUM_GROUPS)))
     assignment = controller.assign(RequestShape(8))
     controller.streamed(assignment, 3)
 
@@ -158,15 +158,15 @@ def test_a_new_life_of_a_group_forgets_what_was_in_flight_to_the_old(controller)
     """
     And its report: until the new life speaks, the book stands in.
     """
-    controller.observe_reports([holding(0, 5), holding(1, 1_000), holding(2, 1_000)])
+    observe(controller, holding(0, 5), holding(1, 1_000), holding(2, 1_000))
     controller.assign(RequestShape(8))
 
     controller.observe_group(group(0, epoch=GROUP_EPOCH + 1))
 
-    assert not controller.has_report(0)
-    controller.observe_reports([holding(0, 5)])  # of the old life
-    assert not controller.has_report(0)
-    controller.observe_reports([holding(0, 3)._replace(group_epoch=GROUP_EPOCH + 1)])
+    assert not controller.figures_are_fresh(0)
+    observe(controller, holding(0, 5))  # of the old life
+    assert not controller.figures_are_fresh(0)
+    observe(controller, holding(0, 3)._replace(group_epoch=GROUP_EPOCH + 1))
     assert controller.loads()[0] == GroupLoad(0, 3, 0, 0, 0)
 
 
@@ -176,12 +176,12 @@ def test_a_table_that_forgot_an_epoch_does_not_begin_the_books_again(controller,
     A control plane that starts anew may not know a group's epoch yet: what was
     sent in it is not forgotten, for the group has not forgotten what it accepted.
     """
-    controller.observe_reports([holding(0, 0), holding(1, 1_000), holding(2, 1_000)])
+    observe(controller, holding(0, 0), holding(1, 1_000), holding(2, 1_000))
     controller.assign(RequestShape(8))
 
     controller.observe_group(group(0, GroupState.STARTING, epoch))
     controller.observe_group(group(0))
-    controller.observe_reports([holding(0, 8, 1, accepted=(8, 1))])
+    observe(controller, holding(0, 8, 1, accepted=(8, 1)))
 
     assert controller.loads()[0] == GroupLoad(0, 8, 0, 1, 0)
 
@@ -190,9 +190,9 @@ def test_other_front_doors_charges_weigh_as_much_as_own(controller):
     """
     One ledger for all front doors of a host.
     """
-    controller.observe_reports([holding(0, 10), holding(1, 20), holding(2, 30)])
+    observe(controller, holding(0, 10), holding(1, 20), holding(2, 30))
 
-    controller.observe_cells(1, [(0, Cell(9, GROUP_EPOCH, 100, 2, 40, 1))])
+    controller.observe_cells(1, [(0, Cell(9, GROUP_EPOCH, 100, 2, 40, 1, 60, 1))])
 
     assert tokens(controller) == [70, 20, 30]
     assert controller.assign(RequestShape(1)).dp_rank == 1
@@ -202,7 +202,7 @@ def test_it_shows_itself_in_one_line(controller):
     """
     What a test or a person wants to see first.
     """
-    controller.observe_reports([holding(0, 5), holding(1, 7)])
+    observe(controller, holding(0, 5), holding(1, 7))
     controller.observe_group(group(2, GroupState.DEAD))
     controller.assign(RequestShape(1))
 
@@ -226,8 +226,8 @@ def test_integrity_notices_a_ledger_that_does_not_add_up(controller):
     """
     A planted error: a group that has accepted what nobody sent.
     """
-    controller.observe_reports([holding(0, 0, accepted=(1, 1))])
+    observe(controller, holding(0, 0, accepted=(1, 1)))
 
     with pytest.raises(LedgerBroken, match="group 0 has InFlight"):
         controller.check_integrity()
-    controller.observe_reports([holding(0, 0)])
+    observe(controller, holding(0, 0))

@@ -10,7 +10,15 @@ from balancer.ledger import Ledger
 from balancer.load import RequestShape
 from balancer.policies.slack_affinity import SlackAffinity
 from balancer.prefix_index import Change, PrefixEvent, PrefixIndex
-from tests.balancer.loads import EPOCH, GROUP_EPOCH, NUM_GROUPS, SLOT, group, holding
+from tests.balancer.loads import (
+    EPOCH,
+    GROUP_EPOCH,
+    MAX_LOAD_AGE_NS,
+    NUM_GROUPS,
+    SLOT,
+    group,
+    holding,
+)  # fmt: skip
 
 PROMPT = RequestShape(2010, page_digests=(1, 2), page_size=1000)
 
@@ -21,7 +29,7 @@ def _controller():
         slot=SLOT, epoch=EPOCH, num_front_doors=2, num_groups=NUM_GROUPS, note=lambda *_: None
     )
     policy, prefixes = SlackAffinity(random.Random(0)), PrefixIndex(NUM_GROUPS)
-    controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1), prefixes)
+    controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1), MAX_LOAD_AGE_NS, prefixes)
     for dp_rank in range(NUM_GROUPS):
         controller.observe_group(group(dp_rank))
         controller.observe_reports([holding(dp_rank, 0)])

@@ -1,9 +1,10 @@
 """
 The law: a dispatched token is counted exactly once.
 
-Anything that can happen to a request, a group or a front door happens in any
-order, also between a front door's reads of the two segments.  After each read
-what its controller believes is compared with the truth (see world.py).
+Anything that can happen to a request, a group, a front door or the publisher
+happens in any order, also between a front door's reads of the two segments,
+and time passes.  After each read what its controller believes is compared with
+the truth (see world.py).
 """
 
 import os
@@ -13,7 +14,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.balancer.doors import NUM_FRONT_DOORS, NUM_GROUPS
+from shm.group_table import GroupState
+from tests.balancer.doors import MAX_LOAD_AGE_NS, NUM_FRONT_DOORS, NUM_GROUPS
 from tests.balancer.world import World
 
 _numbers = count()
@@ -22,6 +24,9 @@ slots = st.integers(0, NUM_FRONT_DOORS - 1)
 dp_ranks = st.integers(0, NUM_GROUPS - 1)
 tokens = st.integers(0, 1000)
 picks = st.integers(0, 15)  # which of the requests that it could happen to
+states = st.sampled_from([*[GroupState.READY] * 4, *GroupState])
+exclusions = st.frozensets(dp_ranks)
+ages = st.sampled_from([1, MAX_LOAD_AGE_NS // 8, MAX_LOAD_AGE_NS + 1])
 
 # What can happen to a request, and where it must be for that.
 FATES = {
@@ -37,10 +42,15 @@ BY_ITS_FRONT_DOOR = ("never_sent", "settle", "release")
 
 happenings = st.one_of(
     st.tuples(st.sampled_from(sorted(FATES)), picks),
-    st.tuples(st.just("dispatch"), slots, st.lists(tokens, min_size=1, max_size=3)),
+    st.tuples(st.just("dispatch"), slots, st.lists(tokens, min_size=1, max_size=3), exclusions),
     st.tuples(st.just("publish"), st.sets(dp_ranks)),
-    st.tuples(st.just("list_group"), dp_ranks),
-    st.tuples(st.just("restart"), st.booleans(), dp_ranks),
+    st.tuples(st.just("take_over"), st.sets(dp_ranks)),
+    st.tuples(st.just("publish_late"), picks),
+    st.tuples(st.just("list_group"), dp_ranks, states),
+    st.tuples(st.just("restart_group"), dp_ranks),
+    st.tuples(st.just("end_of_door"), slots),
+    st.tuples(st.just("note_books"), slots),
+    st.tuples(st.just("wait"), ages),
     st.just(("rush",)),
 )
 
@@ -86,55 +96,97 @@ class TheLaw(RuleBasedStateMachine):
         for slot in range(NUM_FRONT_DOORS):
             self.world.read(slot)
 
-    @rule(slot=slots, sizes=st.lists(tokens, min_size=1, max_size=3))
-    def dispatch(self, slot, sizes):
-        if slot != self.reading:
+    def acts(self, slot):
+        """Whether that front door is alive, and not in the middle of a read."""
+        return slot != self.reading and self.world.doors[slot] is not None
+
+    @rule(slot=slots, sizes=st.lists(tokens, min_size=1, max_size=3), excluded=exclusions)
+    def dispatch(self, slot, sizes, excluded):
+        if self.acts(slot):
             for size in sizes:
-                self.world.dispatch(slot, size)
+                self.world.dispatch(slot, size, excluded)
 
     @precondition(lambda self: self.world.in_place("held"))
     @rule(pick=picks, more=tokens)
     def produce(self, pick, more):
         """A held request grows, and its front door, if it still is there, sees the tokens."""
         held = self.world.in_place("held")
-        charged = held[pick % len(held)]
+        self._produce(held[pick % len(held)], more)
+
+    def _produce(self, charged, more):
         self.world.grow(charged, more)
-        if charged in charged.door.open:
+        if charged in charged.door.open and charged.door.slot != self.reading:
             charged.door.stream(charged, more)
 
     @rule(reported=st.sets(dp_ranks))
     def publish(self, reported):
         self.world.publish(reported)
 
-    @rule()
-    def rush(self):
-        """Everything on its way arrives, is taken in, and published."""
+    @rule(more=st.integers(0, 3))
+    def rush(self, more=0):
+        """Everything on its way arrives, is taken in, produces, and is published."""
         for charged in self.world.in_place("sent"):
             self.world.deliver(charged)
         for charged in self.world.in_place("inbox"):
             self.world.accept(charged)
+        for charged in self.world.in_place("held"):
+            self._produce(charged, more)
         self.world.publish(range(NUM_GROUPS))
 
-    @rule(of_group=st.booleans(), number=dp_ranks)
-    def restart(self, of_group, number):
-        slot = number % NUM_FRONT_DOORS
-        if of_group:
-            self.world.restart_group(number)
-        elif slot != self.reading:
-            self.world.restart_door(slot)
+    @rule()
+    def look(self):
+        """Every front door reads, and nothing happens meanwhile."""
+        for slot in range(NUM_FRONT_DOORS):
+            self.read_and_check(slot, [])
+
+    @rule(has_reported=st.sets(dp_ranks))
+    def take_over(self, has_reported):
+        self.world.take_over(has_reported)
+
+    @rule(pick=picks)
+    def publish_late(self, pick):
+        self.world.publish_late(pick)
 
     @rule(dp_rank=dp_ranks)
-    def list_group(self, dp_rank):
-        """The control plane notices in which life the group is."""
-        self.world.list_group(dp_rank)
+    def restart_group(self, dp_rank):
+        self.world.restart_group(dp_rank)
+
+    @rule(slot=slots)
+    def end_of_door(self, slot):
+        """It is killed; or its row is reclaimed; or that again; or it comes back."""
+        if self.acts(slot):
+            self.world.kill_door(slot)
+        elif self.world.on_row[slot] and slot != self.reading:
+            self.world.reclaim(slot)
+        elif slot != self.reading:
+            self.world.reclaim(slot)
+            self.world.start_door(slot)
+
+    @rule(slot=slots)
+    def note_books(self, slot):
+        if self.acts(slot):
+            self.world.doors[slot].note_books()
+
+    @rule(ns=ages)
+    def wait(self, ns):
+        self.world.now_ns += ns
+
+    @rule(dp_rank=dp_ranks, state=states)
+    def list_group(self, dp_rank, state):
+        """The control plane notices in which life the group is, and how it does."""
+        self.world.list_group(dp_rank, state)
 
     @rule(slot=slots, meanwhile=st.lists(happenings, max_size=4))
     def read(self, slot, meanwhile):
         """A front door reads both segments; between them this and that happens."""
-        self.reading = slot
-        self.world.read(slot, lambda: [self._happens(*one) for one in meanwhile])
-        self.reading = None
-        self._check(slot)
+        self.read_and_check(slot, meanwhile)
+
+    def read_and_check(self, slot, meanwhile):
+        if self.acts(slot):
+            self.reading = slot
+            self.world.read(slot, lambda: [self._happens(*one) for one in meanwhile])
+            self.reading = None
+            self._check(slot)
 
     def _happens(self, what, *details):
         if what in FATES:
@@ -143,11 +195,12 @@ class TheLaw(RuleBasedStateMachine):
             getattr(self, what)(*details)
 
     def _check(self, slot):
-        controller = self.world.doors[slot].controller
+        door, controller = self.world.doors[slot], self.world.doors[slot].controller
         controller.check_integrity()
         for dp_rank, load in enumerate(controller.loads()):
+            assert controller.figures_are_fresh(dp_rank) == door.fresh[dp_rank]
             truth = self.world.truth(slot, dp_rank)
-            assert truth in (None, (load.tokens, load.requests)), f"group {dp_rank}: {load}"
+            assert truth in (None, load[1:]), f"group {dp_rank}: {load}"
 
 
 TheLaw.TestCase.settings = settings(

@@ -41,8 +41,8 @@ def accepted(mine=(500, 0, 0), other=(500, 0, 0)):
     return (Accepted(*mine), Accepted(*other))
 
 
-def foreign(epoch, group_epoch, dispatched, returned=(0, 0)):
-    return Cell(epoch, group_epoch, *dispatched, *returned)
+def foreign(epoch, group_epoch, dispatched, returned=(0, 0), book=(0, 0)):
+    return Cell(epoch, group_epoch, *dispatched, *returned, *book)
 
 
 def test_a_ledger_begins_by_noting_that_it_has_sent_nothing():
@@ -52,7 +52,7 @@ def test_a_ledger_begins_by_noting_that_it_has_sent_nothing():
     notes = {}
     Ledger(slot=0, epoch=501, num_front_doors=1, num_groups=2, note=notes.__setitem__)
 
-    assert notes == {0: Cell(501, 0, 0, 0, 0, 0), 1: Cell(501, 0, 0, 0, 0, 0)}
+    assert notes == {0: Cell(501, 0, 0, 0, 0, 0, 0, 0), 1: Cell(501, 0, 0, 0, 0, 0, 0, 0)}
 
 
 def test_a_dispatched_token_is_in_flight_at_once(ledger):
@@ -71,20 +71,20 @@ def test_a_charge_is_noted_before_a_dispatch_returns(ledger, notes):
     """
     assert ledger.dispatch(0, 100) == 70
 
-    assert notes == [(0, Cell(500, 70, 100, 1, 0, 0))]
+    assert notes == [(0, Cell(500, 70, 100, 1, 0, 0, 100, 1))]
 
 
 def test_counters_only_grow(ledger, notes):
     """
-    Neither acceptance nor return makes dispatched smaller.
+    Neither acceptance nor return makes dispatched smaller; the book is another matter.
     """
     ledger.dispatch(0, 100)
-    ledger.take_back(0, 70, 100)
+    ledger.take_back(0, 70, 100, 100)
     ledger.dispatch(0, 11)
     ledger.observe_reports([report(0, group_epoch=70, accepted=accepted((500, 11, 1)))])
 
-    assert notes[-1] == (0, Cell(500, 70, 111, 2, 100, 1))
-    assert all(min(map(int.__sub__, b, a)) >= 0 for (_, a), (_, b) in pairwise(notes))
+    assert notes[-1] == (0, Cell(500, 70, 111, 2, 100, 1, 11, 1))
+    assert all(min(map(int.__sub__, b[:6], a[:6])) >= 0 for (_, a), (_, b) in pairwise(notes))
 
 
 def test_an_accepted_charge_leaves_flight_with_the_report_that_shows_it(ledger):
@@ -119,7 +119,7 @@ def test_a_charge_that_never_reached_the_group_is_taken_back(ledger):
     ledger.dispatch(0, 100)
     ledger.dispatch(0, 11)
 
-    ledger.take_back(0, 70, 100)
+    ledger.take_back(0, 70, 100, 100)
 
     assert ledger.in_flight(0) == InFlight(11, 1)
 
@@ -191,7 +191,7 @@ def test_a_new_life_of_the_group_forgets_what_was_sent_to_the_old(ledger, notes)
     ledger.begin_group(0, 71)
 
     assert (ledger.epoch(0), ledger.report(0), ledger.in_flight(0)) == (71, None, NOTHING)
-    assert notes[-1] == (0, Cell(500, 71, 0, 0, 0, 0))
+    assert notes[-1] == (0, Cell(500, 71, 0, 0, 0, 0, 0, 0))
 
 
 def test_a_report_of_another_life_of_the_group_is_not_taken_over(ledger):
@@ -216,7 +216,7 @@ def test_a_charge_of_the_groups_old_life_is_not_taken_back_from_the_new(ledger):
     ledger.begin_group(0, 71)
     ledger.dispatch(0, 11)
 
-    ledger.take_back(0, 70, 100)
+    ledger.take_back(0, 70, 100, 100)
 
     assert ledger.in_flight(0) == InFlight(11, 1)
 

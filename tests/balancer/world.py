@@ -12,13 +12,19 @@ arithmetic with counters, except where a group fills in its report.
 
 A front door lets go of a request (`release`) whenever its client leaves or
 its answer ends, wherever the request is by then.
+
+A front door that is killed stands on its row, as it left it, until the root
+reclaims that; then it may be started again.  Time passes where a test says so,
+and by a nanosecond with each report, so that no two are equally old.
 """
 
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from balancer.assignment import End
+from balancer.errors import NoCandidate
 from shm import board, group_table, load
+from shm.board import Board
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 from shm.load import Accepted, LoadWriter
 from tests.balancer.doors import NUM_FRONT_DOORS, NUM_GROUPS, FrontDoor
@@ -30,6 +36,7 @@ class Shown:
     """A group at the instant of a report."""
 
     epoch: int = 0
+    sampled_ns: int = 0
     accepted: frozenset = frozenset()
     held: dict = field(default_factory=dict)
     """Tokens of each request."""
@@ -59,6 +66,7 @@ def report_of(dp_rank, shown):
     return report(
         dp_rank,
         group_epoch=shown.epoch,
+        sampled_ns=shown.sampled_ns,
         holding_tokens=sum(shown.held.values()),
         running_requests=len(shown.held),
         max_requests=1 << 40,
@@ -87,19 +95,24 @@ class World:
         ]
         self._writer = LoadWriter.attach(instance, NUM_GROUPS, NUM_FRONT_DOORS)
         self._table_writer = GroupTableWriter.attach(instance)
+        self._root = Board.attach(instance, writable=True)
+        self.now_ns = 0
         self.requests = []
         self.groups = [Group(rank, next(self._epochs)) for rank in range(NUM_GROUPS)]
         self.published = [None] * NUM_GROUPS
-        self.table = [0] * NUM_GROUPS
+        self.old_reports = []
+        self.table = [(0, GroupState.STARTING)] * NUM_GROUPS
         self.doors = [self._new_door(slot) for slot in range(NUM_FRONT_DOORS)]
+        self.on_row = list(self.doors)  # whose figures a row has: also a dead one's
         for dp_rank in range(NUM_GROUPS):
             self.list_group(dp_rank)
 
     def _new_door(self, slot):
-        return FrontDoor(self._instance, slot, next(self._epochs))
+        return FrontDoor(self._instance, slot, next(self._epochs), lambda: self.now_ns)
 
     def close(self):
-        for one in (*self.doors, self._writer, self._table_writer, *self._made):
+        alive = [door for door in self.doors if door]
+        for one in (*alive, self._root, self._writer, self._table_writer, *self._made):
             one.close()
         for made in self._made:
             made.unlink()
@@ -110,10 +123,16 @@ class World:
 
     # What front doors do
 
-    def dispatch(self, slot, tokens):
+    def dispatch(self, slot, tokens, excluded=frozenset()):
         door = self.doors[slot]
-        if door.controller.num_ready():
-            self.requests.append(door.dispatch(tokens))
+        allowed = door.may_choose(excluded)
+        try:
+            charged = door.dispatch(tokens, excluded)
+        except NoCandidate:
+            assert not allowed
+        else:
+            assert charged.dp_rank in allowed
+            self.requests.append(charged)
 
     def release(self, charged):
         charged.door.release(charged, End.REACHED)
@@ -127,11 +146,20 @@ class World:
         self.refuse(charged)
         self.release(charged)
 
-    def restart_door(self, slot):
+    def kill_door(self, slot):
         """What it had sent may still arrive; nobody waits for it."""
         self.doors[slot].open.clear()
         self.doors[slot].close()
-        self.doors[slot] = self._new_door(slot)
+        self.doors[slot] = None
+
+    def reclaim(self, slot):
+        """From now on it is known to be dead.  The root is told what it had open, by its notes."""
+        dead, self.on_row[slot] = self.on_row[slot], None
+        noted = dead.noted if dead else []
+        assert self._root.reclaim(slot) == sum(sum(book.values()) for book in noted)
+
+    def start_door(self, slot):
+        self.doors[slot] = self.on_row[slot] = self._new_door(slot)
 
     def read(self, slot, meanwhile=lambda: None):
         self.doors[slot].read(list(self.table), list(self.published), meanwhile)
@@ -166,40 +194,68 @@ class World:
             if charged.dp_rank == dp_rank:
                 charged.place = "over"
 
-    # What TP0 and the control plane do
+    # What the publisher and the control plane do
 
     def publish(self, dp_ranks):
         """Only these have reported since the last time."""
         for dp_rank in dp_ranks:
-            self.published[dp_rank] = self.groups[dp_rank].now
+            self._report(dp_rank)
+        self._show()
+
+    def take_over(self, dp_ranks):
+        """Another publisher: it has the reports of these alone."""
+        self._writer.close()
+        self._writer = LoadWriter.attach(self._instance, NUM_GROUPS, NUM_FRONT_DOORS)
+        self.published = [None] * NUM_GROUPS
+        self.publish(dp_ranks)
+
+    def publish_late(self, pick):
+        """A report that was on its way for long takes the place of a newer one."""
+        if self.old_reports:
+            dp_rank, shown = self.old_reports[-1 - pick % len(self.old_reports)]
+            self.published[dp_rank] = shown
+            self._show()
+
+    def _report(self, dp_rank):
+        self.now_ns += 1
+        shown = replace(self.groups[dp_rank].now, sampled_ns=self.now_ns)
+        self.published[dp_rank] = shown
+        self.old_reports.append((dp_rank, shown))
+
+    def _show(self):
         known = [(rank, shown) for rank, shown in enumerate(self.published) if shown]
         self._writer.publish([report_of(*one) for one in known], published_ns=0)
 
-    def list_group(self, dp_rank):
-        self.table[dp_rank] = self.groups[dp_rank].now.epoch
-        rows = [GroupEntry(rank, GroupState.READY, epoch) for rank, epoch in enumerate(self.table)]
+    def list_group(self, dp_rank, state=GroupState.READY):
+        self.table[dp_rank] = (self.groups[dp_rank].now.epoch, state)
+        rows = [GroupEntry(rank, state, epoch) for rank, (epoch, state) in enumerate(self.table)]
         self._table_writer.publish(rows, published_ns=0)
 
     # The truth
 
     def truth(self, slot, dp_rank):
         """
-        Tokens and requests that the front door must believe are the group's.
+        Tokens held and in flight, and requests, that the front door must believe are the group's.
 
         Each request once: with what the group held of it in the report that
         the front door saw, or, if that report had not accepted it, with its
-        charge.  None if the table has gone on to a life that it does not know.
+        charge.  Where no report is young enough, each request that is open:
+        the own with what it has streamed, the others' as they were noted.
+        None if the table has gone on to a life that it does not know.
         """
         door = self.doors[slot]
         seen, epoch = door.seen[dp_rank], door.known_epochs[dp_rank]
-        if epoch != self.table[dp_rank]:
+        if epoch != self.table[dp_rank][0]:
             return None
-        if seen is None:
-            mine = [charged for charged in door.open if charged.dp_rank == dp_rank]
-            return sum(c.tokens + c.streamed_tokens for c in mine), len(mine)
-        sent = {charged for one in self.doors for charged in one.sent}
-        here = {c for c in sent if c.dp_rank == dp_rank and c.group_epoch == epoch}
-        flying = here - seen.accepted
+        if not door.fresh[dp_rank]:
+            opened = door.book(dp_rank)
+            for other in filter(None, self.on_row):
+                if other is not door:
+                    opened |= other.noted[dp_rank]
+            counted = [tokens for c, tokens in opened.items() if c.life == (dp_rank, epoch)]
+            return sum(counted), 0, len(counted), 0
+        sent = {charged for one in filter(None, self.on_row) for charged in one.sent}
+        flying = {c for c in sent if c.life == (dp_rank, epoch)} - seen.accepted
         assert not flying & seen.held.keys()
-        tokens = sum(seen.held.values()) + sum(charged.tokens for charged in flying)
-        return tokens, len(seen.held) + len(flying)
+        in_flight = sum(charged.tokens for charged in flying)
+        return sum(seen.held.values()), in_flight, len(seen.held), len(flying)

@@ -7,7 +7,7 @@ import socket
 import struct
 import tempfile
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import NamedTuple
 
 import httptools
@@ -201,6 +201,11 @@ class FakeGroup:
     async def next_request(self):
         return await soon(self._waiting.get())
 
+    @property
+    def has_request(self):
+        """Whether next_request returns at once."""
+        return not self._waiting.empty()
+
 
 # Clients
 
@@ -273,6 +278,10 @@ class Client:
         """Everything up to the end of the connection."""
         return await soon(self._reader.read())
 
+    async def chunked_rest(self):
+        """Everything up to the end of a chunked answer."""
+        return await soon(self._reader.readuntil(b"\r\n0\r\n\r\n"))
+
     async def is_closed(self):
         """Wait for the end of the connection, with nothing before it."""
         return await self.rest() == b""
@@ -318,6 +327,29 @@ def write_tokenizer(folder, template="{% for m in messages %}{{ m.content }} {% 
     return str(folder)
 
 
+@contextmanager
+def silent_port():
+    """A port whose backlog is full: connecting to it neither succeeds nor fails."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = listening.getsockname()[1]
+        for _ in range(3):
+            fills = stack.enter_context(socket.socket())
+            fills.setblocking(False)
+            fills.connect_ex(("127.0.0.1", port))
+        yield port
+
+
+@contextmanager
+def refusing_port():
+    """A port at which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
 class HeldExecutor(Executor):
     """Keeps what is submitted until the test runs it."""
 
@@ -348,12 +380,18 @@ class Clock:
     def __call__(self):
         return self.now_s
 
+    def ns(self):
+        """The same, as the groups' samples have it."""
+        return round(self.now_s * 1e9)
+
 
 class House:
     """The segments of an instance, written by the test in place of control plane and TP0."""
 
     def __init__(self, instance):
         self.instance = instance
+        self.clock = Clock()
+        """Of doors and groups."""
         self.table = GroupTableWriter.attach(instance.name)
         self.loads = LoadWriter.attach(instance.name, instance.dp_size, instance.num_front_doors)
         self._published = 0
@@ -364,7 +402,8 @@ class House:
         with tempfile.TemporaryDirectory(prefix="lh-") as folder:
             name = unique_instance()
             settings = {"num_front_doors": 1, "seed": 7} | settings
-            instance = Instance(name, 1, folder, "127.0.0.1", 0, dp_size, **settings)
+            host = settings.pop("host", "127.0.0.1")
+            instance = Instance(name, 1, folder, host, 0, dp_size, **settings)
             with SharedMemory.create(name, 1, dp_size, instance.num_front_doors):
                 house = cls(instance)
                 try:
@@ -386,10 +425,23 @@ class House:
         self.table.publish(entries, self._published)
 
     def report(self, num_groups=1, accepted=None, **fields):
-        """Publish the same report of each of the first groups."""
+        """Publish the same report of each of the first groups, sampled now."""
+        fields.setdefault("sampled_ns", self.clock.ns())
         accepted = accepted or ((0, 0, 0),) * self.instance.num_front_doors
         ranks = range(num_groups)
         self.loads.publish([load_report(rank, accepted=accepted, **fields) for rank in ranks], 1)
+
+    def report_holding(self, *tokens):
+        """Publish a report of each group, sampled now, so that the one with fewer is chosen."""
+        accepted = ((0, 0, 0),) * self.instance.num_front_doors
+        now_ns = self.clock.ns()
+        self.loads.publish(
+            [
+                load_report(rank, accepted=accepted, holding_tokens=held, sampled_ns=now_ns)
+                for rank, held in enumerate(tokens)
+            ],
+            now_ns,
+        )
 
     def segments(self):
         name = self.instance.name
@@ -403,11 +455,11 @@ class House:
     async def door(self, slot=0, executor=None):
         """A front door that runs in this event loop."""
         segments, loop = self.segments(), asyncio.get_running_loop()
-        clock, unhandled = Clock(), []
+        unhandled = []
         loop.set_exception_handler(lambda _, context: unhandled.append(context))
-        door = FrontDoor(self.instance, slot, segments, loop, clock, executor)
+        door = FrontDoor(self.instance, slot, segments, loop, self.clock, self.clock.ns, executor)
         bound = listening_socket("127.0.0.1", 0, shared=False)
-        opened = OpenDoor(door, bound.getsockname()[1], clock, segments.board)
+        opened = OpenDoor(door, bound.getsockname()[1], self.clock, segments.board)
         opened.running = asyncio.create_task(door.run(bound))
         try:
             await until(lambda: _accepts(opened.port))
@@ -420,6 +472,11 @@ class House:
             segments.close()
             loop.set_exception_handler(None)
         assert unhandled == []
+
+
+def charge_of(received):
+    """Tokens that a request charges its group with."""
+    return int(received.header(b"x-levelhead-charge-tokens")[0])
 
 
 def _accepts(port):

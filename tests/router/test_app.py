@@ -35,8 +35,10 @@ async def asked(house, entries, respond=refuse):
     """A client of the control plane's application over that table."""
     loads, board = LoadReader.attach(house.instance.name), Board.attach(house.instance.name)
     async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as outward:
-        members = Membership(house.instance, house.table, outward, lambda: 1, tuple(entries))
         figures = Figures(loads, board, lambda: 3_000_000_000)
+        members = Membership(
+            house.instance, house.table, outward, figures, lambda: 1, tuple(entries)
+        )
         app = build_app(ControlPlane(house.instance, members, figures, outward))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://control"
@@ -72,6 +74,19 @@ async def test_models_are_those_that_the_groups_serve():
         assert one.json() == listed["data"][1]
 
 
+async def test_sglangs_frontend_is_told_the_models_name(house):
+    """
+    That of a group that is ready; 503 while there is none.
+    """
+    async with asked(house, [entry(0, GroupState.DEAD, model="x"), entry(1)]) as client:
+        answer = await client.get("/get_model_info")
+    async with asked(house, [entry(0, GroupState.DEAD)]) as client:
+        none = await client.get("/get_model_info")
+
+    assert answer.json() == {"model_path": "m", "is_generation": True}
+    assert (none.status_code, none.headers["retry-after"]) == (503, "1")
+
+
 async def test_an_unknown_model_is_not_found(house):
     """
     404 in OpenAI's shape, naming those that there are.
@@ -97,6 +112,18 @@ async def test_what_there_is_not_is_told_in_openais_shape(house, method, path, s
 
     assert answer.status_code == status
     assert error_of(answer)["type"] == "invalid_request_error"
+
+
+async def test_the_control_plane_says_that_it_is_there(house):
+    """
+    Whatever the groups' health is: the root asks for nothing else.
+    """
+    async with asked(house, [entry(0, GroupState.DEAD)]) as client:
+        answer = await client.get("/health")
+        described = (await client.get("/openapi.json")).json()["paths"]
+
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert "/health" not in described
 
 
 async def test_loads_are_told_for_every_group(house):

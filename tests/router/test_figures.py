@@ -31,8 +31,8 @@ async def test_in_flight_is_what_no_report_shows_yet(seen):
     Summed over the front doors, less what came back and what was accepted.
     """
     house, board, figures = seen
-    board.write(0, 0, Cell(1, 11, 100, 4, 10, 1))
-    board.write(1, 0, Cell(2, 11, 50, 1, 0, 0))
+    board.write(0, 0, Cell(1, 11, 100, 4, 10, 1, 90, 3))
+    board.write(1, 0, Cell(2, 11, 50, 1, 0, 0, 50, 1))
     house.report(accepted=((1, 30, 1), (2, 0, 0)), holding_tokens=70, sampled_ns=1_000_000_000)
 
     (group,) = figures.read((entry(),))
@@ -48,7 +48,7 @@ async def test_a_report_of_another_life_is_no_report(seen):
     Nor are charges that were sent to it.
     """
     house, board, figures = seen
-    board.write(0, 0, Cell(1, 11, 100, 4, 0, 0))
+    board.write(0, 0, Cell(1, 11, 100, 4, 0, 0, 100, 4))
     house.report(holding_tokens=70)
 
     (group,) = figures.read((entry(epoch=12),))
@@ -81,6 +81,18 @@ async def test_zero_is_told_as_zero(seen):
     told = loads_of(figures.read((entry(),)), 7.0).loads[0]
 
     assert (told.num_running_reqs, told.holding_tokens, told.step_time_ms) == (0, 0, 0.0)
+
+
+async def test_ages_of_reports_are_known_by_group(seen):
+    """
+    Of those that have reported in their present epoch.
+    """
+    house, _, figures = seen
+    assert figures.report_ages_s((entry(),)) == {}
+    house.report(sampled_ns=1_000_000_000)
+
+    assert figures.report_ages_s((entry(),)) == {0: pytest.approx(2.0)}
+    assert figures.report_ages_s((entry(epoch=12),)) == {}
 
 
 def figure(tokens, state=GroupState.READY):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 
 import orjson
 import pytest
@@ -16,9 +15,12 @@ from tests.router.fakes import (
     FakeGroup,
     HeldExecutor,
     House,
+    charge_of,
     chunk,
     get,
     post,
+    refusing_port,
+    silent_port,
     turns,
     until,
     write_tokenizer,
@@ -30,10 +32,6 @@ pytestmark = pytest.mark.anyio
 def flying(door, dp_rank=0):
     """What the ledger holds to be on its way to the group."""
     return door.controller.ledger.in_flight(dp_rank)
-
-
-def charge_of(received):
-    return int(received.header(b"x-levelhead-charge-tokens")[0])
 
 
 # What reaches the group
@@ -304,35 +302,21 @@ async def test_everything_that_was_pipelined_is_given_up_with_the_client(group, 
     assert len(group.received) == 1
 
 
-@pytest.fixture
-async def silent_port():
-    """A port whose backlog is full: connecting to it neither succeeds nor fails."""
-    with contextlib.ExitStack() as stack:
-        listening = stack.enter_context(socket.socket())
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(0)
-        port = listening.getsockname()[1]
-        for _ in range(3):
-            fills = stack.enter_context(socket.socket())
-            fills.setblocking(False)
-            fills.connect_ex(("127.0.0.1", port))
-        yield port
-
-
 async def test_a_client_that_leaves_while_the_door_connects_takes_its_charge_along(
-    door, client, house, silent_port
+    door, client, house
 ):
     """
     Nothing was sent, so nothing stays in flight.
     """
-    house.publish_table(GroupEntry(0, GroupState.READY, 12, "127.0.0.1", silent_port))
-    client.send(post())
-    await until(lambda: door.num_assigned == 1)
-    assert flying(door).requests == 1
+    with silent_port() as port:
+        house.publish_table(GroupEntry(0, GroupState.READY, 12, "127.0.0.1", port))
+        client.send(post())
+        await until(lambda: door.num_assigned == 1)
+        assert flying(door).requests == 1
 
-    client.leave()
+        client.leave()
 
-    await door.all_released()
+        await door.all_released()
     assert flying(door) == InFlight(0, 0)
     assert door.cell().returned_requests == 1
 
@@ -429,9 +413,8 @@ async def test_a_group_that_refuses_the_connection_costs_nothing(door, client, h
     """
     502, the charge is taken back, and nobody is asked about it.
     """
-    with socket.socket() as bound:  # bound and not listening: refused
-        bound.bind(("127.0.0.1", 0))
-        house.publish_table(GroupEntry(0, GroupState.READY, 12, *bound.getsockname()))
+    with refusing_port() as port:
+        house.publish_table(GroupEntry(0, GroupState.READY, 12, "127.0.0.1", port))
         client.send(post())
 
         answer = await client.response()
@@ -472,28 +455,28 @@ async def test_a_group_that_is_lost_before_it_answers_is_asked_about_the_charge(
             "dp_balance_id": received.header(b"x-levelhead-dp-balance-id")[0].decode(),
             "front_door": f"0/{door.cell().front_door_epoch}",
             "charge_tokens": charge_of(received),
+            "group_epoch": 11,
         }
     ]
+    await until(lambda: door.meters.settlements == {"seen": 1})
     await door.all_released()
     assert door.meters.upstream_lost == 1
 
 
-async def test_a_new_life_of_a_group_is_not_asked_about_an_old_charge(group, door, client, house):
+async def test_a_new_life_of_a_group_ends_what_the_old_one_had(group, door, client, house):
     """
-    The charge ended with the epoch it was sent in; counted in the next it would be counted wrong.
+    And nobody is asked: the charge ended with its epoch; counted in the next it would be wrong.
     """
     client.send(post())
     received = await group.next_request()
-    async with FakeGroup.listening() as reborn, door.client() as other:
+    async with FakeGroup.listening() as reborn:
         house.present(reborn, epoch=12)
-        other.send(post())
-        (await reborn.next_request()).answer()
-        await other.response()
-        received.abort()
 
         assert (await client.response()).status == 502
-        await until(lambda: group.settled)
-        assert reborn.settled == []
+        await until(lambda: received.connection_is_lost)
+        await until(lambda: door.meters.settlements == {"epoch_over": 1})
+        assert group.settled == reborn.settled == []
+        assert flying(door) == InFlight(0, 0)
 
 
 async def test_a_question_that_is_lost_is_asked_again(group, door, client):
@@ -519,7 +502,8 @@ async def test_a_question_that_is_lost_is_asked_again(group, door, client):
 
 async def test_a_stream_that_is_lost_ends_with_an_error_event(group, door, client):
     """
-    The client's parser sees whole events, then the error, then the end of the connection.
+    The client's parser sees whole events, then the error, then the end of the answer; the
+    connection carries the next request.
     """
     client.send(post())
     received = await group.next_request()
@@ -529,15 +513,16 @@ async def test_a_stream_that_is_lost_ends_with_an_error_event(group, door, clien
     await client.exactly(len(event))
     received.abort()
 
-    rest = await client.rest()
-
-    size, _, tail = rest.partition(b"\r\n")
-    told = tail[: int(size, 16)]
-    assert tail[int(size, 16) :] == b"\r\n" + LAST_CHUNK
+    size = int(await client.line(), 16)
+    told = await client.exactly(size)
+    assert await client.exactly(2 + len(LAST_CHUNK)) == b"\r\n" + LAST_CHUNK
     assert orjson.loads(told.removeprefix(b"data: "))["error"]["code"] == "dp_group_lost"
     assert told.endswith(b"\n\n")
     await door.all_released()
     assert group.settled == []  # it had answered: it has counted
+    client.send(post())
+    (await group.next_request()).answer()
+    assert (await client.response()).status == 200
 
 
 @pytest.mark.parametrize("begun", [b"f\r\ndata: {", b"f\r\n", b"f", b'f\r\ndata: {"n":1}\n\n'])
@@ -602,11 +587,12 @@ async def test_a_stream_is_measured(group, door, client):
     client.send(post())
     received = await group.next_request()
     received.write(SSE_HEAD)
-    await client.head()
-    for _ in range(3):
+    for number in range(3):
         door.clock.now_s += 0.2
         event = chunk(b'data: {"n":1}\n\n')
         received.write(event)
+        if number == 0:
+            await client.head()
         await client.exactly(len(event))
     received.write(LAST_CHUNK)
     await client.exactly(len(LAST_CHUNK))

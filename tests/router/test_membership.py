@@ -1,175 +1,34 @@
 import asyncio
-import os
+import logging
+import signal
 from dataclasses import replace
 
 import httpx
-import orjson
 import pytest
 
-from router.control_plane.membership import Card, Member, Membership, presented, probed
-from shm.group_table import GroupEntry, GroupState, GroupTableReader
-from tests.router.fakes import House, until
+from shm.group_table import GroupState
+from tests.router.fakes import soon, turns, until
+from tests.router.keeper import SECOND_NS, Keeper
 
-STARTING, READY, DRAINING, DEAD = GroupState
-UNKNOWN = Member(GroupEntry(0, STARTING))
-
-
-def card(epoch=5, port=1000, pid=1, **fields):
-    return Card(0, epoch, "127.0.0.1", port, pid, "m", 2048, "/t", 16, **fields)
-
-
-def member(state, epoch=5, port=1000, failed_probes=0, given=None):
-    entry = GroupEntry(0, state, epoch, "127.0.0.1", port, "m", 2048, "/t", 16)
-    return Member(entry, given, failed_probes)
-
-
-# What a look at the card changes
-
-
-def test_a_first_card_makes_a_group_known_but_not_ready():
-    """
-    Its health is yet to be asked.
-    """
-    assert presented(UNKNOWN, card(), process_alive=True) == member(STARTING, given=card())
-
-
-@pytest.mark.parametrize("state", [STARTING, READY, DRAINING, DEAD])
-def test_a_later_epoch_is_a_new_life(state):
-    """
-    Whatever the old life's state and failures were.
-    """
-    old = member(state, failed_probes=1, given=card())
-
-    new = presented(old, card(6, 1001), process_alive=True)
-
-    assert new == member(STARTING, 6, 1001, given=card(6, 1001))
-
-
-@pytest.mark.parametrize("state", [STARTING, READY, DRAINING])
-@pytest.mark.parametrize(
-    ("found", "alive"), [(None, False), (card(), False), (card(4), True), (card(6), False)]
+STARTING, READY, SUSPECT, DRAINING, DEAD = (
+    GroupState(word) for word in ("starting", "ready", "suspect", "draining", "dead")
 )
-def test_a_known_group_without_a_living_card_is_dead(state, found, alive):
-    """
-    The card is gone, its process is dead, or it is a former life's.
-    """
-    dead = presented(member(state, given=card()), found, process_alive=alive)
-
-    assert dead == member(DEAD)
-
-
-@pytest.mark.parametrize(("found", "alive"), [(None, False), (card(), False)])
-def test_an_unknown_group_is_not_declared_dead(found, alive):
-    """
-    It is still starting.
-    """
-    assert presented(UNKNOWN, found, process_alive=alive) == UNKNOWN
-
-
-@pytest.mark.parametrize("state", [STARTING, READY, DRAINING, DEAD])
-def test_the_same_card_changes_no_state(state):
-    """
-    After a restart of the control plane a known group's card is taken up again.
-    """
-    same = presented(member(state, failed_probes=1), card(), process_alive=True)
-
-    assert same == member(state, failed_probes=1, given=card())
-
-
-# What a probe changes
-
-
-@pytest.mark.parametrize(
-    ("before", "after"), [(STARTING, READY), (READY, READY), (DRAINING, DRAINING), (DEAD, READY)]
-)
-def test_an_answer_makes_a_group_ready_and_forgets_failures(before, after):
-    """
-    Unless it is draining: that is not health's to undo.
-    """
-    assert probed(member(before, failed_probes=1), healthy=True) == member(after)
-
-
-@pytest.mark.parametrize("before", [READY, DRAINING])
-def test_two_failures_in_a_row_are_death(before):
-    """
-    One may be a slow step.
-    """
-    once = probed(member(before), healthy=False)
-    assert once == member(before, failed_probes=1)
-    assert probed(once, healthy=False) == member(DEAD, failed_probes=2)
-
-
-def test_a_starting_group_may_fail_as_often_as_it_likes():
-    """
-    It was never a candidate.
-    """
-    group = member(STARTING)
-    for _ in range(9):
-        group = probed(group, healthy=False)
-
-    assert group.entry.state is STARTING
-
-
-# The keeper of the table
-
-
-class Health:
-    """Answers `/health` by port; a port that is not in `answers` refuses."""
-
-    def __init__(self):
-        self.answers = {}
-
-    def __call__(self, request):
-        if request.url.port not in self.answers:
-            raise httpx.ConnectError("refused")
-        return httpx.Response(self.answers[request.url.port])
-
-
-class Keeper:
-    """A membership with its surroundings."""
-
-    def __init__(self, house):
-        self.house = house
-        self.health = Health()
-        self.client = httpx.AsyncClient(transport=httpx.MockTransport(self.health))
-        self.reader = GroupTableReader.attach(house.instance.name)
-        self.membership = self.another()
-
-    def another(self, client=None):
-        """A membership that begins with the table that is published now."""
-        client = client or self.client
-        return Membership(self.house.instance, self.house.table, client, lambda: 1, self.entries)
-
-    def leave_card(self, dp_rank, epoch=5, port=1000, pid=None):
-        written = replace(card(epoch, port), dp_rank=dp_rank, pid=pid or os.getpid())
-        values = {name: getattr(written, name) for name in Card.__slots__}
-        self.house.instance.card(dp_rank).write_bytes(orjson.dumps(values))
-
-    async def keep_until(self, *states, membership=None):
-        keeping = asyncio.create_task((membership or self.membership).keep())
-        try:
-            await until(lambda: self.published == list(states))
-        finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-    @property
-    def entries(self):
-        table = self.reader.snapshot()
-        return table.groups if table else ()
-
-    @property
-    def published(self):
-        return [entry.state for entry in self.entries]
 
 
 @pytest.fixture
 async def keeper():
-    async with House.built(dp_size=2) as house:
-        built = Keeper(house)
+    async with Keeper.built() as built:
         yield built
-        await built.client.aclose()
-        built.reader.close()
+
+
+@pytest.fixture
+async def leader():
+    """A process that might be a group's leader."""
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await soon(process.wait())
 
 
 @pytest.mark.anyio
@@ -205,20 +64,268 @@ async def test_a_group_that_does_not_answer_is_not_ready(keeper, answers):
 
 
 @pytest.mark.anyio
-async def test_a_group_whose_process_has_died_is_dead_at_the_next_look(keeper):
+async def test_a_group_whose_process_has_died_is_dead_at_once(keeper, leader):
     """
-    No probe is needed for that.
+    Nobody looks and nobody probes for that.
     """
-    process = await asyncio.create_subprocess_exec("sleep", "60")
-    keeper.leave_card(0, pid=process.pid)
+    keeper.leave_card(0, pid=leader.pid)
     keeper.health.answers = {1000: 200}
     await keeper.keep_until(READY, STARTING)
-    process.kill()
-    await process.wait()
+
+    leader.kill()
+
+    await until(lambda: keeper.published == [DEAD, STARTING])
+
+
+@pytest.mark.anyio
+async def test_a_card_whose_process_is_another_by_now_is_nobodys(keeper, leader):
+    """
+    Its number was given to somebody who started later.
+    """
+    keeper.leave_card(0, pid=leader.pid, start_ticks=1)
 
     keeper.membership.look()
 
-    assert keeper.published == [DEAD, STARTING]
+    assert keeper.published == [STARTING, STARTING]
+    await keeper.membership.probe(0)
+    assert keeper.health.asked == []
+
+
+@pytest.mark.anyio
+async def test_a_dead_group_is_not_asked(keeper):
+    """
+    Its port may be somebody else's.
+    """
+    await keeper.both_ready()
+    keeper.leave_card(0, pid=4_194_304)
+    keeper.membership.look()
+    keeper.health.asked.clear()
+
+    await keeper.membership.probe(0)
+
+    assert (keeper.health.asked, keeper.published) == ([], [DEAD, READY])
+
+
+@pytest.mark.anyio
+async def test_a_corrupt_card_is_as_none(keeper, caplog):
+    """
+    The others' groups go on, and so does this one with its next life.
+    """
+    await keeper.both_ready()
+    keeper.house.instance.card(0).write_bytes(b'{"dp_rank":')
+    caplog.clear()
+
+    for _ in range(3):
+        keeper.membership.look()
+
+    assert keeper.published == [DEAD, READY]
+    assert sum("is no card" in told for told in caplog.messages) == 1
+    keeper.leave_card(0, epoch=6)
+    await keeper.keep_until(READY, READY)
+
+
+@pytest.mark.anyio
+async def test_an_address_that_is_none_does_not_answer(keeper):
+    """
+    And ends nobody's watch over the other groups.
+    """
+    keeper.leave_card(0, host="no address\x00")
+    keeper.membership.look()
+
+    await keeper.membership.probe(0)
+
+    assert keeper.published == [STARTING, STARTING]
+
+
+@pytest.mark.anyio
+async def test_a_silent_group_does_not_hold_up_the_others(keeper):
+    """
+    Each is probed in its own time.
+    """
+    await keeper.both_ready()
+    keeper.health.answers[1000] = None
+    stuck = await keeper.is_asked(0)
+
+    await soon(keeper.membership.probe(1))
+
+    assert not stuck.done()
+    stuck.cancel()
+
+
+@pytest.mark.anyio
+async def test_two_unanswered_probes_are_death(keeper):
+    """
+    And an answer brings the group back.
+    """
+    await keeper.both_ready()
+    keeper.health.answers = {1001: 200}
+
+    await keeper.membership.probe(0)
+    assert keeper.published == [READY, READY]
+    await keeper.membership.probe(0)
+    assert keeper.published == [DEAD, READY]
+
+    keeper.health.answers[1000] = 200
+    await keeper.membership.probe(0)
+    assert keeper.published == [READY, READY]
+
+
+# Suspicion
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("age_s", "waited_s", "expected"),
+    [(9.0, 2.0, SUSPECT), (2.1, 2.0, SUSPECT), (2.0, 9.0, READY), (9.0, 1.9, READY)],
+)
+async def test_a_group_is_suspect_when_its_figures_are_old_and_it_does_not_answer(
+    keeper, age_s, waited_s, expected
+):
+    """
+    Old is over --max-load-age; the answer is missed after two seconds.
+    """
+    await keeper.both_ready()
+    keeper.health.answers[1000] = None
+    probing = await keeper.is_asked(0)
+    keeper.now_ns += round(waited_s * SECOND_NS)
+    keeper.report(age_s)
+
+    keeper.membership.look()
+
+    assert keeper.published == [expected, READY]
+    probing.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_group_that_has_reported_nothing_has_old_figures(keeper):
+    """
+    A former life's report is none.
+    """
+    await keeper.both_ready()
+    keeper.health.answers[1000] = None
+    probing = await keeper.is_asked(0)
+    keeper.now_ns += 2 * SECOND_NS
+    keeper.report(0.0, epoch=4)
+
+    keeper.membership.look()
+
+    assert keeper.published == [SUSPECT, READY]
+    probing.cancel()
+
+
+@pytest.mark.anyio
+async def test_the_next_answer_ends_the_suspicion(keeper):
+    """
+    Also while the figures are away still.
+    """
+    await keeper.both_ready()
+    keeper.health.answers[1000] = None
+    probing = await keeper.is_asked(0)
+    keeper.now_ns += 2 * SECOND_NS
+    keeper.membership.look()
+    assert keeper.published == [SUSPECT, READY]
+    keeper.health.answers[1000] = 200
+
+    await keeper.membership.probe(0)
+
+    assert keeper.published == [READY, READY]
+    keeper.now_ns += 9 * SECOND_NS
+    keeper.membership.look()
+    assert keeper.published == [READY, READY]
+    probing.cancel()
+
+
+# Draining
+
+
+@pytest.fixture
+def seen_when_told(keeper):
+    """The table at each SIGTERM that comes to this process, which is the leader of both groups."""
+    seen = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: seen.append(keeper.published))
+    yield seen
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.anyio
+async def test_a_group_drains_in_the_table_before_its_process_is_told(keeper, seen_when_told):
+    """
+    So that no request is on its way to somebody who leaves.
+    """
+    await keeper.both_ready()
+
+    entry = keeper.membership.drain(0)
+
+    await until(lambda: seen_when_told)
+    assert seen_when_told == [[DRAINING, READY]]
+    assert (entry.state, entry.epoch) == (DRAINING, 5)
+
+
+@pytest.mark.anyio
+async def test_a_process_is_told_to_drain_once(keeper, seen_when_told):
+    """
+    A second signal would cut its requests.
+    """
+    await keeper.both_ready()
+
+    for _ in range(3):
+        keeper.membership.drain(0)
+        keeper.membership.look()
+        await turns()
+
+    assert len(seen_when_told) == 1
+
+
+@pytest.mark.anyio
+async def test_only_the_process_of_that_group_is_told(keeper, leader):
+    """
+    By SIGTERM.
+    """
+    keeper.leave_card(0)
+    keeper.leave_card(1, port=1001, pid=leader.pid)
+    keeper.health.answers = {1000: 200, 1001: 200}
+    await keeper.keep_until(READY, READY)
+
+    keeper.membership.drain(1)
+
+    assert await soon(leader.wait()) == -signal.SIGTERM
+
+
+@pytest.mark.anyio
+async def test_a_card_that_says_draining_makes_its_group_drain(keeper, seen_when_told):
+    """
+    Somebody else has told its process, which is not told again.
+    """
+    await keeper.both_ready()
+    keeper.leave_card(0, state="draining")
+
+    keeper.membership.look()
+    await keeper.membership.probe(0)
+    await turns()
+
+    assert (keeper.published, seen_when_told) == ([DRAINING, READY], [])
+
+
+@pytest.mark.anyio
+async def test_a_drain_that_a_former_control_plane_began_is_ended(keeper, leader):
+    """
+    It had told the table, and not yet the process.
+    """
+    keeper.leave_card(0, pid=leader.pid)
+    keeper.health.answers = {1000: 200}
+    await keeper.keep_until(READY, STARTING)
+    draining = tuple(
+        replace(entry, state=DRAINING) if entry.dp_rank == 0 else entry for entry in keeper.entries
+    )
+    keeper.house.publish_table(*draining)
+
+    keeper.another().look()
+
+    assert keeper.published == [DRAINING, STARTING]
+    assert await soon(leader.wait()) == -signal.SIGTERM
+
+
+# Restarts
 
 
 @pytest.mark.anyio
@@ -275,7 +382,7 @@ async def test_an_answer_of_a_former_life_changes_nothing(keeper):
         membership = keeper.another(client)
         keeper.leave_card(0)
         membership.look()
-        probing = asyncio.create_task(membership.probe_all())
+        probing = asyncio.create_task(membership.probe(0))
         await asked.wait()
         keeper.leave_card(0, epoch=6)
         membership.look()
@@ -284,3 +391,23 @@ async def test_an_answer_of_a_former_life_changes_nothing(keeper):
 
     assert keeper.published == [STARTING, STARTING]
     assert keeper.entries[0].epoch == 6
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("state", "level"), [("ready", "WARNING"), ("draining", "INFO")])
+async def test_an_end_is_told_once_and_louder_if_nobody_asked_for_it(keeper, caplog, state, level):
+    """
+    A group that has drained is gone as it should be.
+    """
+    caplog.set_level(logging.INFO, "levelhead.control_plane")
+    await keeper.both_ready()
+    keeper.leave_card(1, state=state)
+    keeper.membership.look()
+    caplog.clear()
+    keeper.house.instance.card(1).unlink()
+
+    keeper.membership.look()
+    keeper.membership.look()
+
+    told = [(record.levelname, record.message) for record in caplog.records]
+    assert told == [(level, "DP group 1 is dead")]

@@ -37,11 +37,16 @@ def test_all_meters_travel_as_json():
     meters = Meters(2)
     meters.dispatches[1] += 3
     meters.responses[200] += 1
+    meters.retries["lost"] += 2
+    meters.settlements["unseen"] += 1
+    meters.stale_groups[0] = 1
     meters.ttft_s.observe(0.5)
 
     told = orjson.loads(orjson.dumps(meters.as_dict(), option=orjson.OPT_NON_STR_KEYS))
 
     assert told["dispatches"] == [0, 3]
     assert told["responses"] == {"200": 1}
+    assert (told["retries"], told["settlements"]) == ({"lost": 2}, {"unseen": 1})
+    assert (told["stale_groups"], told["stale_transitions"]) == ([1, 0], [0, 0])
     assert sum(told["ttft_s"]["counts"]) == 1
     assert len(told["ttft_s"]["counts"]) == len(told["ttft_s"]["bounds"]) + 1

@@ -37,6 +37,10 @@ def scraped():
     meters.responses[200] = 5
     meters.responses[503] = 2
     meters.prompt_tokens["exact"] = 60
+    meters.retries["lost"] = 3
+    meters.settlements["unseen"] = 4
+    meters.stale_groups = [0, 1]
+    meters.stale_transitions = [2, 5]
     for value in (0.0005, 0.05, 0.05, 9999.0):
         meters.ttft_s.observe(value)
     groups = [group(0, holding_tokens=50, num_steps=8, step_time_ns=2_000_000, kv_used_tokens=1024),
@@ -61,6 +65,7 @@ def declared_names():
         *router.control_plane.metrics._HISTOGRAMS,
         *router.control_plane.metrics._COUNTERS,
         *router.control_plane.metrics._GAUGES,
+        *router.control_plane.metrics._KEYED,
     )
     short = {f"levelhead_{spec[0]}" for spec in specs}
     return {name for name in full if name != "levelhead_"} | short
@@ -98,6 +103,7 @@ def test_figures_of_groups_carry_the_group(scraped):
     assert value(scraped["levelhead_group_state"], group="0", state="ready") == 1
     assert value(scraped["levelhead_group_state"], group="1", state="ready") == 0
     assert value(scraped["levelhead_group_state"], group="1", state="starting") == 1
+    assert value(scraped["levelhead_group_state"], group="1", state="suspect") == 0
     assert value(scraped["levelhead_imbalance_ratio"]) == 1.0
 
 
@@ -120,6 +126,19 @@ def test_counters_of_doors_carry_the_door(scraped):
     assert value(scraped["levelhead_dispatches"], **labels, group="1") == 4
     assert value(scraped["levelhead_responses"], front_door="0", status="503") == 2
     assert value(scraped["levelhead_prompt_tokens"], front_door="0", source="exact") == 60
+    assert value(scraped["levelhead_retries"], front_door="0", reason="lost") == 3
+    assert value(scraped["levelhead_settlements"], front_door="0", outcome="unseen") == 4
+
+
+def test_stale_figures_are_told_by_door_and_group(scraped):
+    """
+    Now, and how often it came to that.
+    """
+    stale = scraped["levelhead_stale_figures"]
+    assert value(stale, front_door="0", group="0") == 0
+    assert value(stale, front_door="0", group="1") == 1
+    assert value(stale, front_door="2", group="1") == 0
+    assert value(scraped["levelhead_stale_transitions"], front_door="0", group="1") == 5
 
 
 def test_histograms_are_cumulative_and_end_with_all(scraped):

@@ -30,6 +30,13 @@ BAD = [
     (("--port", "-1"), "0 to 65535"),
     (("--port", "http"), "0 to 65535"),
     (("--max-request-bytes", "1023"), "1024 or more"),
+    (("--max-load-age", "0"), "0.001 to 86400"),
+    (("--max-load-age", "86401"), "0.001 to 86400"),
+    (("--max-load-age", "nan"), "0.001 to 86400"),
+    (("--front-doors", "0"), "1 to 64"),
+    (("--front-doors", "65"), "1 to 64"),
+    (("--retry-max-retries", "-1"), "0 to 16"),
+    (("--retry-max-retries", "17"), "0 to 16"),
     (("--drain-timeout-s", "-1"), "0 to 86400"),
     (("--drain-timeout-s", "86401"), "0 to 86400"),
     (("--drain-timeout-s", "nan"), "0 to 86400"),
@@ -79,7 +86,17 @@ def test_every_flag_has_a_default():
 
     assert (options.dp_size, options.port, options.host) == (2, 8000, "127.0.0.1")
     assert options.load_balance_method == "minimum_tokens"
-    assert options.api_key is None
+    assert (options.front_doors, options.retry_max_retries) == (1, 2)
+    assert (options.max_load_age_s, options.drain_timeout_s) == (2.0, 30.0)
+    assert options.in_flight_board
+    assert (options.api_key, options.admin_api_key) == (None, None)
+
+
+def test_the_board_can_be_switched_off():
+    """
+    To measure what it brings.
+    """
+    assert not parse("--no-in-flight-board").in_flight_board
 
 
 @pytest.mark.parametrize(
@@ -107,22 +124,32 @@ def test_every_method_can_be_chosen(method):
     assert parse("--load-balance-method", method).load_balance_method == method
 
 
-def test_the_key_comes_from_the_flag_or_the_environment():
+@pytest.mark.parametrize(
+    ("flag", "variable", "name"),
+    [
+        ("--api-key", "LEVELHEAD_API_KEY", "api_key"),
+        ("--admin-api-key", "LEVELHEAD_ADMIN_API_KEY", "admin_api_key"),
+    ],
+)
+def test_a_key_comes_from_its_flag_or_the_environment(flag, variable, name):
     """
     The flag wins.
     """
-    environment = {"LEVELHEAD_API_KEY": "of-environment"}
+    environment = {variable: "of-environment"}
 
-    assert parse(environment=environment).api_key == "of-environment"
-    assert parse("--api-key", "of-flag", environment=environment).api_key == "of-flag"
+    assert getattr(parse(environment=environment), name) == "of-environment"
+    assert getattr(parse(flag, "of-flag", environment=environment), name) == "of-flag"
 
 
-def test_help_does_not_show_the_key(capsys):
+def test_help_does_not_show_the_keys(capsys):
     """
     Defaults are printed; a secret is none.
     """
     with pytest.raises(SystemExit):
-        parse("--help", environment={"LEVELHEAD_API_KEY": "secret"})
+        parse(
+            "--help",
+            environment={"LEVELHEAD_API_KEY": "secret", "LEVELHEAD_ADMIN_API_KEY": "secret"},
+        )
 
     told = capsys.readouterr().out
     assert "--load-balance-method" in told
@@ -172,11 +199,13 @@ def test_without_a_command_the_commands_are_told(arguments, capsys):
     assert "serve" in capsys.readouterr().out
 
 
-def test_an_empty_api_key_is_refused():
+@pytest.mark.parametrize("name", ["api-key", "admin-api-key"])
+def test_an_empty_key_is_refused(name):
     """
     It would switch the check off without a word, from the flag and from the environment.
     """
-    with pytest.raises(ConfigError, match="--api-key '': an empty key would let everybody in"):
-        parse_serve(["--api-key", ""], {})
-    with pytest.raises(ConfigError, match="--api-key"):
-        parse_serve([], {"LEVELHEAD_API_KEY": ""})
+    variable = "LEVELHEAD_" + name.upper().replace("-", "_")
+    with pytest.raises(ConfigError, match=f"--{name} '': an empty key would let everybody in"):
+        parse_serve([f"--{name}", ""], {})
+    with pytest.raises(ConfigError, match=f"--{name}"):
+        parse_serve([], {variable: ""})

@@ -84,8 +84,8 @@ async def test_prompts_that_a_group_refused_are_not_expected_there():
     """
     async with a_house() as (_, groups, door, client):
         prefixes = door.controller.prefixes
-        taken, status = await send(client, groups, lambda r: r.answer(status=b"503 Full"))
-        assert (prefixes.match(DIGESTS), status) == ([0, 0], 503)
+        taken, status = await send(client, groups, lambda r: r.answer(status=b"400 No"))
+        assert (prefixes.match(DIGESTS), status) == ([0, 0], 400)
         taken, _ = await send(client, groups)
         assert prefixes.match(DIGESTS)[taken] == len(DIGESTS)
         door.door.check_time()
@@ -93,6 +93,22 @@ async def test_prompts_that_a_group_refused_are_not_expected_there():
         door.door.check_time()
 
         assert prefixes.match(DIGESTS) == [0, 0]
+
+
+async def test_a_retried_prompt_is_expected_only_where_it_was_answered():
+    """
+    The group that was full at first has not computed it.
+    """
+    async with a_house() as (_, groups, door, client):
+        client.send(post(BODY, b"/v1/completions"))
+        await until(lambda: any(group.received for group in groups))
+        full = 0 if groups[0].received else 1
+        (await groups[full].next_request()).answer(status=b"503 Full")
+        (await groups[1 - full].next_request()).answer()
+        assert (await client.response()).status == 200
+
+        assert door.controller.prefixes.match(DIGESTS)[full] == 0
+        assert door.controller.prefixes.match(DIGESTS)[1 - full] == len(DIGESTS)
 
 
 async def test_a_client_that_leaves_before_an_answer_leaves_nothing_expected():

@@ -1,7 +1,13 @@
 import pytest
 
 from router.errors import BadRequest
-from router.front_door.prompt import CHAT_PATH, ByteEstimate, PromptCounter, text_bytes
+from router.front_door.prompt import (
+    CHAT_PATH,
+    GENERATE_PATH,
+    ByteEstimate,
+    PromptCounter,
+    text_bytes,
+)
 from shm.page_digest import page_digests
 from tests.router.fakes import write_tokenizer
 
@@ -61,6 +67,34 @@ def test_without_a_tokenizer_tokens_are_estimated_from_bytes():
     """
     assert count(PromptCounter(), chat("x" * 400, "y" * 40)) == (118, "estimated")
     assert count(PromptCounter(), {"prompt": "x" * 400}, COMPLETIONS) == (100, "estimated")
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [({"text": "one two"}, 2), ({"text": ["one", "two three"]}, 3), ({"input_ids": [5, 6]}, 2),
+     ({"input_ids": [[5, 6], [7]]}, 3), ({"text": None, "input_ids": [5]}, 1)],
+)  # fmt: skip
+def test_prompts_of_sglangs_body_are_counted_exactly(known, body, tokens):
+    """
+    Text or token ids, one prompt or several.
+    """
+    assert count(known, body, GENERATE_PATH) == (tokens, "exact")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "tokens"),
+    [({"prompt": "one two", "n": 3}, COMPLETIONS, 6), (chat("one") | {"n": 2}, CHAT_PATH, 4),
+     ({"text": "one", "sampling_params": {"n": 4}}, GENERATE_PATH, 4),
+     ({"text": ["one", "two"], "sampling_params": [{"n": 2}] * 2}, GENERATE_PATH, 4),
+     ({"text": "one", "sampling_params": 5, "n": 7}, GENERATE_PATH, 1),
+     ({"prompt": "one", "n": 0}, COMPLETIONS, 1), ({"prompt": "one", "n": True}, COMPLETIONS, 1),
+     ({"prompt": "one", "n": 10**9}, COMPLETIONS, 1)],
+)  # fmt: skip
+def test_a_prompt_counts_once_for_each_copy_that_is_asked_for(known, body, path, tokens):
+    """
+    The group holds as many; a number that it will refuse counts as one.
+    """
+    assert count(known, body, path) == (tokens, "exact")
 
 
 def test_an_estimate_is_at_least_one_token():
@@ -153,13 +187,18 @@ def test_the_text_of_a_message_is_found_in_every_form(content, num_bytes):
     assert text_bytes(chat(content), CHAT_PATH) == (num_bytes, 1)
 
 
-def test_a_prompt_of_the_wrong_type_names_the_parameter():
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [(COMPLETIONS, {"prompt": {"a": 1}}, "prompt"), (GENERATE_PATH, {"text": 5}, "text"),
+     (GENERATE_PATH, {"input_ids": ["x", 5]}, "input_ids"), (GENERATE_PATH, {}, "input_ids")],
+)  # fmt: skip
+def test_a_prompt_of_the_wrong_type_names_the_parameter(path, body, param):
     """
     The client is told what would be right.
     """
-    with pytest.raises(BadRequest, match="prompt: a string, a list") as refused:
-        text_bytes({"prompt": {"a": 1}}, COMPLETIONS)
-    assert refused.value.param == "prompt"
+    with pytest.raises(BadRequest, match=f"{param}: a string, a list") as refused:
+        text_bytes(body, path)
+    assert refused.value.param == param
 
 
 @pytest.mark.parametrize("prompt", [[5, 6, 7], [[5, 6, 7]]])

@@ -143,6 +143,30 @@ def test_a_signal_while_it_starts_ends_it_and_nothing_is_left(command, runtime, 
     assert not anybody_runs(runtime)
 
 
+@pytest.mark.slow
+def test_the_processes_are_told_what_the_flags_say(command, runtime):
+    """
+    Each finds it in the instance's file, in each of its lives.
+    """
+    (runtime / "model.gguf").write_bytes(b"GGUF")
+    process = command(
+        *("--port", "0", "--model", "model.gguf", "--dp-size", "3", "--front-doors", "4"),
+        *("--max-load-age", "0.5", "--retry-max-retries", "7", "--drain-timeout-s", "8"),
+        *("--api-key", "k", "--admin-api-key", "a", "--no-in-flight-board"),
+    )
+    while "starting" not in process.stderr.readline():
+        assert process.poll() is None
+    (folder,) = runtime.glob("levelhead-*/*")
+    told = Instance.load(folder)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+    assert (told.dp_size, told.num_front_doors) == (3, 4)
+    assert (told.max_load_age_s, told.retry_max_retries, told.drain_timeout_s) == (0.5, 7, 8.0)
+    assert (told.api_key, told.admin_api_key) == ("k", "a")
+    assert not told.in_flight_board
+
+
 def anybody_runs(folder):
     """Whether any process still runs with that folder in its command line."""
     word = str(folder).encode()

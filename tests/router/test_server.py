@@ -68,6 +68,39 @@ async def test_probes_need_no_key(guarded):
     assert [(await guarded.response()).status for _ in range(2)] == [200, 200]
 
 
+@pytest.mark.parametrize(
+    ("settings", "value", "status"),
+    [
+        ({}, b"", 200),
+        ({"host": "0.0.0.0"}, b"", 403),
+        ({"host": "0.0.0.0", "admin_api_key": "a"}, b"", 401),
+        ({"host": "0.0.0.0", "admin_api_key": "a"}, b"authorization: Bearer a\r\n", 200),
+        ({"api_key": "k", "admin_api_key": "a"}, b"authorization: Bearer k\r\n", 401),
+        ({"api_key": "k"}, b"authorization: Bearer k\r\n", 200),
+    ],
+)
+async def test_admin_is_guarded_and_goes_to_the_control_plane(settings, value, status):
+    """
+    It can stop groups, so without a key it is not answered to the whole network.
+    """
+    async with House.built(**settings) as house:
+        path = house.instance.control_socket
+        async with FakeGroup.listening(path=path) as control, house.door() as door:
+            control.respond = lambda received: received.answer()
+            async with door.client() as client:
+                request = b"POST /admin/groups/0/drain HTTP/1.1\r\n%scontent-length: 0\r\n\r\n"
+                client.send(request % value)
+
+                answer = await client.response()
+
+        assert answer.status == status
+        assert [each.target for each in control.received] == (
+            [b"/admin/groups/0/drain"] if status == 200 else []
+        )
+        if status == 403:
+            assert "--admin-api-key" in answer.error["message"]
+
+
 # The control plane
 
 
@@ -283,3 +316,20 @@ async def test_a_connection_that_comes_while_stopping_is_closed(house):
 
         assert transport.closed
         connection.connection_lost(None)
+
+
+async def test_a_door_that_stops_asks_no_more_about_charges(house, group):
+    """
+    They end with its epoch; whatever was still asking has ended when it has stopped.
+    """
+    group.take = lambda received: received.abort()  # questions too
+    async with house.door() as door:
+        async with door.client() as client:
+            client.send(post())
+            assert (await client.response()).status == 502
+        assert door.door.settlement.num_open == 1
+
+        door.door.stop()
+        await soon(door.running)
+
+        assert door.door.settlement.num_open == 0

@@ -2,121 +2,101 @@ from itertools import product
 
 import pytest
 
-from shm import board
-from shm.board import EMPTY_CELL, Board, Cell
+from shm.board import EMPTY_CELL, Cell
 from shm.errors import InvalidRecord
-from shm.segment import LINE_WORDS, WORD_BYTES
-from tests.shm.racing import FakeSegment
-
-NUM_ROWS, NUM_GROUPS = 2, 3
-LINE_BYTES = LINE_WORDS * WORD_BYTES
-OLD, NEW, NEWER = (Cell(*range(value, value + len(Cell._fields))) for value in (10, 20, 30))
-
-
-@pytest.fixture(name="created")
-def _created(instance):
-    created = board.create(instance, NUM_ROWS, NUM_GROUPS, epoch=1)
-    yield created
-    created.close()
-
-
-@pytest.fixture(name="attached")
-def _attached(created, instance):
-    """Attaches as many boards as a test wants."""
-    boards = []
-
-    def attach(**options):
-        boards.append(Board.attach(instance, **options))
-        return boards[-1]
-
-    yield attach
-    for one in boards:
-        one.close()
+from tests.shm.half_written import (
+    COPY_BYTES,
+    COPY_WORDS,
+    LINE_BYTES,
+    NEW,
+    NEWER,
+    NUM_GROUPS,
+    NUM_ROWS,
+    OLD,
+    Write,
+    cell_start,
+    fake_board,
+)
 
 
-def cell_start(row, dp_rank):
-    """First byte of a cell in the payload: a line of shape, then two lines a cell."""
-    return LINE_BYTES + (row * NUM_GROUPS + dp_rank) * 2 * LINE_BYTES
-
-
-def test_a_cell_that_was_never_written_is_empty(attached):
+def test_a_cell_that_was_never_written_is_empty(attach_board):
     """
     Epoch 0 is nobody's, so it counts for nothing.
     """
-    assert attached().read(1, 2) == EMPTY_CELL
+    assert attach_board().read(1, 2) == EMPTY_CELL
 
 
-def test_what_one_front_door_writes_the_others_read(attached):
+def test_what_one_front_door_writes_the_others_read(attach_board):
     """
     Every cell in its own place, the newest of each.
     """
-    writers, reader = [attached(writable=True) for _ in range(NUM_ROWS)], attached()
+    writers, reader = [attach_board(writable=True) for _ in range(NUM_ROWS)], attach_board()
     cells = {}
     for turn in range(3):
         for row, dp_rank in product(range(NUM_ROWS), range(NUM_GROUPS)):
-            cells[row, dp_rank] = Cell(row, dp_rank, turn, 0, 0, 1 << 63)
+            cells[row, dp_rank] = Cell(row, dp_rank, turn, 0, 0, 1 << 63, 7, 1)
             writers[row].write(row, dp_rank, cells[row, dp_rank])
 
     assert {place: reader.read(*place) for place in cells} == cells
 
 
-def test_the_board_tells_its_shape(attached):
+def test_the_board_tells_its_shape(attach_board):
     """
     Whoever attaches need not be told how many front doors and groups there are.
     """
-    assert (attached().num_rows, attached().num_groups) == (NUM_ROWS, NUM_GROUPS)
+    assert (attach_board().num_rows, attach_board().num_groups) == (NUM_ROWS, NUM_GROUPS)
 
 
 @pytest.mark.parametrize("place", [(NUM_ROWS, 0), (0, NUM_GROUPS), (-1, 0), (0, -1)])
-def test_a_cell_beyond_the_board_is_refused(attached, place):
+def test_a_cell_beyond_the_board_is_refused(attach_board, place):
     """
     A wrong number never becomes somebody else's cell.
     """
     with pytest.raises(IndexError, match="the board has 2 rows of 3 groups"):
-        attached().read(*place)
+        attach_board().read(*place)
 
 
-def test_a_board_larger_than_its_segment_is_refused(created, attached):
+def test_a_board_larger_than_its_segment_is_refused(board_segment, attach_board):
     """
     Its first words promise more than there is.
     """
-    created.payload[0] = NUM_ROWS + 1
+    board_segment.payload[0] = NUM_ROWS + 1
 
     with pytest.raises(InvalidRecord, match="3 rows of 3 groups need"):
-        attached()
+        attach_board()
 
 
-def test_a_board_without_rows_is_refused(created, attached):
+def test_a_board_without_rows_is_refused(board_segment, attach_board):
     """
     Its creator has not written the shape.
     """
-    created.payload[:LINE_BYTES] = bytes(LINE_BYTES)
+    board_segment.payload[:LINE_BYTES] = bytes(LINE_BYTES)
 
     with pytest.raises(InvalidRecord, match="0 rows of 0 groups"):
-        attached()
+        attach_board()
 
 
-def test_a_write_touches_its_own_cell_and_there_the_older_copy(created, attached):
+def test_a_write_touches_its_own_cell_and_there_the_older_copy(board_segment, attach_board):
     """
     The copy that counts stands until the new one is whole.
     """
-    writer = attached(writable=True)
+    writer = attach_board(writable=True)
     writer.write(1, 1, OLD)
-    before = bytes(created.payload)
+    before = bytes(board_segment.payload)
 
     writer.write(1, 1, NEW)
 
-    touched = {at for at, byte in enumerate(created.payload) if byte != before[at]}
-    second_copy = cell_start(1, 1) + LINE_BYTES
+    touched = {at for at, byte in enumerate(board_segment.payload) if byte != before[at]}
+    second_copy = cell_start(1, 1) + COPY_BYTES
     assert touched
-    assert touched <= set(range(second_copy, second_copy + LINE_BYTES))
+    assert touched <= set(range(second_copy, second_copy + COPY_BYTES))
 
 
-def test_changed_gives_all_cells_first_and_then_those_written(attached):
+def test_changed_gives_all_cells_first_and_then_those_written(attach_board):
     """
     In order of dp_rank, and only of the row that was asked for.
     """
-    writer, reader = attached(writable=True), attached()
+    writer, reader = attach_board(writable=True), attach_board()
     writer.write(0, 1, OLD)
     writer.write(1, 2, OLD)
     reader.changed(0)
@@ -130,20 +110,20 @@ def test_changed_gives_all_cells_first_and_then_those_written(attached):
     assert reader.changed(1) == []
 
 
-def test_a_new_reader_is_given_every_cell(attached):
+def test_a_new_reader_is_given_every_cell(attach_board):
     """
     A front door that has just started knows nothing of the others.
     """
-    attached(writable=True).write(0, 1, OLD)
+    attach_board(writable=True).write(0, 1, OLD)
 
-    assert attached().changed(0) == [(0, EMPTY_CELL), (1, OLD), (2, EMPTY_CELL)]
+    assert attach_board().changed(0) == [(0, EMPTY_CELL), (1, OLD), (2, EMPTY_CELL)]
 
 
-def test_two_writes_between_two_looks_give_the_last(attached):
+def test_two_writes_between_two_looks_give_the_last(attach_board):
     """
     Cells are cumulative, so what lay between is not missed.
     """
-    writer, reader = attached(writable=True), attached()
+    writer, reader = attach_board(writable=True), attach_board()
     reader.changed(0)
     for cell in (OLD, NEW, NEWER):
         writer.write(0, 0, cell)
@@ -155,60 +135,12 @@ def test_two_writes_between_two_looks_give_the_last(attached):
 # processor lets them be seen in, a reader sees some of them: try every subset.
 
 
-class HalfWritten(bytearray):
-    """A payload in which more stores are seen by the time the cell itself is copied."""
-
-    def meanwhile(self):
-        pass
-
-    def __getitem__(self, key):
-        self.meanwhile()
-        return super().__getitem__(key)
-
-    def cast(self, word_format):
-        return memoryview(self).cast(word_format)
-
-
-class Write:
-    """A board with OLD in its cell, and the word stores of writing NEW over it."""
-
-    def __init__(self, created, attached, cells=(OLD,)):
-        writer = attached(writable=True)
-        for cell in cells:
-            writer.write(0, 0, cell)
-        self.before = bytes(created.payload)
-        writer.write(0, 0, NEW)
-        self._after = bytes(created.payload)
-        first = cell_start(0, 0)
-        starts = range(first, first + 2 * LINE_BYTES, WORD_BYTES)
-        self.stores = [
-            at for at in starts if self._at(self._after, at) != self._at(self.before, at)
-        ]
-
-    def show(self, payload, stores):
-        for at in stores:
-            payload[at : at + WORD_BYTES] = self._at(self._after, at)
-
-    @staticmethod
-    def _at(image, at):
-        return image[at : at + WORD_BYTES]
-
-    def subsets(self):
-        for chosen in product((False, True), repeat=len(self.stores)):
-            yield [at for at, seen in zip(self.stores, chosen, strict=True) if seen]
-
-
-def fake_board(image):
-    payload = HalfWritten(image)
-    return payload, Board(FakeSegment(None, payload))
-
-
 @pytest.mark.parametrize("cells", [(OLD,), (NEWER, OLD)])
-def test_half_a_copy_is_never_read(created, attached, cells):
+def test_half_a_copy_is_never_read(board_segment, attach_board, cells):
     """
     The old cell or the new one, whichever stores are seen, into a fresh copy or a used one.
     """
-    write = Write(created, attached, cells)
+    write = Write(board_segment, attach_board, cells)
 
     outcomes = set()
     for seen in write.subsets():
@@ -216,16 +148,16 @@ def test_half_a_copy_is_never_read(created, attached, cells):
         write.show(payload, seen)
         outcomes.add(reader.read(0, 0))
 
-    assert len(write.stores) == LINE_WORDS
+    assert len(write.stores) == COPY_WORDS
     assert outcomes == {OLD, NEW}
 
 
-def test_a_copy_found_half_written_is_read_again(created, attached):
+def test_a_copy_found_half_written_is_read_again(board_segment, attach_board):
     """
     Whatever is seen of a write when the sequences are compared, and whatever
     more when the cell is copied: once all is seen, the new cell has been given.
     """
-    write = Write(created, attached)
+    write = Write(board_segment, attach_board)
     early = write.stores[0]  # the sequence: what the comparison looks at
 
     for first in write.subsets():
@@ -241,19 +173,19 @@ def test_a_copy_found_half_written_is_read_again(created, attached):
             assert known[0] == NEW
 
 
-def test_a_copy_that_stays_torn_does_not_hide_the_next_write(created, attached):
+def test_a_copy_that_stays_torn_does_not_hide_the_next_write(board_segment, attach_board):
     """
     Its writer died half way; the older copy counts until the front door's next life writes.
     """
-    write = Write(created, attached)
-    created.payload[:] = write.before
-    reader = attached()
+    write = Write(board_segment, attach_board)
+    board_segment.payload[:] = write.before
+    reader = attach_board()
     reader.changed(0)
     sequence_alone = write.stores[:1]
-    write.show(created.payload, sequence_alone)
+    write.show(board_segment.payload, sequence_alone)
     assert reader.changed(0) == [(0, OLD)]
 
-    attached(writable=True).write(0, 0, NEWER)
+    attach_board(writable=True).write(0, 0, NEWER)
 
     assert reader.changed(0) == [(0, NEWER)]
     assert reader.read(0, 0) == NEWER

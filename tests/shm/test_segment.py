@@ -135,9 +135,9 @@ def test_another_versions_layout_is_refused(name):
     """
     Two versions on one host do not read each other's words.
     """
-    raw_object(name, 4096, [64, magic_word(Kind.LOAD, version=2), 1]).close_fd()
+    raw_object(name, 4096, [64, magic_word(Kind.LOAD, version=1), 1]).close_fd()
 
-    with pytest.raises(errors.WrongVersion, match="has layout version 2, this is version 1"):
+    with pytest.raises(errors.WrongVersion, match="has layout version 1, this is version 2"):
         segment.attach(name, Kind.LOAD)
 
 

@@ -1,11 +1,11 @@
 """Fakes of what the engine works with, each with the interface of the real thing."""
 
-import queue
-import threading
 from functools import reduce
 from itertools import accumulate
 
+from shm.load import Accepted, LoadReport
 from workers.engine.request import Request, Sample
+from workers.model.sampling import TokenLogprobs
 from workers.model.sampling_params import SamplingParams
 
 VOCAB_SIZE = 97
@@ -21,6 +21,12 @@ def step(value, token):
 def next_token(tokens):
     """The fake model: a function of all tokens before, in order."""
     return reduce(step, tokens, START) % VOCAB_SIZE
+
+
+def fake_logprob(value, token):
+    """What the fake model thinks of a token after what value stands for."""
+    best = value % VOCAB_SIZE
+    return TokenLogprobs(token, -float(step(value, token) % 50), ((best, -0.25),))
 
 
 def expected_output(prompt, max_new_tokens, stop_ids=()):
@@ -80,12 +86,19 @@ class SlotRunner:
         held = [self.slots[self._slot(chunk, position)] for position in range(chunk.start)]
         tokens = chunk.request.tokens(0, chunk.end)
         assert held == list(accumulate(tokens[: chunk.start], step, initial=START))[1:], chunk
-        value = held[-1] if held else START
+        value, scores = held[-1] if held else START, []
         for position in range(chunk.start, chunk.end):
+            if position in chunk.scored:
+                scores.append(fake_logprob(value, tokens[position]))
             value = step(value, tokens[position])
             self.slots[self._slot(chunk, position)] = value
-        if chunk.samples:
-            yield Sample(value % VOCAB_SIZE)
+        if chunk.end in chunk.scored:
+            scores.append(fake_logprob(value, chunk.request.prompt_ids[chunk.end]))
+        if chunk.yields:
+            token_id = value % VOCAB_SIZE if chunk.samples else None
+            wanted = chunk.samples and chunk.request.params.logprobs is not None
+            logprobs = fake_logprob(value, token_id) if wanted else None
+            yield Sample(token_id, logprobs, tuple(scores))
 
     def _slot(self, chunk, position):
         page, offset = divmod(position, self.page_size)
@@ -100,21 +113,6 @@ class ListWriter:
 
     def publish(self, reports, published_ns):
         self.records.append((tuple(reports), published_ns))
-
-
-class FailingLink:
-    """A link on which nothing gets through; thread: those that tried."""
-
-    def __init__(self, error):
-        self.thread = queue.Queue()
-        self._error = error
-
-    def send(self, words):
-        self.thread.put(threading.current_thread())
-        raise self._error
-
-    def receive(self, words):
-        self.send(words)
 
 
 class StepClock:
@@ -138,3 +136,11 @@ def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, *
         text=text or FakeText(),
         **({"params": SamplingParams(), "seed": request_id} | more),
     )
+
+
+def make_report(dp_rank, sampled_ns=0, group_epoch=0):
+    """A group's report of that instant, which holds as many tokens."""
+    scalars = dict.fromkeys(LoadReport._fields[:-1], 0)
+    scalars |= {"dp_rank": dp_rank, "sampled_ns": sampled_ns, "group_epoch": group_epoch}
+    scalars["holding_tokens"] = sampled_ns
+    return LoadReport(**scalars, accepted=(Accepted(0, 0, 0),))

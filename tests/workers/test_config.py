@@ -1,6 +1,9 @@
+import json
+from dataclasses import replace
+
 import pytest
 
-from workers.card import Card
+from workers.card import Card, State
 from workers.config import parse
 from workers.errors import InvalidConfig
 
@@ -10,7 +13,7 @@ def _flags(tmp_path):
     return {
         "--instance": "one", "--instance-epoch": "5", "--run-dir": str(tmp_path),
         "--dp-rank": "0", "--dp-size": "2", "--num-front-doors": "1",
-        "--rendezvous": "file:///x", "--model": "m.gguf", "--served-model-name": "m",
+        "--model": "m.gguf", "--served-model-name": "m",
     }  # fmt: skip
 
 
@@ -26,6 +29,7 @@ def test_what_is_omitted_has_a_default(flags):
 
     assert (config.host, config.heartbeat_s, config.page_size) == ("127.0.0.1", 0.25, 16)
     assert config.max_request_bytes == 32 * 1024 * 1024
+    assert config.drain_timeout_s == 30.0
     assert config.max_model_len is None
 
 
@@ -36,7 +40,11 @@ def test_what_is_omitted_has_a_default(flags):
         ("--threads", "0", "0 is less than 1"),
         ("--threads", "many", "invalid integer value: 'many'"),
         ("--heartbeat-s", "0", "not a positive number"),
+        ("--drain-timeout-s", "-1", "-1.0 is not a number of seconds, 0 or more"),
+        ("--drain-timeout-s", "inf", "inf is not a number of seconds, 0 or more"),
+        ("--rendezvous", "file:///x", "--rendezvous"),
         ("--device", "tpu", "'tpu'"),
+        ("--schedule-policy", "lifo", "'lifo'.*lpm.*fcfs"),
         ("--max-total-tokens", "8", "--max-total-tokens is 8; it must be at least --page-size, 16"),
         ("--run-dir", "/nowhere", "--run-dir /nowhere: no such folder"),
         ("--unknown", "1", "--unknown"),
@@ -51,7 +59,7 @@ def test_a_bad_flag_is_named_with_its_value(flags, flag, value, message):
 
 
 def make_card(epoch):
-    return Card(0, epoch, "127.0.0.1", 80, 1, "m", 2048, 16, 4096, "/t")
+    return Card(0, epoch, "127.0.0.1", 80, 1, 5, "m", 2048, 16, 4096, "/t")
 
 
 def test_a_card_is_removed_by_the_incarnation_that_wrote_it(tmp_path):
@@ -65,3 +73,28 @@ def test_a_card_is_removed_by_the_incarnation_that_wrote_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["group-0.json"]
     make_card(epoch=2).remove(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_card_says_whether_its_leader_drains(tmp_path):
+    """
+    Ready at first; replaced as a whole when it is told to stop.
+    """
+    card = make_card(epoch=1)
+    said = []
+    for written in (card, replace(card, state=State.DRAINING)):
+        written.write(tmp_path)
+        said.append(json.loads((tmp_path / "group-0.json").read_text()))
+
+    assert [card["state"] for card in said] == ["ready", "draining"]
+    assert [card["start_ticks"] for card in said] == [5, 5]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"epoch": null}', "{}"])
+def test_a_damaged_card_counts_as_none(tmp_path, text, caplog):
+    """
+    It keeps no rank from starting, and it is said.
+    """
+    (tmp_path / "group-0.json").write_text(text)
+
+    assert Card.last_epoch(tmp_path, 0) == 0
+    assert "group-0.json is damaged" in caplog.text

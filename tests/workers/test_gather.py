@@ -1,106 +1,216 @@
 import queue
+import threading
 
 import pytest
+import torch
 
-from shm.errors import SegmentError
-from shm.load import Accepted, LoadReport
-from tests.workers.fakes import FailingLink, ListWriter, StepClock
+from shm.load import LoadReport
+from tests.workers.fakes import make_report
 from workers.errors import LinkLost
-from workers.ranks.gather import Newest, Publisher, ReportReceivers, ReportSender
+from workers.ranks.gather import ReportReceivers, ReportSender
+from workers.ranks.newest import Newest
+from workers.ranks.thread import start_thread
 
 LIMIT_S = 60.0
 
 
-def report(dp_rank, holding_tokens=0):
-    scalars = dict.fromkeys(LoadReport._fields[:-1], 0)
-    scalars |= {"dp_rank": dp_rank, "holding_tokens": holding_tokens}
-    return LoadReport(**scalars, accepted=(Accepted(0, 0, 0),))
+class ScriptedLink:
+    """A link that gets through as often as it is told, calls each time, and then fails."""
+
+    def __init__(self, num_sends, on_send=None, on_failure=None, error=None):
+        self.sent = []
+        self._num_sends = num_sends
+        self._on_send = on_send
+        self._on_failure = on_failure
+        self._error = error or LinkLost("closed by peer")
+
+    def send(self, words):
+        if len(self.sent) < self._num_sends:
+            self.sent.append(LoadReport.from_words(words.tolist()))
+            return self._on_send and self._on_send()
+        if self._on_failure:
+            self._on_failure()
+        raise self._error
 
 
-def test_only_the_newest_report_of_a_group_is_kept():
+class ReportingLink:
+    """A link on which these reports come, and then nothing more."""
+
+    def __init__(self, *reports, error=None):
+        self._reports = list(reports)
+        self._error = error or LinkLost("closed by peer")
+
+    def receive(self, words):
+        if not self._reports:
+            raise self._error
+        words.copy_(torch.tensor(self._reports.pop(0).to_words()))
+
+
+class Rounds:
+    """An entrance with these rounds; after the last nobody comes.  links: by name."""
+
+    def __init__(self, links, *rounds):
+        self._links = links
+        self._rounds = queue.SimpleQueue()
+        for names in rounds:
+            self._rounds.put(names)
+
+    def next_round(self):
+        return self._rounds.get()
+
+    def open(self, name):
+        link = self._links[name]
+        if isinstance(link, Exception):
+            raise link
+        return link
+
+
+def send(newest, *links, won):
+    """Run a sender that finds these links one after the other, until won is set."""
+    found = iter(links)
+    fatal = []
+    ReportSender(newest, lambda: next(found), won, fatal.append).run()
+    assert fatal == []
+
+
+def test_a_report_whose_send_failed_goes_to_the_next_publisher(caplog):
     """
-    A reader that is behind gets one report of each group, the last.
+    It is put back, and each lost link is said once.
+    """
+    newest, won = Newest(), threading.Event()
+    newest.put(make_report(0, 1))
+    next_link = ScriptedLink(1, on_send=lambda: newest.put(make_report(0, 2)), on_failure=won.set)
+
+    send(newest, ScriptedLink(0), next_link, won=won)
+
+    assert next_link.sent == [make_report(0, 1)]
+    assert newest.take() == [make_report(0, 2)], "for the leader itself, which publishes now"
+    assert caplog.text.count("is lost: closed by peer") == 2
+
+
+def test_a_report_whose_send_failed_gives_way_to_a_newer_one():
+    """
+    The step loop went on while the send was failing.
+    """
+    newest, won = Newest(), threading.Event()
+    newest.put(make_report(0, 1))
+
+    def newer():
+        newest.put(make_report(0, 2))
+        won.set()
+
+    send(newest, ScriptedLink(0, on_failure=newer), won=won)
+
+    assert newest.take() == [make_report(0, 2)]
+
+
+def test_a_leader_that_publishes_itself_sends_no_more():
+    """
+    What is left is for its publisher to take.
+    """
+    newest, won = Newest(), threading.Event()
+    newest.put(make_report(0, 1))
+    won.set()
+
+    send(newest, won=won)
+
+    assert newest.take() == [make_report(0, 1)]
+
+
+def test_a_sender_that_finds_nobody_waits_for_its_own_turn():
+    """
+    Winning the lock ends the wait at once.
+    """
+    newest, won = Newest(), threading.Event()
+    asked = []
+
+    def find():
+        asked.append(1)
+        won.set()
+
+    ReportSender(newest, find, won, on_fatal=asked.append).run()
+
+    assert asked == [1]
+
+
+def receivers(newest, entrance, on_fatal):
+    return ReportReceivers(newest, entrance, 1, on_fatal)
+
+
+def test_a_lost_link_is_said_once_with_its_group(caplog):
+    """
+    The reports that came before count.
     """
     newest = Newest()
-    for holding_tokens in (1, 2, 3):
-        newest.put(report(0, holding_tokens))
-    newest.put(report(1, 9))
+    entrance = Rounds({"0.1": ReportingLink(make_report(3, 1), make_report(3, 2))})
 
-    assert newest.take() == [report(0, 3), report(1, 9)]
+    receivers(newest, entrance, on_fatal=None).run("0.1")
 
-
-def test_each_record_has_the_last_report_of_every_group():
-    """
-    A group that is slow, or gone, stays in the record as it last was.
-    """
-    writer, fatal = ListWriter(), []
-    publisher = Publisher(writer, StepClock(), fatal.append)
-    publisher.put(report(0, 1))
-    publisher.publish()
-    publisher.put(report(1, 5))
-    publisher.publish()
-    publisher.put(report(0, 2))
-    publisher.publish()
-
-    assert writer.records == [
-        ((report(0, 1),), 1),
-        ((report(0, 1), report(1, 5)), 2),
-        ((report(0, 2), report(1, 5)), 3),
+    assert newest.take() == [make_report(3, 2)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the link on which group 3 sent load reports is lost: closed by peer"
     ]
 
 
-class FullWriter:
-    """A load segment that takes nothing."""
-
-    def publish(self, reports, published_ns):
-        raise SegmentError("torn down")
-
-
-def test_a_segment_that_cannot_be_written_is_fatal():
+def test_a_leader_that_dies_while_it_joins_keeps_nobody_out():
     """
-    The publishing thread does not die unnoticed.
+    The others of its round, and of the next, are received.
     """
-    fatal = queue.Queue()
-    publisher = Publisher(FullWriter(), StepClock(), fatal.put)
+    came, fatal = queue.SimpleQueue(), []
 
-    publisher.start()
-    publisher.put(report(0))
+    class Sink:
+        put = came.put
 
-    assert isinstance(fatal.get(timeout=LIMIT_S), SegmentError)
+    links = {
+        "0.1": LinkLost("nobody came"),
+        "0.2": ReportingLink(make_report(2)),
+        "1.1": ReportingLink(make_report(1)),
+    }
+    receivers(Sink(), Rounds(links, ["0.1", "0.2"], ["1.1"]), fatal.append).start()
 
-
-def sending(link, on_fatal):
-    sender = ReportSender(link, on_fatal)
-    sender.put(report(0))
-    return sender
-
-
-def receiving(link, on_fatal):
-    return ReportReceivers({1: link}, 1, Publisher(ListWriter(), StepClock(), on_fatal), on_fatal)
+    heard = {came.get(timeout=LIMIT_S).dp_rank for _ in range(2)}
+    assert heard == {1, 2}
+    assert fatal == []
 
 
-@pytest.mark.parametrize("make", [sending, receiving])
-def test_what_breaks_a_thread_other_than_a_lost_peer_is_fatal(make):
+def broken_sender(error, on_fatal):
+    newest = Newest()
+    newest.put(make_report(0))
+    link = ScriptedLink(0, error=error)
+    return ReportSender(newest, lambda: link, threading.Event(), on_fatal)
+
+
+def broken_receiver(error, on_fatal):
+    return receivers(Newest(), Rounds({"0.1": ReportingLink(error=error)}, ["0.1"]), on_fatal)
+
+
+def broken_entrance(error, on_fatal):
+    class Broken:
+        def next_round(self):
+            raise error
+
+    return receivers(Newest(), Broken(), on_fatal)
+
+
+@pytest.mark.parametrize("make", [broken_sender, broken_receiver, broken_entrance])
+def test_what_breaks_a_thread_other_than_a_lost_link_is_fatal(make):
     """
     A RuntimeError too: only the link itself says that its peer is gone.
     """
-    fatal = queue.Queue()
+    fatal = queue.SimpleQueue()
 
-    make(FailingLink(RuntimeError("no memory")), fatal.put).start()
+    make(RuntimeError("no memory"), fatal.put).start()
 
     assert str(fatal.get(timeout=LIMIT_S)) == "no memory"
 
 
-@pytest.mark.parametrize("make", [sending, receiving])
-def test_a_lost_peer_is_said_once_and_is_not_fatal(make, caplog):
+def test_a_thread_that_ends_normally_is_not_fatal():
     """
-    The thread ends, and the group goes on.
+    A sender whose leader publishes is no loss.
     """
-    fatal = []
-    link = FailingLink(LinkLost("closed by peer"))
+    fatal, ended = [], threading.Event()
 
-    make(link, fatal.append).start()
-    link.thread.get(timeout=LIMIT_S).join(LIMIT_S)
+    start_thread("short", ended.set, fatal.append)
 
+    assert ended.wait(LIMIT_S)
     assert fatal == []
-    assert [record.getMessage().split(": ")[-1] for record in caplog.records] == ["closed by peer"]

@@ -1,97 +1,27 @@
-"""
-Two real ranks: processes, gloo, HTTP, and the load segment they publish in.
-
-Processes take their time, so these tests wait, with a limit, for what the
-segment says; what they assert does not depend on how long that takes.
-"""
+"""Real ranks from their start to their end."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from shm import load
-from shm.load import Accepted, LoadReader
+from shm.load import Accepted
+from tests.workers.ranks_rig import EPOCH, LIMIT_S, ROOT, Ranks, start, wait_for
 
-ROOT = Path(__file__).parents[2]
-LIMIT_S = 60.0
-EPOCH = 4321
 PROMPT = list(range(10, 30))
+DRAINED = {"state": "draining"}
 ENDLESS = {"prompt": PROMPT, "max_tokens": 1500, "ignore_eos": True, "stream": True}
-
-
-def wait_for(what, probe):
-    """Return probe's first true result."""
-    deadline = time.monotonic() + LIMIT_S
-    while not (result := probe()):
-        assert time.monotonic() < deadline, f"no {what} within {LIMIT_S} s"
-        time.sleep(0.01)
-    return result
-
-
-class Ranks:
-    """Two groups of a tiny model, and a reader of their load segment."""
-
-    def __init__(self, model, run_dir):
-        self.run_dir = run_dir
-        self.instance = f"test_{uuid4().hex[:12]}"
-        self.segment = load.create(self.instance, 2, 2, EPOCH)
-        self.reader = LoadReader.attach(self.instance)
-        self.processes = [self._start(rank, model) for rank in range(2)]
-
-    def _start(self, rank, model):
-        flags = {
-            "--instance": self.instance, "--instance-epoch": EPOCH, "--run-dir": self.run_dir,
-            "--dp-rank": rank, "--dp-size": 2, "--num-front-doors": 2,
-            "--rendezvous": f"file://{self.run_dir}/rendezvous", "--model": model,
-            "--served-model-name": "tiny", "--dtype": "float32", "--heartbeat-s": 0.05,
-        }  # fmt: skip
-        return start(*(str(part) for flag in flags.items() for part in flag))
-
-    def card(self, rank):
-        path = self.run_dir / f"group-{rank}.json"
-        return json.loads(path.read_text()) if path.exists() else None
-
-    def url(self, rank):
-        return "http://{host}:{port}".format(**wait_for("card", lambda: self.card(rank)))
-
-    def report(self, rank):
-        snapshot = self.reader.snapshot()
-        reports = snapshot.reports if snapshot else ()
-        return next((r for r in reports if r.dp_rank == rank), None)
-
-    def wait_for_report(self, rank, what, condition):
-        """Return the rank's first report for which condition holds."""
-
-        def probe():
-            report = self.report(rank)
-            return report if report is not None and condition(report) else None
-
-        return wait_for(what, probe)
-
-    def close(self):
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-        self.reader.close()
-        self.segment.close()
-        self.segment.unlink()
-
-
-def start(*flags):
-    command = [sys.executable, "-m", "workers", *flags]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(name="ranks")
 def _ranks(tiny_llama, tmp_path):
-    ranks = Ranks(tiny_llama, tmp_path)
+    ranks = Ranks(tiny_llama, tmp_path, num_ranks=2)
     yield ranks
     ranks.close()
 
@@ -125,28 +55,57 @@ def test_two_ranks_serve_and_report(ranks):
 
     check_disconnect(ranks, second)
 
-    ranks.processes[1].kill()
-    before = ranks.wait_for_report(0, "report", lambda r: r.running_requests == 0)
+    ranks.kill(1)
     assert httpx.post(f"{first}/v1/completions", json=answer).status_code == 200
-    ranks.wait_for_report(0, "report after the kill", lambda r: r.sampled_ns > before.sampled_ns)
+    ranks.wait_for_fresh_reports(0)
     assert ranks.report(1) is not None, "the last report of the dead rank stands"
 
-    check_stop(ranks, first)
-    _, log = ranks.processes[0].communicate(timeout=LIMIT_S)
-    assert ranks.processes[0].returncode == 0
-    assert ranks.card(0) is None
-    assert log.count("rank 1 sends no load reports any more") == 1
+    check_drain(ranks, first)
+    assert "the link on which group 1 sent load reports is lost" in ranks.log(0)
 
 
-def check_stop(ranks, url):
-    """A worker that is stopped ends its streams with a reason."""
-    with httpx.stream("POST", f"{url}/v1/completions", json=ENDLESS) as response:
+def check_drain(ranks, url):
+    """What runs at SIGTERM ends as it would have, and so does what comes after it."""
+    slow = ENDLESS | {"max_tokens": 1000}
+    with httpx.stream("POST", f"{url}/v1/completions", json=slow) as response:
         lines = response.iter_lines()
         next(lines)
-        ranks.processes[0].send_signal(signal.SIGTERM)
+        ranks.signal(0, signal.SIGTERM)
+        wait_for("drain", lambda: ranks.card(0)["state"] == "draining")
+        late = {"prompt": PROMPT, "max_tokens": 2}
+        assert httpx.post(f"{url}/v1/completions", json=late).status_code == 200
         *_, last, done = (line for line in lines if line)
-    assert "stopped" in json.loads(last.removeprefix("data: "))["error"]["message"]
+    assert json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"] == "length"
     assert done == "data: [DONE]"
+    ranks.processes[0].wait(LIMIT_S)
+    assert ranks.processes[0].returncode == 0
+    assert ranks.card(0) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit_s", "num_signals"), [(0.1, 1), (LIMIT_S, 2)], ids=["limit", "second signal"]
+)
+def test_a_drain_is_cut(tiny_llama, tmp_path, limit_s, num_signals):
+    """
+    By its limit or by another signal: streams end with a reason, and the exit code is 0.
+    """
+    ranks = Ranks(tiny_llama, tmp_path, num_ranks=1, drain_timeout_s=limit_s)
+    try:
+        url = ranks.url(0)
+        with httpx.stream("POST", f"{url}/v1/completions", json=ENDLESS) as response:
+            lines = response.iter_lines()
+            next(lines)
+            for _ in range(num_signals):
+                ranks.signal(0, signal.SIGTERM)
+                wait_for("drain", lambda: (ranks.card(0) or DRAINED)["state"] == "draining")
+            *_, last, done = (line for line in lines if line)
+        assert "stopped" in json.loads(last.removeprefix("data: "))["error"]["message"]
+        assert done == "data: [DONE]"
+        assert ranks.processes[0].wait(LIMIT_S) == 0
+        assert ranks.card(0) is None
+    finally:
+        ranks.close()
 
 
 def check_disconnect(ranks, url):
@@ -181,8 +140,7 @@ def test_what_cannot_work_ends_with_code_2_and_one_line(tiny_llama, tmp_path, ch
     flags = {
         "--instance": "none", "--instance-epoch": "1", "--run-dir": str(tmp_path),
         "--dp-rank": "0", "--dp-size": "1", "--num-front-doors": "1",
-        "--rendezvous": f"file://{tmp_path}/rendezvous", "--model": str(tiny_llama),
-        "--served-model-name": "tiny", "--log-level": "error",
+        "--model": str(tiny_llama), "--served-model-name": "tiny", "--log-level": "error",
     } | changes  # fmt: skip
 
     process = start(*(part for flag in flags.items() for part in flag))
@@ -211,8 +169,7 @@ def test_a_signal_between_loading_and_serving_is_not_lost(tiny_llama, tmp_path):
     flags = [
         "--instance", instance, "--instance-epoch", str(EPOCH), "--run-dir", str(tmp_path),
         "--dp-rank", "0", "--dp-size", "1", "--num-front-doors", "1",
-        "--rendezvous", f"file://{tmp_path}/rendezvous", "--model", str(tiny_llama),
-        "--served-model-name", "tiny",
+        "--model", str(tiny_llama), "--served-model-name", "tiny",
     ]  # fmt: skip
     try:
         command = [sys.executable, "-c", LOADED_THEN_STOPPED, *flags]
@@ -226,20 +183,24 @@ def test_a_signal_between_loading_and_serving_is_not_lost(tiny_llama, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rank_that_waits_for_the_others_can_be_stopped(tiny_llama, tmp_path):
+def test_a_rank_that_loads_can_be_stopped(tiny_llama, tmp_path):
     """
-    The signal is heard although the main thread is inside torch.distributed.
+    The signal is heard although the main thread may be inside torch; here it reads
+    a model that never comes.
     """
+    model = tmp_path / "endless.gguf"
+    os.mkfifo(model)
     process = start(
         "--instance", "none", "--instance-epoch", "1", "--run-dir", str(tmp_path),
         "--dp-rank", "0", "--dp-size", "2", "--num-front-doors", "1",
-        "--rendezvous", f"file://{tmp_path}/rendezvous", "--model", str(tiny_llama),
-        "--served-model-name", "tiny",
+        "--model", str(model), "--served-model-name", "tiny",
     )  # fmt: skip
-    wait_for("rendezvous", (tmp_path / "rendezvous").exists)
+    model_file = os.open(model, os.O_WRONLY)  # waits until the worker opens it to read
+    try:
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=LIMIT_S)
+    finally:
+        os.close(model_file)
 
-    process.send_signal(signal.SIGTERM)
-
-    _, log = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
     assert "stopped by signal 15" in log

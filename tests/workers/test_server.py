@@ -135,8 +135,8 @@ def test_logprobs_have_each_apis_shape(codec):
     piece, usage = Piece("xx", tokens, FinishReason.STOP), Usage(1, 0, 2)
     head = Head("id", 0, "tiny")
 
-    chat = ChatAnswer(head, codec).whole(piece, usage)["choices"][0]["logprobs"]
-    completion = CompletionAnswer(head, codec).whole(piece, usage)["choices"][0]["logprobs"]
+    chat = ChatAnswer(head, codec).whole([piece], usage)["choices"][0]["logprobs"]
+    completion = CompletionAnswer(head, codec).whole([piece], usage)["choices"][0]["logprobs"]
 
     entry = {"token": text[0], "logprob": -0.5, "bytes": list(codec.token_bytes(40))}
     assert chat["content"][0] | {"top_logprobs": []} == entry | {"top_logprobs": []}
@@ -246,3 +246,26 @@ def test_an_answer_that_is_cancelled_frees_the_group(codec):
         return before, rig.holding_tokens
 
     assert asyncio.run(run()) == (len(PROMPT), 0)
+
+
+@pytest.mark.parametrize("body", [{"prompt": PROMPT}, {"prompt": PROMPT, "stream": True}])
+def test_a_drain_waits_for_the_last_byte_of_a_request(codec, body):
+    """
+    From its arrival on, before the engine has it.
+    """
+
+    async def run():
+        rig = Rig(codec)
+        connection = Connection(rig.app, COMPLETIONS, orjson.dumps(body))
+        rig.drain.begin()
+        await connection.settle_down()
+        open_s = rig.drain.remaining_s()
+        while not connection.task.done():
+            rig.engine.step(0.0)
+            await connection.settle_down()
+        return open_s, rig.drain.remaining_s()
+
+    open_s, ended_s = asyncio.run(run())
+
+    assert open_s > 0
+    assert ended_s == 0

@@ -7,7 +7,7 @@ import asyncio
 import orjson
 import pytest
 
-from tests.workers.server_rig import Connection, Rig, serving
+from tests.workers.server_rig import EPOCH, Connection, Rig, serving
 from workers.model.checkpoint import open_checkpoint
 
 COMPLETIONS = "/v1/completions"
@@ -145,6 +145,7 @@ def test_asking_after_a_charge_that_came_counts_nothing_more(codec):
         headers(tokens="-3"),
         headers(tokens=""),
         headers() | {"x-levelhead-dp-balance-id": "nonsense"},
+        headers() | {"x-levelhead-group-epoch": "last"},
     ],
 )
 def test_headers_that_name_no_charge_are_refused(codec, bad):
@@ -158,6 +159,53 @@ def test_headers_that_name_no_charge_are_refused(codec, bad):
     assert response.status_code == 400
     assert response.json()["error"]["param"].startswith("x-levelhead-")
     assert accepted == (0, 0, 0)
+
+
+def test_a_request_for_this_epoch_is_served(codec):
+    """
+    Its header is what the front door knows of the group that it chose.
+    """
+    own = headers() | {"x-levelhead-group-epoch": str(EPOCH)}
+
+    response, accepted = with_rig(
+        codec, lambda client: client.post(COMPLETIONS, json=GOOD, headers=own)
+    )
+
+    assert response.status_code == 200
+    assert accepted == (7, 12, 1)
+
+
+@pytest.mark.parametrize("charged", [True, False])
+@pytest.mark.parametrize("epoch", [EPOCH - 1, EPOCH + 1])
+def test_a_request_for_another_epoch_is_refused_and_not_counted(codec, epoch, charged):
+    """
+    Its charge ended with the life of the group that it was dispatched to.
+    """
+    other = (headers() if charged else {}) | {"x-levelhead-group-epoch": str(epoch)}
+
+    response, accepted = with_rig(
+        codec, lambda client: client.post(COMPLETIONS, json=GOOD, headers=other)
+    )
+
+    assert response.status_code == 421
+    assert response.json()["error"]["code"] == "wrong_epoch"
+    assert accepted == (0, 0, 0)
+
+
+def test_asking_after_a_charge_of_another_epoch_counts_nothing(codec):
+    """
+    Nor is it remembered: the same id is news to this epoch.
+    """
+
+    async def scenario(client):
+        bodies = [settle_body() | {"group_epoch": epoch} for epoch in (EPOCH - 1, EPOCH)]
+        return [await client.post("/settle", json=body) for body in bodies]
+
+    (other, own), accepted = with_rig(codec, scenario)
+
+    assert (other.status_code, other.json()["error"]["code"]) == (421, "wrong_epoch")
+    assert own.json() == {"seen": False}
+    assert accepted == (7, 12, 1)
 
 
 @pytest.mark.parametrize("with_body", [False, True])

@@ -48,7 +48,7 @@ class Runner(Protocol):
         ...
 
     def run(self, plan: Plan) -> Sequence[Sample]:
-        """Compute the plan's chunks; one sample for each that samples, in order."""
+        """Compute the plan's chunks; one sample for each that yields any, in order."""
         ...
 
 

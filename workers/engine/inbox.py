@@ -52,12 +52,12 @@ class Inbox:
         self._arrivals: list[Arrival] = []
         self._closed = False
 
-    def put(self, arrival: Arrival) -> None:
-        """Leave something for the next step.  Raises Stopping once closed."""
+    def put(self, *arrivals: Arrival) -> None:
+        """Leave something for the next step, all of it for the same.  Raises Stopping if closed."""
         with self._changed:
             if self._closed:
                 raise Stopping
-            self._arrivals.append(arrival)
+            self._arrivals += arrivals
             self._changed.notify()
 
     def take(self, timeout_s: float) -> list[Arrival]:

@@ -27,6 +27,29 @@ class Chunk(NamedTuple):
         return self.end == self.request.num_tokens
 
     @property
+    def scored(self) -> range:
+        """
+        Prompt positions whose log-probability the step yields: each is in the logits before it.
+
+        It depends on nothing that a step changes, so plan and commit agree.
+        """
+        first = self.request.first_scored
+        if first is None:
+            return range(0)
+        return range(max(first, self.start + 1), min(self.end, self.request.num_prompt - 1) + 1)
+
+    @property
+    def output_positions(self) -> list[int]:
+        """Positions whose logits are wanted: those before scored ones, and the last."""
+        before = [position - 1 for position in self.scored]
+        return [*before, self.end - 1] if self.samples else before
+
+    @property
+    def yields(self) -> bool:
+        """Whether the step has a sample for it."""
+        return self.samples or bool(self.scored)
+
+    @property
     def is_prefill(self) -> bool:
         """Whether it computes prompt, or outputs that a retraction lost."""
         return self.start < self.request.num_prompt or self.num_new > 1

@@ -123,16 +123,21 @@ class Scheduler:
         return Plan((*decodes, *prefills), num_prefill_tokens, tuple(failed))
 
     def commit(self, plan: Plan, samples: Iterable[Sample]) -> list[Output]:
-        """Record what a step computed; samples: one for each chunk that samples, in order."""
-        sampling = [chunk.request for chunk in plan.chunks if chunk.samples]
+        """Record what a step computed; samples: one for each chunk that yields any, in order."""
+        yielding = [chunk for chunk in plan.chunks if chunk.yields]
         for chunk in plan.chunks:
             chunk.request.num_computed = chunk.end
             chunk.request.account.computed(chunk.start, chunk.end)
             if chunk.is_prefill:
                 self.tables.store(chunk.request)
         self.growth.decay()
-        pairs = zip(sampling, samples, strict=True)
-        return [self._commit_sample(request, sample) for request, sample in pairs]
+        outputs = []
+        for chunk, sample in zip(yielding, samples, strict=True):
+            if chunk.scored:
+                chunk.request.score(chunk.scored.start, sample.prompt_logprobs)
+            if sample.token_id is not None:
+                outputs.append(self._commit_sample(chunk.request, sample, sample.token_id))
+        return outputs
 
     def fail(self, plan: Plan, error: RequestRefused) -> list[Output]:
         """End the requests of a step that could not be computed; what they hold is not kept."""
@@ -255,13 +260,15 @@ class Scheduler:
         request.account.num_retractions += 1
         self.num_retracted += 1
 
-    def _commit_sample(self, request: Request, sample: Sample) -> Output:
+    def _commit_sample(self, request: Request, sample: Sample, token_id: int) -> Output:
         output = Output(request.request_id, num_cached=request.account.num_cached)
+        if not request.num_outputs:
+            output = output._replace(prompt_logprobs=tuple(request.prompt_logprobs))
         if not request.max_new_tokens:
             output = output._replace(text=request.end(FinishReason.LENGTH))
         else:
-            text = request.append(sample.token_id)
-            output = output._replace(token_id=sample.token_id, text=text, logprobs=sample.logprobs)
+            text = request.append(token_id)
+            output = output._replace(token_id=token_id, text=text, logprobs=sample.logprobs)
         if request.finish_reason is not None:
             request.account.check_complete()
             self._leave(request)

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 
 from workers.engine.acceptance import ChargeDesk
 from workers.server.bodies import SettleBody, parse
-from workers.server.charge import ChargeOwner, read_charge
+from workers.server.charge import ChargeOwner, check_epoch, read_charge
 from workers.server.client import EngineClient
+from workers.server.drain import Drain
 from workers.server.errors import ApiError, ClientGone
 from workers.server.generation import Generation
 from workers.server.intake import Intake
@@ -31,13 +32,15 @@ class Service(NamedTuple):
     """
     What the app serves.
 
-    max_request_bytes: of a body.  is_ready: whether the engine takes requests.
-    prefix_feed: tells what the prefix cache holds; None if there is no such cache.
+    epoch: the group's.  max_request_bytes: of a body.  is_ready: whether the engine
+    takes requests.  prefix_feed: tells what the prefix cache holds; None if there is none.
     """
 
     intake: Intake
     client: EngineClient
     desk: ChargeDesk
+    drain: Drain
+    epoch: int
     num_front_doors: int
     max_request_bytes: int
     is_ready: Callable[[], bool]
@@ -50,9 +53,10 @@ def build_app(service: Service) -> ASGIApp:
     generation = {
         "/v1/chat/completions": service.intake.chat,
         "/v1/completions": service.intake.completion,
+        "/generate": service.intake.generate,
     }
     for path, prepare in generation.items():
-        endpoint = Generation(service.client, prepare, service.max_request_bytes)
+        endpoint = Generation(service.client, prepare, service.max_request_bytes, service.drain)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
     if service.prefix_feed is not None:
         events = PrefixEvents(service.prefix_feed)
@@ -64,7 +68,7 @@ def build_app(service: Service) -> ASGIApp:
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    return ChargeOwner(app, service.desk, service.num_front_doors)
+    return ChargeOwner(app, service.desk, service.num_front_doors, service.epoch)
 
 
 def _add_information(app: FastAPI, service: Service) -> None:
@@ -94,6 +98,7 @@ def _add_settle(app: FastAPI, service: Service) -> None:
     @app.post("/settle")
     async def settle(request: Request) -> Response:
         body = parse(SettleBody, await _body(request, service))
+        check_epoch(body.group_epoch, service.epoch)
         charge = read_charge(
             body.dp_balance_id, body.front_door, str(body.charge_tokens), service.num_front_doors
         )

@@ -1,10 +1,13 @@
 """
 uvicorn in the main thread, and what happens around its life.
 
-    bind ─► started ─► on_started (the card) ─► … ─► signal ─► on_stopping (the engine) ─► closed
+    bind ─► started ─► on_started (the card) ─► … ─► signal ─► on_draining ─► (drain over)
+      ─► on_stopping (the engine) ─► closed
 
-A signal first ends the running requests, so that their answers end, and then
-uvicorn waits for them to be sent, for a bounded time.  One that comes before
+The first signal begins the drain, during which everything is served as before.
+The second ends it at once, and so does the drain's limit: then the requests that
+still run are ended, so that their answers end, and uvicorn waits for them to be
+sent, for a bounded time; a third signal spares that.  One that comes before
 uvicorn listens for signals is remembered, and the server does not start.
 """
 
@@ -15,9 +18,12 @@ import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from workers.server.drain import Drain
 
 KEEP_ALIVE_S = 3600
 SHUTDOWN_LIMIT_S = 5
@@ -35,9 +41,8 @@ class SignalMemory:
     """
     Counts SIGTERM and SIGINT while uvicorn's handlers are not there, and does no more.
 
-    Before they are, a signal must not be lost.  uvicorn raises the signal that stopped
-    it again once it has shut down, for whoever had a handler before; here that is the
-    normal end, and not an error.
+    Before they are, a signal must not be lost.  Once uvicorn has shut down there is
+    nothing left that one could stop.
     """
 
     def __init__(self) -> None:
@@ -49,20 +54,25 @@ class SignalMemory:
         self.num_heard += 1
 
 
+class Calls(NamedTuple):
+    """
+    What the server calls: once when it has started, once when it is told to stop,
+    and before it stops, perhaps twice.
+    """
+
+    on_started: Callable[[], None]
+    on_draining: Callable[[], None]
+    on_stopping: Callable[[], None]
+
+
 class LeaderServer(uvicorn.Server):
     """
-    A uvicorn server that says when it has started and when it is about to stop.
+    A uvicorn server that drains before it stops.
 
     signals: with one in there it stops before it has started.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        on_started: Callable[[], None],
-        on_stopping: Callable[[], None],
-        signals: SignalMemory,
-    ) -> None:
+    def __init__(self, app: ASGIApp, calls: Calls, drain: Drain, signals: SignalMemory) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -78,10 +88,11 @@ class LeaderServer(uvicorn.Server):
                 timeout_graceful_shutdown=SHUTDOWN_LIMIT_S,
             )
         )
-        self._on_started = on_started
-        self._on_stopping = on_stopping
+        self._calls = calls
+        self._drain = drain
         self._signals = signals
         self._loop = asyncio.get_running_loop()
+        self._num_signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then say so, unless a signal came before."""
@@ -90,9 +101,26 @@ class LeaderServer(uvicorn.Server):
             return
         await super().startup(sockets=sockets)
         if self.started:
-            self._on_started()
+            self._calls.on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop, at a signal or when told to; runs between any two bytecodes."""
-        self._loop.call_soon_threadsafe(self._on_stopping)
-        super().handle_exit(sig, frame)
+        """Drain, stop, or give up waiting; runs between any two bytecodes."""
+        self._num_signals += 1
+        self.force_exit = self._num_signals > 2
+        self._loop.call_soon_threadsafe(self._begin if self._num_signals == 1 else self._stop)
+
+    def _begin(self) -> None:
+        self._drain.begin()
+        self._stop_when_drained()
+        self._calls.on_draining()
+
+    def _stop_when_drained(self) -> None:
+        pause_s = self._drain.remaining_s()
+        if pause_s > 0:
+            self._loop.call_later(pause_s, self._stop_when_drained)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._calls.on_stopping()
+        self.should_exit = True

@@ -1,0 +1,109 @@
+"""
+A DP group's standing: what each piece of evidence makes of it.
+
+    state      card of a     card says   process gone   /health    2 failures   figures stale, and
+               later epoch   draining    or no card     answers    in a row     no answer for 2 s
+    starting   starting      draining    dead (*)       ready      -            -
+    ready      starting      draining    dead           -          dead         suspect
+    suspect    starting      draining    dead           ready      dead         -
+    draining   starting      -           dead           -          dead         -
+    dead       starting      - (**)      -              ready      -            -
+
+    (*)  a group that was never heard of goes on starting
+    (**) and is draining, not ready, once it answers again
+
+Draining is for good, for that epoch: only a new life ends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from router.card import Card
+from shm.group_table import GroupEntry, GroupState
+
+_FAILURES_TO_DEATH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A group with what is known of its health."""
+
+    entry: GroupEntry
+    card: Card | None = None
+    num_failures: int = 0
+    """Probes in a row that nobody answered."""
+    asked_ns: int | None = None
+    """When the first probe began that has no answer yet; None if the last one was answered."""
+    is_leaving: bool = False
+    """It is to drain, in this epoch."""
+    was_told: bool = False
+    """Its process was told so."""
+
+    def in_state(self, state: GroupState) -> Member:
+        """The same member in that state."""
+        return replace(self, entry=replace(self.entry, state=state))
+
+    @property
+    def is_to_be_told(self) -> bool:
+        """Whether its process has yet to be told that it is to drain; telling twice is cutting."""
+        told = self.was_told or self.card is None or self.card.is_draining
+        return self.is_leaving and not told
+
+
+def known(entry: GroupEntry) -> Member:
+    """A member as an earlier life of the control plane left it."""
+    return Member(entry, is_leaving=entry.state is GroupState.DRAINING)
+
+
+def presented(member: Member, card: Card | None, *, process_alive: bool) -> Member:
+    """The member after a look at its card and its process."""
+    if card is not None and card.epoch > member.entry.epoch and process_alive:
+        entry = GroupEntry(
+            member.entry.dp_rank,
+            GroupState.STARTING,
+            card.epoch,
+            card.host,
+            card.port,
+            card.model,
+            card.max_model_len,
+            card.tokenizer_dir,
+            card.page_size,
+        )
+        return Member(entry, card)
+    if card is not None and card.epoch == member.entry.epoch and process_alive:
+        member = replace(member, card=card)
+        return drained(member) if card.is_draining else member
+    never_heard_of = member.entry.epoch == 0
+    return member if never_heard_of else replace(member, card=None).in_state(GroupState.DEAD)
+
+
+def drained(member: Member) -> Member:
+    """The member that is to drain: in this epoch it is given no request any more."""
+    leaving = replace(member, is_leaving=True)
+    if member.entry.state is GroupState.DEAD:
+        return leaving
+    return leaving.in_state(GroupState.DRAINING)
+
+
+def asked(member: Member, now_ns: int) -> Member:
+    """The member when a probe begins."""
+    return member if member.asked_ns is not None else replace(member, asked_ns=now_ns)
+
+
+def probed(member: Member, *, healthy: bool) -> Member:
+    """The member after `/health` answered, or did not."""
+    state = member.entry.state
+    if healthy:
+        well = GroupState.DRAINING if member.is_leaving else GroupState.READY
+        return replace(member, num_failures=0, asked_ns=None).in_state(well)
+    failed = replace(member, num_failures=member.num_failures + 1)
+    dead = failed.num_failures >= _FAILURES_TO_DEATH and state is not GroupState.STARTING
+    return failed.in_state(GroupState.DEAD if dead else state)
+
+
+def suspected(member: Member, *, figures_are_stale: bool, unanswered: bool) -> Member:
+    """The member after a look at its figures, and at whether `/health` is long unanswered."""
+    if member.entry.state is GroupState.READY and figures_are_stale and unanswered:
+        return member.in_state(GroupState.SUSPECT)
+    return member

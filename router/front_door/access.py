@@ -1,0 +1,72 @@
+"""
+Who may ask for what: the keys that a request must carry.
+
+    path                          key that is needed
+    /health /ready /metrics       none
+    /admin/…                      the admin key if there is one, else the API key;
+                                  without either, only a door on a loopback address answers
+    everything else               the API key, if there is one
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import unquote_to_bytes
+
+from router.errors import Forbidden, Unauthorised
+from router.front_door.message import Request
+
+_OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
+_ADMIN = b"/admin"
+_BEARER = b"bearer "
+
+
+class Access:
+    """Checks the key of each request."""
+
+    def __init__(self, host: str, api_key: str | None, admin_api_key: str | None) -> None:
+        """`host`: the public address of the front door."""
+        self._key = api_key.encode() if api_key else None
+        self._admin_key = admin_api_key.encode() if admin_api_key else self._key
+        self._is_local = _is_loopback(host)
+
+    def check(self, request: Request) -> None:
+        """Raise Unauthorised or Forbidden unless the request may be answered."""
+        path = request.path
+        if _is_admin(path):
+            self._check_admin(request)
+        elif self._key is not None and path not in _OPEN_PATHS:
+            _check_key(request, self._key, "API")
+
+    def _check_admin(self, request: Request) -> None:
+        if self._admin_key is not None:
+            _check_key(request, self._admin_key, "admin API")
+        elif not self._is_local:
+            raise Forbidden(
+                "/admin is closed: without --admin-api-key or --api-key it is "
+                "answered on a loopback address only"
+            )
+
+
+def _check_key(request: Request, key: bytes, name: str) -> None:
+    value = request.header(b"authorization")
+    given = value[len(_BEARER) :] if value.lower().startswith(_BEARER) else b""
+    if not hmac.compare_digest(given, key):
+        raise Unauthorised(f"a valid {name} key is needed: Authorization: Bearer <key>")
+
+
+def _is_admin(path: bytes) -> bool:
+    """Whether the control plane will take the path for one under /admin: it decodes first."""
+    if b"%" in path:
+        path = unquote_to_bytes(path)
+    return path.startswith(_ADMIN)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,74 @@
+"""
+An attempt: one assignment of a request to a group, until it is released.
+
+    assigned ── written ── answered ── closed
+       └───────────┴──────────┴──────────┘      closed from anywhere, once
+
+What the charge becomes follows from how far it got.  Not written: it is taken
+back.  Written and not answered: the group is asked what became of it.
+Answered, in whatever way: the group has seen it and counts it, and a group of
+another epoch, which answers 421, has nothing to count.
+"""
+
+from __future__ import annotations
+
+from balancer.assignment import Assignment, End
+from router.front_door.services import Services
+
+
+class Attempt:
+    """A request on one group.  Its exchange says how far it got."""
+
+    __slots__ = ("_assignment", "_services", "address", "is_answered", "is_computed", "is_written")
+
+    def __init__(self, services: Services, assignment: Assignment) -> None:
+        self._services = services
+        self._assignment = assignment
+        self.address = services.dispatcher.address(assignment.dp_rank)
+        """Where it is sent, and asked: a later life of the group may be elsewhere."""
+        self.is_written = False
+        self.is_answered = False
+        self.is_computed = False
+        """Whether the answer says that the prompt was computed."""
+
+    @property
+    def dp_rank(self) -> int:
+        """The group."""
+        return self._assignment.dp_rank
+
+    def charge_lines(self) -> bytes:
+        """Header lines that tell the group who charges what, and whom it is meant for."""
+        services, assignment = self._services, self._assignment
+        return (
+            b"x-levelhead-dp-balance-id: %s\r\n"
+            b"x-levelhead-front-door: %d/%d\r\n"
+            b"x-levelhead-charge-tokens: %d\r\n"
+            b"x-levelhead-group-epoch: %d\r\n"
+        ) % (
+            assignment.dp_balance_id.encode(),
+            services.slot,
+            services.epoch,
+            assignment.charge_tokens,
+            assignment.group_epoch,
+        )
+
+    def answer_lines(self) -> bytes:
+        """Header lines that tell the client which group answers."""
+        return b"x-levelhead-dp-rank: %d\r\nx-levelhead-dp-balance-id: %s\r\n" % (
+            self._assignment.dp_rank,
+            self._assignment.dp_balance_id.encode(),
+        )
+
+    def streamed(self, num_tokens: int) -> None:
+        """The group has produced that many tokens more."""
+        self._services.dispatcher.controller.streamed(self._assignment, num_tokens)
+
+    def close(self) -> None:
+        """Release the assignment, the one place that does; twice does no harm."""
+        if not self._assignment.is_open:
+            return
+        answered = End.REACHED if self.is_computed else End.UNANSWERED
+        end = answered if self.is_written else End.NEVER_SENT
+        self._services.dispatcher.controller.release(self._assignment, end)
+        if self.is_written and not self.is_answered:
+            self._services.settlement.ask(self.address, self._assignment)

@@ -1,0 +1,29 @@
+"""What the inference exchanges of one front door share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from router.front_door.dispatcher import Dispatcher
+from router.front_door.meters import Meters
+from router.front_door.prompt import PromptCounter
+from router.front_door.settlement import Settlement
+from router.front_door.upstream_pool import UpstreamPool
+
+
+class Services(NamedTuple):
+    """Handed to every exchange; none of them owns any of it."""
+
+    dispatcher: Dispatcher
+    counter: PromptCounter
+    meters: Meters
+    pool: UpstreamPool
+    settlement: Settlement
+    executor: Executor
+    clock_s: Callable[[], float]
+    slot: int
+    epoch: int
+    max_retries: int
+    """Groups that a request may be sent to after the first."""

@@ -1,0 +1,64 @@
+"""
+Who publishes: the holder of a lock, and where the others find it.
+
+    <run-dir>/publisher.lock   flock, held by the publisher for as long as it lives
+    <run-dir>/publisher.json   its term, written once it has the lock
+
+The kernel gives the lock to one process, and takes it back when that process is
+dead, however it died, and not before.  So there are never two who write the load
+segment: a publisher that is stopped keeps the lock, and one that has lost it runs
+no more.  Nobody counts seconds for that, and nobody votes.
+
+publisher.json may be that of a dead publisher, until the next has replaced it.
+Whoever follows it then finds nobody, and looks again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+
+@dataclass(frozen=True)
+class Term:
+    """One publisher's time.  host and port: of its store, where others join."""
+
+    term: int
+    dp_rank: int
+    epoch: int
+    host: str
+    port: int
+
+    @property
+    def name(self) -> str:
+        """A name that no other term has, of this instance or another one's."""
+        return f"{self.epoch}-{self.term}"
+
+    def write(self, run_dir: Path) -> None:
+        """Tell the others; for the holder of the lock alone."""
+        path = _term_path(run_dir)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(self)))
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Term | None:
+        """Return the last term; None before the first, or if the file is damaged."""
+        try:
+            return cls(**json.loads(_term_path(run_dir).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+
+def wait_for_lock(run_dir: Path) -> BinaryIO:
+    """Return the lock once it is free.  It is held until the file, or the process, is closed."""
+    file = (run_dir / "publisher.lock").open("ab")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _term_path(run_dir: Path) -> Path:
+    return run_dir / "publisher.json"
