@@ -37,21 +37,28 @@ def ask(client, prompt, max_tokens=1):
     ]
 
 
-def forks(client, beside=None):
+def forks(instance, client, beside=None):
     """
     By family, the (dp_rank, cached tokens) of its first request and of rounds of forks.
 
-    Forks of a round are sent together; beside: run between rounds.
+    Forks of a round are sent together, when what was before has ended: a home that is still
+    busy with others is passed over, and rightly.  beside: run between rounds.
     """
     seen = {family: [ask(client, [*prefix(family), 7])] for family in range(NUM_FAMILIES)}
     with concurrent.futures.ThreadPoolExecutor(NUM_FORKS) as pool:
         for number in range(NUM_ROUNDS):
             for family in range(NUM_FAMILIES):
+                quiet(instance)
                 prompts = [[*prefix(family), 8 + number, 20 + i, 3] for i in range(NUM_FORKS)]
                 seen[family] += pool.map(lambda prompt: ask(client, prompt), prompts)
             if beside is not None:
                 beside(number)
     return seen
+
+
+def quiet(instance):
+    keys = ("holding_tokens", "in_flight_tokens")
+    eventually(lambda: not any(load[k] for load in instance.loads() for k in keys), "quiet")
 
 
 def follows(instance, dp_size):
@@ -74,7 +81,7 @@ def test_forks_land_on_the_group_that_holds_their_prefix(tiny_llama, dp_size):
             for i in range(2 * dp_size):
                 others[ask(client, [300 + number, 100 + i, *range(30)])[0]] += 1
 
-        seen = forks(client, other_traffic)
+        seen = forks(instance, client, other_traffic)
         predicted = instance.metric("levelhead_predicted_cached_tokens_total")
 
     for family, answers in seen.items():
@@ -94,7 +101,7 @@ def test_without_affinity_forks_miss_their_prefix(tiny_llama):
         serve(tiny_llama, "minimum_tokens", 2) as instance,
         httpx.Client(base_url=instance.url, timeout=60) as client,
     ):
-        seen = forks(client)
+        seen = forks(instance, client)
 
     misses = [cached for answers in seen.values() for _, cached in answers[1:] if not cached]
     assert misses
@@ -118,8 +125,11 @@ def test_a_fork_does_not_follow_its_prefix_to_a_group_that_is_busy(tiny_llama):
             home = int(stream.headers["x-levelhead-dp-rank"])
             small = [*prefix(0)[: 4 * PAGE_SIZE], 5]
             away = ask(client, small)
-        eventually(lambda: not any(load["holding_tokens"] for load in instance.loads()), "quiet")
-        back = [ask(client, [*prefix(0), 6 + i]) for i in range(3)]
+        quiet(instance)
+        back = []
+        for number in range(3):
+            back.append(ask(client, [*prefix(0), 6 + number]))
+            quiet(instance)
 
     assert away == (1 - home, 0)
     assert back == [(home, PREFIX_TOKENS)] * 3
@@ -168,7 +178,10 @@ def test_conversations_with_one_beginning_stay_together(tiny_llama):
     ):
         follows(instance, 2)
         home, _ = chat(client, "Which way is up?")
-        later = [chat(client, f"And {number} more?") for number in range(4)]
+        later = []
+        for number in range(4):
+            quiet(instance)
+            later.append(chat(client, f"And {number} more?"))
         predicted = instance.metric("levelhead_predicted_cached_tokens_total")
 
     assert [rank for rank, _ in later] == [home] * 4
