@@ -52,6 +52,7 @@ from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
 from workers.server.drain import Drain
 from workers.server.intake import Intake, ServedModel
+from workers.server.prefix_feed import Cache, CacheState, PrefixFeed
 from workers.server.serving import Calls, LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
@@ -169,9 +170,13 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     inbox = Inbox()
     client = EngineClient(inbox, asyncio.get_running_loop())
     ports = Ports(client.deliver, loaded.reports.put, on_fatal)
-    engine = _engine(loaded, inbox, ports)
+    cache = make_cache(config)
+    engine = _engine(loaded, inbox, ports, cache)
     drain = Drain(config.drain_timeout_s, time.monotonic)
-    app = build_app(_service(loaded, client, drain, is_ready=lambda: not inbox.is_closed))
+    is_ready = lambda: not inbox.is_closed  # noqa: E731
+    feed = _prefix_feed(loaded, cache, client, is_ready)
+    service = _service(loaded, client, drain, is_ready)._replace(prefix_feed=feed)
+    app = build_app(service)
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
@@ -195,6 +200,21 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
         logger.info("stopped: group %d", card.dp_rank)
 
 
+def _prefix_feed(
+    loaded: Loaded, cache: PrefixCache, client: EngineClient, is_ready: Callable[[], bool]
+) -> PrefixFeed | None:
+    """What tells front doors of the cache; None if it keeps nothing."""
+    if not isinstance(cache, RadixCache):
+        return None
+    journal, digests = cache.journal, cache.digests
+
+    def look(tell: Callable[[CacheState], None]) -> None:
+        client.look(lambda: CacheState(journal.read(), digests()), tell)
+
+    epoch, page_size = loaded.group.epoch, loaded.config.page_size
+    return PrefixFeed(Cache(epoch, page_size, journal, look, is_ready))
+
+
 def _service(
     loaded: Loaded, client: EngineClient, drain: Drain, is_ready: Callable[[], bool]
 ) -> Service:
@@ -212,11 +232,11 @@ def _service(
     )
 
 
-def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
+def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: PrefixCache) -> Engine:
     config = loaded.config
     return Engine(
         inbox,
-        make_scheduler(config, loaded.pool),
+        make_scheduler(config, loaded.pool, cache),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),
@@ -225,12 +245,16 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
     )
 
 
-def make_scheduler(config: WorkerConfig, pool: PagePool) -> Scheduler:
+def make_cache(config: WorkerConfig) -> PrefixCache:
+    """Return the prefix cache that the flags ask for."""
+    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
+
+
+def make_scheduler(config: WorkerConfig, pool: PagePool, cache: PrefixCache) -> Scheduler:
     """Return the scheduler that the flags ask for."""
     limits = Limits(
         config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
     )
-    cache = NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
     return Scheduler(limits, pool, cache, Order(SchedulePolicy(config.schedule_policy)))
 
 

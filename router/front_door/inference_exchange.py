@@ -87,7 +87,7 @@ class InferenceExchange(Exchange):
 
     def _dispatch(self, counted: PromptCount) -> None:
         services = self._services
-        self._shape = RequestShape(counted.tokens)
+        self._shape = RequestShape(counted.tokens, counted.page_digests, counted.page_size)
         try:
             assignment = services.dispatcher.assign(self._shape)
         except NoGroup as error:
@@ -134,6 +134,7 @@ class InferenceExchange(Exchange):
         """Go elsewhere if it refuses; else pass it on, a stream's with its first byte."""
         if self._attempt is not None:
             self._attempt.is_answered = True
+            self._attempt.is_computed = status == 200  # which comes with the first output
         refusal = _REFUSALS.get(status)
         if refusal is not None and self._retry(refusal):
             return

@@ -13,11 +13,14 @@ levelhead_prompt_tokens_total.
 from __future__ import annotations
 
 import logging
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from router.errors import BadRequest
 from router.front_door.known_tokenizer import KnownTokenizer
+from shm.page_digest import page_digests
 
 _log = logging.getLogger("levelhead.front_door")
 CHAT_PATH = b"/v1/chat/completions"
@@ -37,6 +40,10 @@ class PromptCount(NamedTuple):
     tokens: int
     source: str
     """`exact` or `estimated`."""
+    page_digests: Sequence[int] = ()
+    """Of the full pages of an only prompt that was counted exactly, if they are wanted."""
+    page_size: int = 0
+    """Tokens in each of those pages."""
 
 
 class ByteEstimate:
@@ -134,6 +141,8 @@ class PromptCounter:
 
     def __init__(self) -> None:
         self.estimate = ByteEstimate()
+        self.page_size = 0
+        """Tokens in the pages that are named by digests; 0: none are."""
         self._folder: str | None = None
         self._known: KnownTokenizer | None = None
 
@@ -158,19 +167,31 @@ class PromptCounter:
         """Prompt tokens of a body whose text_bytes are `size`, for each copy that it asks for."""
         num_copies = _num_copies(body, path)
         too_long = size[0] > _LONGEST_EXACT_BYTES
-        exact = None if too_long else self._exact(body, path)
-        if exact is not None:
-            return PromptCount(exact * num_copies, "exact")
-        return PromptCount(self.estimate.count(*size) * num_copies, "estimated")
+        prompts = None if too_long else self._tokens(body, path)
+        if prompts is None:
+            return PromptCount(self.estimate.count(*size) * num_copies, "estimated")
+        num_tokens, page_size = sum(map(len, prompts)) * num_copies, self.page_size
+        if not page_size or len(prompts) != 1:
+            return PromptCount(num_tokens, "exact")
+        return PromptCount(num_tokens, "exact", _digests(prompts[0], page_size), page_size)
 
-    def _exact(self, body: dict[str, Any], path: bytes) -> int | None:
+    def _tokens(self, body: dict[str, Any], path: bytes) -> list[Sequence[int]] | None:
+        """Tokens of each of the body's prompts; None if they cannot be known."""
         known = self._known
         if path == CHAT_PATH:
-            return known.count_chat(body["messages"]) if known else None
+            tokens = known.chat_tokens(body["messages"]) if known else None
+            return None if tokens is None else [tokens]
         prompt, _ = _prompt(body, path)
         prompts = [prompt] if isinstance(prompt, str) or _is_token_ids(prompt) else prompt
-        texts = [each for each in prompts if isinstance(each, str)]
-        if texts and known is None:
+        if known is None and any(isinstance(each, str) for each in prompts):
             return None
-        num_given = sum(len(each) for each in prompts if not isinstance(each, str))
-        return num_given + sum(known.count_text(text) for text in texts if known)
+        return [
+            known.text_tokens(each) if known and isinstance(each, str) else each for each in prompts
+        ]
+
+
+def _digests(tokens: Sequence[int], page_size: int) -> Sequence[int]:
+    try:
+        return page_digests(tokens, page_size)
+    except struct.error:
+        return ()  # no token ids: the group will refuse them

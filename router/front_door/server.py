@@ -19,7 +19,8 @@ import orjson
 
 from balancer.controller import Controller
 from balancer.ledger import Ledger
-from balancer.methods import make_policy
+from balancer.methods import PREFIX_METHODS, make_policy
+from balancer.prefix_index import PrefixIndex
 from router.errors import RequestError
 from router.front_door.access import Access
 from router.front_door.client import ClientConnection
@@ -29,6 +30,7 @@ from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
+from router.front_door.prefix_intake import PrefixIntake
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, is_inference, readiness
@@ -85,6 +87,7 @@ class FrontDoor:
         self._counter = PromptCounter()
         self._pool = UpstreamPool(loop)
         self.dispatcher = self._dispatcher(clock_ns)
+        self._intake = self._prefix_intake()
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
 
@@ -132,9 +135,20 @@ class FrontDoor:
         ids = random.Random(self._epoch)
         max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
         policy = make_policy(instance.method, rng)
-        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns)
+        prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
+        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes)
+
+    def _prefix_intake(self) -> PrefixIntake | None:
+        controller = self.dispatcher.controller
+        if controller.prefixes is None:
+            return None
+        return PrefixIntake(self._pool, controller.observe_prefix)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
+        if self._intake is not None:
+            self._intake.follow(groups)
+            sizes = {entry.page_size for entry in groups if entry.epoch}
+            self._counter.page_size = sizes.pop() if len(sizes) == 1 else 0
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:
             self._counter.use_tokenizer(folders.pop())
@@ -197,6 +211,8 @@ class FrontDoor:
             await self._drain()
             ticking.cancel()
         meters.close()
+        if self._intake is not None:
+            self._intake.stop()
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
@@ -214,10 +230,24 @@ class FrontDoor:
                 self.check_time()
 
     def check_time(self) -> None:
-        """Close connections that have been silent for too long."""
+        """Close connections that have been silent for too long, and let expectations age."""
+        self._look_at_prefixes()
         now_s = self.clock_s()
         for connection in list(self._connections):
             connection.check_time(now_s)
+
+    def _look_at_prefixes(self) -> None:
+        """Without traffic too: follow the groups that are ready now."""
+        prefixes = self.dispatcher.controller.prefixes
+        if prefixes is not None and self._intake is not None:
+            self.dispatcher.refresh()
+            prefixes.age()
+
+    def _measure_prefixes(self) -> None:
+        prefixes = self.dispatcher.controller.prefixes
+        if prefixes is not None and self._intake is not None:
+            self.meters.prefix_groups = self._intake.num_connected
+            self.meters.prefix_digests = len(prefixes)
 
     async def _drain(self) -> None:
         for connection in list(self._connections):
@@ -235,6 +265,7 @@ class FrontDoor:
     ) -> None:
         """Answer whoever connects to the meters' socket with one JSON object."""
         self.dispatcher.refresh()
+        self._measure_prefixes()
         controller = self.dispatcher.controller
         figures = self.meters.as_dict() | {
             "slot": self._slot,

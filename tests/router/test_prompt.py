@@ -8,13 +8,18 @@ from router.front_door.prompt import (
     PromptCounter,
     text_bytes,
 )
+from shm.page_digest import page_digests
 from tests.router.fakes import write_tokenizer
 
 COMPLETIONS = b"/v1/completions"
 
 
 def count(counter, body, path=CHAT_PATH):
-    return counter.count(body, path, text_bytes(body, path))
+    return counter.count(body, path, text_bytes(body, path))[:2]
+
+
+def digests(counter, body, path=CHAT_PATH):
+    return counter.count(body, path, text_bytes(body, path))[2:]
 
 
 def chat(*contents):
@@ -194,3 +199,49 @@ def test_a_prompt_of_the_wrong_type_names_the_parameter(path, body, param):
     with pytest.raises(BadRequest, match=f"{param}: a string, a list") as refused:
         text_bytes(body, path)
     assert refused.value.param == param
+
+
+@pytest.mark.parametrize("prompt", [[5, 6, 7], [[5, 6, 7]]])
+def test_the_pages_of_a_prompt_are_named_if_that_is_wanted(prompt):
+    """
+    Its full ones, as the groups' caches name them.
+    """
+    counter = PromptCounter()
+    assert digests(counter, {"prompt": prompt}, COMPLETIONS) == ((), 0)
+    counter.page_size = 2
+
+    assert digests(counter, {"prompt": prompt}, COMPLETIONS) == (page_digests([5, 6], 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [(chat("one two", "three"), CHAT_PATH), ({"prompt": "a b c d"}, COMPLETIONS),
+     ({"prompt": ["a b c d"]}, COMPLETIONS)],
+)  # fmt: skip
+def test_the_pages_of_texts_are_named_by_their_tokens(known, body, path):
+    """
+    The template's included; here every word is the unknown one.
+    """
+    known.page_size = 2
+
+    assert digests(known, body, path) == (page_digests([0, 0, 0, 0], 2), 2)
+
+
+@pytest.mark.parametrize("prompt", [["one", "two"], [[1, 2], [3, 4]], [1, -2], [1, 2**40]])
+def test_pages_that_no_group_will_hold_are_not_named(known, prompt):
+    """
+    Several prompts are several requests, and what is no token id is refused.
+    """
+    known.page_size = 2
+
+    assert not digests(known, {"prompt": prompt}, COMPLETIONS)[0]
+
+
+def test_an_estimated_prompt_has_no_pages():
+    """
+    Its tokens are not known.
+    """
+    counter = PromptCounter()
+    counter.page_size = 2
+
+    assert digests(counter, chat("one two three four five")) == ((), 0)

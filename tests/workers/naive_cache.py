@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from workers.engine.cache_journal import NO_DIGEST, page_digest
+from shm.page_digest import NO_DIGEST, page_digest
 from workers.engine.prefix_cache import Lock
 
 

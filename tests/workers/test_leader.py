@@ -5,7 +5,7 @@ import pytest
 from tests.workers.fakes import SlotRunner, make_request
 from workers.config import parse
 from workers.engine.pages import PagePool
-from workers.leader import make_scheduler
+from workers.leader import make_cache, make_scheduler
 
 SHARED = list(range(40))
 
@@ -17,7 +17,8 @@ def first_admitted(tmp_path, *flags):
         "--dp-rank", "0", "--dp-size", "1", "--num-front-doors", "1",
         "--model", "m.gguf", "--served-model-name", "m", "--max-running-requests", "1", *flags,
     ])  # fmt: skip
-    scheduler, runner = make_scheduler(config, PagePool(20, config.page_size)), SlotRunner(16)
+    pool, runner = PagePool(20, config.page_size), SlotRunner(16)
+    scheduler = make_scheduler(config, pool, make_cache(config))
     scheduler.add(make_request(1, SHARED, 1))
     plan = scheduler.plan()
     scheduler.commit(plan, runner.run(plan))

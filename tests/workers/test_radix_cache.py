@@ -8,8 +8,9 @@ from hypothesis.stateful import (
     rule,
 )
 
+from shm.page_digest import page_digest
 from tests.workers.naive_cache import NaiveCache
-from workers.engine.cache_journal import CacheJournal, Change, page_digest
+from workers.engine.cache_journal import CacheJournal, Change
 from workers.engine.prefix_cache import NoCache
 from workers.engine.radix_cache import RadixCache
 

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 
 from shm.load import LoadReport
 from workers.engine.acceptance import AcceptedCounters
-from workers.engine.inbox import Abort, Arrival, Inbox, Settle, Submit
+from workers.engine.inbox import Abort, Arrival, Inbox, Look, Settle, Submit
 from workers.engine.meter import LoadMeter
 from workers.engine.plan import Plan
 from workers.engine.request import Output, Request, Sample
@@ -145,6 +145,8 @@ class Engine:
                     self._accepted.count(charge)
                 case Abort(request_id):
                     self._scheduler.abort(request_id)
+                case Look(take):
+                    take()
         return refused
 
     def _add(self, request: Request) -> list[Output]:

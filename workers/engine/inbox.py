@@ -9,6 +9,7 @@ so an abort never overtakes the request that it is about.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from workers.engine.acceptance import Charge
@@ -34,7 +35,13 @@ class Abort(NamedTuple):
     request_id: int
 
 
-Arrival = Submit | Settle | Abort
+class Look(NamedTuple):
+    """A look at what only the step loop may touch; it must be short, and may not raise."""
+
+    take: Callable[[], None]
+
+
+Arrival = Submit | Settle | Abort | Look
 
 
 class Inbox:

@@ -25,7 +25,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 
-from workers.engine.cache_journal import NO_DIGEST, CacheJournal, Change, page_digest
+from shm.page_digest import NO_DIGEST, page_digests
+from workers.engine.cache_journal import CacheJournal, Change
 from workers.engine.prefix_cache import Lock
 
 
@@ -247,11 +248,8 @@ class RadixCache:
             heappush(self._leaves, (node.last_used, self._num_queued, node))
 
     def _digests(self, parent: _Node, tokens: list[int]) -> list[int]:
-        digest, digests = parent.digests[-1] if parent.digests else NO_DIGEST, []
-        for start in range(0, len(tokens), self._page_size):
-            digest = page_digest(digest, tokens[start : start + self._page_size])
-            digests.append(digest)
-        return digests
+        before = parent.digests[-1] if parent.digests else NO_DIGEST
+        return page_digests(tokens, self._page_size, before)
 
     def _key(self, node: _Node) -> tuple[int, ...]:
         return tuple(node.tokens[: self._page_size])

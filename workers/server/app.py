@@ -22,6 +22,7 @@ from workers.server.drain import Drain
 from workers.server.errors import ApiError, ClientGone
 from workers.server.generation import Generation
 from workers.server.intake import Intake
+from workers.server.prefix_feed import PrefixEvents, PrefixFeed
 from workers.server.sending import read_body
 
 logger = logging.getLogger("levelhead.workers.server")
@@ -32,7 +33,7 @@ class Service(NamedTuple):
     What the app serves.
 
     epoch: the group's.  max_request_bytes: of a body.  is_ready: whether the engine
-    takes requests.
+    takes requests.  prefix_feed: tells what the prefix cache holds; None if there is none.
     """
 
     intake: Intake
@@ -43,6 +44,7 @@ class Service(NamedTuple):
     num_front_doors: int
     max_request_bytes: int
     is_ready: Callable[[], bool]
+    prefix_feed: PrefixFeed | None = None
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -56,6 +58,9 @@ def build_app(service: Service) -> ASGIApp:
     for path, prepare in generation.items():
         endpoint = Generation(service.client, prepare, service.max_request_bytes, service.drain)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+    if service.prefix_feed is not None:
+        events = PrefixEvents(service.prefix_feed)
+        app.router.routes.append(Route("/prefix_events", events, methods=["GET"]))
     _add_information(app, service)
     _add_tokenize(app, service)
     _add_settle(app, service)

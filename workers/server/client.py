@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from workers.engine.acceptance import Charge, OpenCharge
-from workers.engine.inbox import Abort, Inbox, Settle, Submit
+from workers.engine.inbox import Abort, Inbox, Look, Settle, Submit
 from workers.engine.request import Output, Request
 from workers.errors import Stopping
 from workers.server.errors import ClientGone
+
+_Seen = TypeVar("_Seen")
 
 
 class Stream:
@@ -99,6 +102,20 @@ class EngineClient:
         """
         if not self._inbox.is_closed:
             self._inbox.put(Settle(charge))
+
+    def look(self, see: Callable[[], _Seen], tell: Callable[[_Seen], None]) -> None:
+        """
+        Have the step loop see something that it alone may touch; tell is told, here.
+
+        Raises Stopping.
+        """
+
+        def take() -> None:
+            seen = see()
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(tell, seen)
+
+        self._inbox.put(Look(take))
 
     def deliver(self, outputs: Sequence[Output]) -> None:
         """Bring a step's outputs over.  Called by the step loop, in its thread."""
