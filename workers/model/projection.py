@@ -6,10 +6,11 @@ A weight matrix that multiplies rows of activations.
 Packing: a bfloat16 kernel of oneDNN reads weights in tiles.  A plain matrix is
 put into tiles anew at every call, which for a few rows takes longer than to
 multiply them; a packed one has been, once.  It costs no memory, because the
-plain weight is given up, unless it is the embedding's as well.  Packing is possible where torch was built with oneDNN
-and the processor has bfloat16 dot products; elsewhere, and in other dtypes,
-`pack` changes nothing.  float32 is left as it is on purpose: its results are
-compared with those of other implementations.
+plain weight is given up, unless it is the embedding's as well.  Packing is
+possible where torch was built with oneDNN and the processor has bfloat16 dot
+products; elsewhere, and in other dtypes, `pack` changes nothing.  float32 is
+left as it is on purpose: its results are compared with those of other
+implementations.
 
 The two operators are what `torch.compile` puts into the code that it makes for
 a CPU.  They are not part of torch's public interface, so they are tried once
