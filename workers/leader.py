@@ -32,7 +32,7 @@ from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
 from workers.engine.pages import PagePool
-from workers.engine.prefix_cache import NoCache
+from workers.engine.prefix_cache import NoCache, PrefixCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
