@@ -68,6 +68,7 @@ _KEYED = (
 _GAUGES = (
     ("open_connections", "Client connections.", "open_connections"),
     ("open_requests", "Inference requests under way.", "open_requests"),
+    ("open_settlements", "Uncertain ends that no group has answered for yet.", "open_settlements"),
 )
 
 
