@@ -166,7 +166,7 @@ async def well_leader():
 
 async def test_a_rank_that_drains_is_leaving_and_has_a_limit(instance):
     """
-    The drain's, and ten seconds to close what it has open.
+    The drain's, and GRACE_S to close what it has open.
     """
     asked = of_rank(instance)
     leave_card(instance, 1, pid=11, state="draining")

@@ -122,7 +122,7 @@ async def test_clients_are_stopped_first_then_groups_then_who_watches_them(super
     for rank in ranks:
         rank.may_end.set()
     await until(lambda: len(told) == 6)
-    assert told[5] == ("control plane", 10.0)
+    assert told[5] == ("control plane", 15.0)
     control_plane.may_end.set()
     await soon(stopping)
 

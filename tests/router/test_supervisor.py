@@ -70,7 +70,7 @@ def test_ranks_and_front_doors_are_units_of_their_own(tmp_path, board):
     doors = [unit.name for unit in supervisor.front_doors]
     assert doors == ["front door 0", "front door 1", "front door 2"]
     assert {unit.grace_s for unit in (*supervisor.ranks, *supervisor.front_doors)} == {45.0}
-    assert {unit.question.patience.max_leaving for unit in supervisor.ranks} == {20}
+    assert {unit.question.patience.max_leaving for unit in supervisor.ranks} == {22}
 
 
 async def test_what_is_between_two_lives_is_done_after_the_one_and_before_the_other(
