@@ -2,6 +2,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 SERVE ?=
+SEED ?= 1
+SECONDS ?= 300
 
 help:       ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -32,4 +34,7 @@ test: $(VENV)/installed  ## set all up, then every test that needs no accelerato
 bench: $(VENV)/installed  ## every benchmark, quick settings
 	$(BIN)/python -m benchmarks --quick
 
-.PHONY: help serve install fix check test bench
+chaos: $(VENV)/installed  ## kill and stop an instance's processes under load, and audit it (SEED=1 SECONDS=300)
+	@$(BIN)/python -m tests.faults.chaos --seed $(SEED) --seconds $(SECONDS)
+
+.PHONY: help serve install fix check test bench chaos

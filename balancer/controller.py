@@ -34,6 +34,8 @@ from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
 
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
+_CANDIDATES = (GroupState.READY, GroupState.SUSPECT)
+_JUDGED = (*_CANDIDATES, GroupState.DRAINING)  # by the age of its figures
 _READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
 
 
@@ -142,7 +144,7 @@ class Controller:
             self._weigh(assignment.dp_rank)
 
     def note_books(self) -> None:
-        """Put on the board what streams have added to the own books since the last note."""
+        """Put on the board what has changed in the own books since the last note."""
         self.ledger.note_books()
 
     def observe_group(self, entry: GroupEntry) -> None:
@@ -150,15 +152,24 @@ class Controller:
         Take over a row of the group table; a later epoch starts the group's books anew.
 
         An earlier one does not: a life of a group does not come back, and books
-        begun twice in one life would forget what was sent in it.
+        begun twice in one life would forget what was sent in it.  Nor does it make
+        the group a candidate: a leader of that epoch refuses what is charged under
+        the later one.
         """
-        if entry.epoch > self.ledger.epoch(entry.dp_rank):
-            self.ledger.begin_group(entry.dp_rank, entry.epoch)
-            self._freshness.begin_group(entry.dp_rank)
+        dp_rank, state, known = entry.dp_rank, entry.state, self.ledger.epoch(entry.dp_rank)
+        if entry.epoch > known:
+            self.ledger.begin_group(dp_rank, entry.epoch)
+            self._freshness.disregard(dp_rank)
             if self.prefixes is not None:
-                self.prefixes.begin_group(entry.dp_rank)
-        self._states[entry.dp_rank] = entry.state
-        self._weigh(entry.dp_rank)
+                self.prefixes.begin_group(dp_rank)
+        elif entry.epoch < known and state in _CANDIDATES:
+            state = GroupState.STARTING
+        if state in _JUDGED:
+            self._freshness.judge(dp_rank)
+        else:
+            self._freshness.disregard(dp_rank)
+        self._states[dp_rank] = state
+        self._weigh(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
         """
@@ -206,6 +217,10 @@ class Controller:
     def figures_are_fresh(self, dp_rank: int) -> bool:
         """Whether that group is weighed with its own report, and not with the books."""
         return self._is_fresh[dp_rank]
+
+    def figures_are_stale(self, dp_rank: int) -> bool:
+        """Whether that group serves, and has reported, but too long ago; as last told."""
+        return self._freshness.is_stale(dp_rank)
 
     def num_ready(self) -> int:
         """Groups that the table says are ready."""
@@ -260,7 +275,7 @@ class Controller:
     def _why_none(self, excluded: Collection[int]) -> str:
         reasons: Counter[str] = Counter()
         for dp_rank, state in enumerate(self._states):
-            if state not in (GroupState.READY, GroupState.SUSPECT):
+            if state not in _CANDIDATES:
                 reasons[state.value] += 1
             else:
                 reasons["excluded" if dp_rank in excluded else "full"] += 1

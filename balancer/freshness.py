@@ -7,9 +7,13 @@ of the front doors stand in (see balancer.ledger).  *Stale* is a group that has
 reported in its present epoch, but too long ago.  One that has not is not
 stale: it has nothing to be old.
 
-What is told is each change between fresh and stale, once.  A group that
-begins a new epoch is neither until it reports.  If it was told to be stale, it
-is told to be fresh when it is; if it was fresh, nothing happened.
+Judged are groups that the table says are alive and serve: ready, suspect or
+draining.  A dead or starting one is neither fresh nor stale, and neither is
+one that begins a new epoch, until it reports: that a group reports no more
+because it was restarted is no news.
+
+What is told is each change between fresh and stale, once, of groups that are
+judged.  One that was stale and is judged no more is not told to be fresh.
 
 The age is that of the group's own sample.  So one group that stands still is
 stale alone, and with a publisher that stands still all groups are, one after
@@ -50,6 +54,7 @@ class Freshness:
         self._ledger = ledger
         self._max_age_ns = max_age_ns
         self._told_stale = [False] * num_groups
+        self._is_judged = [False] * num_groups
         self._to_judge: set[int] = set()
         """Groups that do not count and have reported since they were last looked at."""
         self._deadline_ns = _NEVER_NS
@@ -57,12 +62,25 @@ class Freshness:
 
     def has_reported(self, dp_rank: int) -> None:
         """A group that is not fresh has a new report: to be judged at the next observe_time."""
-        self._to_judge.add(dp_rank)
+        if self._is_judged[dp_rank]:
+            self._to_judge.add(dp_rank)
 
-    def begin_group(self, dp_rank: int) -> None:
-        """The group is in a new epoch, and has reported nothing in it."""
-        self.is_fresh[dp_rank] = False
+    def judge(self, dp_rank: int) -> None:
+        """The group serves: its figures are judged from the next observe_time on."""
+        if self._is_judged[dp_rank]:
+            return
+        self._is_judged[dp_rank] = True
+        if self._ledger.report(dp_rank) is not None:
+            self._to_judge.add(dp_rank)
+
+    def disregard(self, dp_rank: int) -> None:
+        """The group is dead, starts, or begins a new epoch: its figures are neither."""
+        self.is_fresh[dp_rank] = self._told_stale[dp_rank] = self._is_judged[dp_rank] = False
         self._to_judge.discard(dp_rank)
+
+    def is_stale(self, dp_rank: int) -> bool:
+        """Whether the last that was told of the group is that it is stale."""
+        return self._told_stale[dp_rank]
 
     def observe_time(self, now_ns: int) -> list[FreshnessChange]:
         """It is that late now: return what was judged otherwise than before, told or not."""

@@ -29,9 +29,12 @@ life of either counts for nothing.
 The *book* of a group is what stands in for its report while that is missing
 or stale (balancer.freshness says when): the tokens that front doors have open
 on it, prompts and what was streamed.  Each front door notes its own book in
-its cell, with every dispatch and every end, and while streams grow whenever
+its cell, with every dispatch and every charge that it takes back, and whenever
 note_books is called; the sum over the cells of the group's present epoch is
-the group's book.  A front door that dies leaves its book, and what it had in
+the group's book.  So the book on the board is as old as the last note_books at
+most: what has ended or was streamed since is not in it.  That may be, because
+books are gauges and no law adds them up; counters are written at once.  The
+own book is known as it is.  A front door that dies leaves its book, and what it had in
 flight, on the board until the root reclaims its row: until then the group may
 well hold those requests.
 """
@@ -180,11 +183,15 @@ class Ledger:
             self._book_tokens[dp_rank] += tokens
 
     def end(self, dp_rank: int, group_epoch: int, book_tokens: int) -> None:
-        """Note that a request is open no more; its charge reached the group, which counts it."""
+        """
+        A request is open no more; its charge reached the group, which counts it.
+
+        No counter changes, so nothing is written: the board has the book with
+        the next dispatch to that group, or else with the next note_books.
+        """
         if self._epochs[dp_rank] == group_epoch:  # else it ended with its epoch
             self._book_tokens[dp_rank] -= book_tokens
             self._book_requests[dp_rank] -= 1
-            self._note_book(dp_rank)
 
     def take_back(self, dp_rank: int, group_epoch: int, tokens: int, book_tokens: int) -> None:
         """Note that a charge sent in that epoch never reached the group, and is open no more."""
@@ -204,9 +211,9 @@ class Ledger:
         self._in_flight[dp_rank] = _IN_FLIGHT((flying - tokens, num_flying - 1))
 
     def note_books(self) -> None:
-        """Note the own book of every group where streams have grown since the last note."""
-        for dp_rank, tokens in enumerate(self._book_tokens):
-            if self._own(dp_rank).book_tokens != tokens:
+        """Note the own book of every group where it has changed since the last note."""
+        for dp_rank in range(len(self._epochs)):
+            if self._own(dp_rank)[_BOOK:] != self.own_book(dp_rank):
                 self._note_book(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> list[int]:

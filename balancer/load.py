@@ -29,7 +29,7 @@ class GroupLoad(NamedTuple):
 
     dp_rank: int
     holding_tokens: int
-    """As reported; the front door's own book where nothing is reported."""
+    """As reported; the books of the front doors where figures are missing or stale."""
     in_flight_tokens: int
     """Sent by any front door and not yet in holding_tokens."""
     held_requests: int

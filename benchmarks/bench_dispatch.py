@@ -3,12 +3,14 @@ What one live decision costs: read the segments, choose a group, note the charge
 
     python -m benchmarks.bench_dispatch --quick
     python -m benchmarks.bench_dispatch --groups 72 --methods minimum_tokens
+    python -m benchmarks.bench_dispatch --groups 8 --front-doors 1,2,16,64
 
 Times `Dispatcher.assign` of a front door on real segments, one of two front
-doors, in two cases:
+doors unless told otherwise, in three cases:
 
     unchanged   nothing was published since the last decision
     changed     every group's report was, and each has accepted what was sent
+    noted       another front door has noted a charge, one after the other in turn
 
 A front door that decides more often than groups report sees mostly the first;
 the second is the worst that a decision can meet.  Publishing is not timed.
@@ -23,6 +25,7 @@ The last line on stdout is one JSON object.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -43,19 +46,19 @@ from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.garbage import calm_garbage_collection
 from router.front_door.meters import Meters
 from router.shared_memory import SharedMemory
-from shm.board import Board
+from shm.board import Board, Cell
 from shm.group_table import GroupEntry, GroupState, GroupTableReader, GroupTableWriter
 from shm.load import Accepted, LoadReader, LoadReport, LoadWriter
 
 TARGET_P99_US = {8: 50.0, 72: 200.0, 1024: 2000.0}
-CASES = ("unchanged", "changed")
-_NUM_FRONT_DOORS, _SLOT, _EPOCH, _GROUP_EPOCH = 2, 0, 1, 1
+CASES = ("unchanged", "changed", "noted")
+_SLOT, _EPOCH, _GROUP_EPOCH = 0, 1, 1
 _MAX_LOAD_AGE_NS = 2_000_000_000
 _WARM_UP = 20
 _SEED = 1
 _TITLE = (
-    f"{'groups':6} {'case':10} {'method':15} {'n':>7} {'min us':>8} {'median':>8} {'p99':>8} "
-    f"{'p99 CPU':>8} {'target':>8}"
+    f"{'groups':6} {'doors':>5} {'case':10} {'method':15} {'n':>7} {'min us':>8} {'median':>8} "
+    f"{'p99':>8} {'p99 CPU':>8} {'target':>8}"
 )
 
 
@@ -64,6 +67,7 @@ class Row:
     """One line of the table and of the JSON."""
 
     groups: int
+    front_doors: int
     method: str
     case: str
     n: int
@@ -83,12 +87,15 @@ class Row:
 
 
 class Groups:
-    """Plays every group, TP0 and control plane."""
+    """Plays every group, the publisher, the control plane, and the other front doors."""
 
-    def __init__(self, instance: str, num_groups: int, stack: ExitStack) -> None:
+    def __init__(
+        self, instance: str, num_groups: int, num_front_doors: int, stack: ExitStack
+    ) -> None:
         self._num_groups = num_groups
-        self._loads = LoadWriter.attach(instance, num_groups, _NUM_FRONT_DOORS)
-        self._board = Board.attach(instance)
+        self._num_front_doors = num_front_doors
+        self._loads = LoadWriter.attach(instance, num_groups, num_front_doors)
+        self._board = Board.attach(instance, writable=True)
         self._table = GroupTableWriter.attach(instance)
         for opened in (self._loads, self._board, self._table):
             stack.callback(opened.close)
@@ -108,6 +115,14 @@ class Groups:
         now_ns = time.monotonic_ns()
         self._loads.publish([self._report(r, now_ns) for r in range(self._num_groups)], now_ns)
 
+    def note(self) -> None:
+        """Note a charge in the row of the next front door, for the next group."""
+        self._step += 1
+        row = 1 + self._step % (self._num_front_doors - 1)
+        tokens = 100 * self._step
+        cell = Cell(_EPOCH, _GROUP_EPOCH, tokens, self._step, 0, 0, 100, 1)
+        self._board.write(row, self._step % self._num_groups, cell)
+
     def _report(self, dp_rank: int, now_ns: int) -> LoadReport:
         cell = self._board.read(_SLOT, dp_rank)
         accepted = Accepted(_EPOCH, cell.dispatched_tokens, cell.dispatched_requests)
@@ -125,7 +140,7 @@ class Groups:
             num_steps=self._step,
             step_time_ns=20_000_000,
             step_prefill_tokens=0,
-            accepted=(accepted, Accepted(0, 0, 0)),
+            accepted=(accepted, *[Accepted(0, 0, 0)] * (self._num_front_doors - 1)),
         )
 
 
@@ -140,7 +155,7 @@ def make_dispatcher(instance: str, num_groups: int, method: str, stack: ExitStac
     ledger = Ledger(
         slot=_SLOT,
         epoch=_EPOCH,
-        num_front_doors=_NUM_FRONT_DOORS,
+        num_front_doors=segments.board.num_rows,
         num_groups=num_groups,
         note=partial(segments.board.write, _SLOT),
     )
@@ -167,19 +182,20 @@ def time_decisions(
     return sorted(times_us[_WARM_UP:]), sorted(cpu_us[_WARM_UP:])
 
 
-def measure(num_groups: int, method: str, case: str, count: int) -> Row:
+def measure(num_groups: int, num_front_doors: int, method: str, case: str, count: int) -> Row:
     """One row, on segments of its own."""
     instance = f"bench.{os.getpid()}"
     with ExitStack() as stack:
-        stack.enter_context(SharedMemory.create(instance, 1, num_groups, _NUM_FRONT_DOORS))
-        groups = Groups(instance, num_groups, stack)
+        stack.enter_context(SharedMemory.create(instance, 1, num_groups, num_front_doors))
+        groups = Groups(instance, num_groups, num_front_doors, stack)
         groups.appear()
         groups.publish()
         dispatcher = make_dispatcher(instance, num_groups, method, stack)
-        between = groups.publish if case == "changed" else lambda: None
+        between = {"unchanged": lambda: None, "changed": groups.publish, "noted": groups.note}[case]
         times_us, cpu_us = time_decisions(dispatcher, between, count)
     return Row(
         groups=num_groups,
+        front_doors=num_front_doors,
         method=method,
         case=case,
         n=count,
@@ -197,15 +213,16 @@ def _percentile(ascending: Sequence[float], percent: int) -> float:
 
 
 def _num_decisions(case: str, num_groups: int, *, quick: bool) -> int:
-    if case == "unchanged":
+    if case != "changed":
         return 2_000 if quick else 20_000
     return 200 if quick else max(1_000, 40_000 // num_groups)
 
 
 def _line(row: Row) -> str:
     return (
-        f"{row.groups:6} {row.case:10} {row.method:15} {row.n:7} {row.min_us:8.1f} "
-        f"{row.p50_us:8.1f} {row.p99_us:8.1f} {row.p99_cpu_us:8.1f} {row.verdict()}"
+        f"{row.groups:6} {row.front_doors:5} {row.case:10} {row.method:15} {row.n:7} "
+        f"{row.min_us:8.1f} {row.p50_us:8.1f} {row.p99_us:8.1f} {row.p99_cpu_us:8.1f} "
+        f"{row.verdict()}"
     )
 
 
@@ -214,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--quick", action="store_true", help="a tenth of the decisions")
     parser.add_argument("--groups", help=f"default: {','.join(map(str, TARGET_P99_US))}")
+    parser.add_argument("--front-doors", default="2", help="numbers of them (default: 2)")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
     options = parser.parse_args(arguments)
     sizes = [int(size) for size in options.groups.split(",")] if options.groups else TARGET_P99_US
@@ -221,12 +239,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_TITLE)
     calm_garbage_collection()
     rows = []
-    for num_groups in sizes:
-        for case in CASES:
-            count = _num_decisions(case, num_groups, quick=options.quick)
-            for method in options.methods.split(","):
-                rows.append(measure(num_groups, method, case, count))
-                print(_line(rows[-1]), flush=True)
+    doors = [int(number) for number in options.front_doors.split(",")]
+    for num_groups, num_doors, case in itertools.product(sizes, doors, CASES):
+        if case == "noted" and num_doors == 1:
+            continue
+        count = _num_decisions(case, num_groups, quick=options.quick)
+        for method in options.methods.split(","):
+            rows.append(measure(num_groups, num_doors, method, case, count))
+            print(_line(rows[-1]), flush=True)
     print()
     print(json.dumps({"rows": [asdict(row) for row in rows], "machine": machine_facts()}))
     return 0

@@ -4,7 +4,8 @@ The card of a group's leader: where it answers and what it serves.
 A leader leaves it in the run folder when it is ready (see workers.card) and
 renames it into place, so it is never half written by a leader.  What is no
 card all the same (a full disk, somebody's editor) is treated as none, and one
-warning tells of it.
+warning tells of it.  A card that cannot be read says nothing of its leader (this
+process may be out of file descriptors), so the last one counts on.
 """
 
 from __future__ import annotations
@@ -55,24 +56,37 @@ class Card:
 
 
 class CardReader:
-    """Reads the cards of an instance; tells once of each that is none."""
+    """Reads the cards of an instance; tells once of each that is none or cannot be read."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
+        self._last: dict[int, Card | None] = {}
         self._refused: dict[int, bytes] = {}
+        self._unreadable: set[int] = set()
 
     def read(self, dp_rank: int) -> Card | None:
-        """That group's card; None if there is none."""
+        """That group's card, or the last one if it cannot be read now; None if there is none."""
         path = self._instance.card(dp_rank)
         try:
             written = path.read_bytes()
-        except OSError:
-            return None
+        except FileNotFoundError:
+            written = None
+        except OSError as error:
+            if dp_rank not in self._unreadable:
+                self._unreadable.add(dp_rank)
+                _log.warning("%s cannot be read, the last card counts on: %s", path, error)
+            return self._last.get(dp_rank)
+        self._unreadable.discard(dp_rank)
+        self._last[dp_rank] = None if written is None else self._understood(dp_rank, written)
+        return self._last[dp_rank]
+
+    def _understood(self, dp_rank: int, written: bytes) -> Card | None:
         try:
             card = _card(written, dp_rank)
         except ValueError as error:
             if self._refused.get(dp_rank) != written:
                 self._refused[dp_rank] = written
+                path = self._instance.card(dp_rank)
                 _log.warning("%s is no card and counts as none: %s", path, error)
             return None
         self._refused.pop(dp_rank, None)

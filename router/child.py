@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 
@@ -71,11 +72,13 @@ class Child:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
+        """
+        Not with the process object's own method: that looks whether the child has ended,
+        and if so takes its status away from who waits for it.
+        """
         if self.returncode is None:
-            try:
-                self._process.send_signal(number)
-            except ProcessLookupError:
-                return
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None

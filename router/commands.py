@@ -42,6 +42,7 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
         "schedule-policy": options.schedule_policy,
         "max-request-bytes": options.max_request_bytes,
         "drain-timeout-s": options.drain_timeout_s,
+        "watchdog-timeout": options.watchdog_timeout_s,
         "seed": options.seed,
         "log-level": options.log_level,
     }
@@ -50,10 +51,18 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
     return ["workers", *(word for pair in given for word in pair), *switches]
 
 
-def worker_environment(options: ServeOptions) -> dict[str, str]:
-    """Keeps the libraries under torch to the same number of threads."""
+def worker_environment(instance: Instance, options: ServeOptions) -> dict[str, str]:
+    """
+    The instance's secret, which other users could read on a command line, and threads.
+
+    The libraries under torch are kept to the number that torch is told.
+    """
     threads = str(threads_per_rank(options))
-    return {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return {
+        "LEVELHEAD_INSTANCE_KEY": instance.instance_key,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
 
 
 def threads_per_rank(options: ServeOptions) -> int:

@@ -4,10 +4,11 @@ What the router refuses, and how a client is told.
 * RouterError
   - ConfigError           a flag has a value that cannot be: names flag, value, allowed
   - StartError            a process did not come up
+  - SupervisionLost       a process that ends would not be started again any more
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
-    - MethodNotAllowed, NoGroup, GroupLost, ControlPlaneLost, InternalError
+    - MethodNotAllowed, NoGroup, GroupLost, ControlPlaneLost, OutOfDescriptors, InternalError
 
 Every request error has OpenAI's shape:
 `{"error": {"message", "type", "param", "code"}}`.
@@ -33,6 +34,10 @@ class ConfigError(RouterError):
 
 class StartError(RouterError):
     """A process of the instance did not come up."""
+
+
+class SupervisionLost(RouterError):
+    """Who starts a process again when it ends has failed."""
 
 
 class ModelSourceError(RouterError):
@@ -120,6 +125,12 @@ class GroupLost(RequestError):
     """The DP group could not be reached, or its connection broke before it answered."""
 
     status, error_type, code, retry_after_s = 502, "upstream_error", "dp_group_lost", 1
+
+
+class OutOfDescriptors(RequestError):
+    """The front door has no descriptor, or no memory, left for one more connection."""
+
+    status, error_type, code, retry_after_s = 503, "overloaded_error", "out_of_descriptors", 1
 
 
 class ControlPlaneLost(RequestError):

@@ -1,5 +1,5 @@
 """
-The parser of `levelhead serve`: its flags, group by group, and the values that they take.
+The parser of `levelhead serve`: its flags, group by group.
 
 Spelt as in SGLang and vLLM where the meaning is the same.  What an option
 means to the rest of the program stands in router.options.
@@ -8,24 +8,21 @@ means to the rest of the program stands in router.options.
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from balancer.methods import DEFAULT_METHOD, METHODS
+from router import flag_values as values
 from router.errors import ConfigError
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
 
-_INSTANCE = re.compile(r"[A-Za-z0-9_.]{1,40}")
-_INTEGER = re.compile(r"-?[0-9]+")
 _DEVICES = ("cpu", "cuda")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MAX_GROUPS = 1024
 _MAX_FRONT_DOORS = 64
 _MAX_RETRIES = 16
-_MAX_SECONDS = 86_400
 _LEAST_LOAD_AGE_S = 0.001
 
 
@@ -34,48 +31,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError("levelhead serve:", message, "see --help")
-
-
-class _Values:
-    """Types for argparse that say what is allowed."""
-
-    @staticmethod
-    def integer(lowest: int, highest: int | None = None) -> Callable[[str], int]:
-        bounds = f"{lowest} or more" if highest is None else f"{lowest} to {highest}"
-
-        def parse(text: str) -> int:
-            if not _INTEGER.fullmatch(text) or not _within(int(text), lowest, highest):
-                raise argparse.ArgumentTypeError(f"{text!r}: allowed are integers, {bounds}")
-            return int(text)
-
-        return parse
-
-    @staticmethod
-    def seconds(lowest: float) -> Callable[[str], float]:
-        def parse(text: str) -> float:
-            try:
-                value = float(text)
-            except ValueError:
-                value = float("nan")
-            if not lowest <= value <= _MAX_SECONDS:
-                raise argparse.ArgumentTypeError(
-                    f"{text!r}: allowed are seconds, {lowest:g} to {_MAX_SECONDS}"
-                )
-            return value
-
-        return parse
-
-    @staticmethod
-    def instance(text: str) -> str:
-        if not _INSTANCE.fullmatch(text):
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: allowed are 1 to 40 letters, digits, '_' and '.'"
-            )
-        return text
-
-
-def _within(value: int, lowest: int, highest: int | None) -> bool:
-    return lowest <= value and (highest is None or value <= highest)
 
 
 def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -98,7 +53,7 @@ def _add_balance(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dp-size",
         "--data-parallel-size",
-        type=_Values.integer(1, _MAX_GROUPS),
+        type=values.integer(1, _MAX_GROUPS),
         default=2,
         metavar="N",
         help="number of DP groups",
@@ -106,7 +61,7 @@ def _add_balance(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tp-size",
         "--tensor-parallel-size",
-        type=_Values.integer(1),
+        type=values.integer(1),
         default=1,
         metavar="N",
         help="ranks in a DP group; only 1 for now",
@@ -120,7 +75,7 @@ def _add_balance(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-load-age",
         dest="max_load_age_s",
-        type=_Values.seconds(_LEAST_LOAD_AGE_S),
+        type=values.seconds(_LEAST_LOAD_AGE_S),
         default=2.0,
         metavar="S",
         help="age beyond which a group's figures count for nothing, and the front doors' own "
@@ -150,7 +105,7 @@ def _add_model(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     group.add_argument(
         "--max-model-len",
         "--context-length",
-        type=_Values.integer(1),
+        type=values.integer(1),
         metavar="TOKENS",
         help="longest prompt and output together (default: the model's own)",
     )
@@ -163,7 +118,7 @@ def _add_model(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     )
     group.add_argument(
         "--threads-per-rank",
-        type=_Values.integer(1),
+        type=values.integer(1),
         metavar="N",
         help="CPU threads of each rank (default: cores / ranks)",
     )
@@ -186,48 +141,66 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--host", default="127.0.0.1", help="address of the front doors")
     group.add_argument(
         "--port",
-        type=_Values.integer(0, 65_535),
+        type=values.integer(0, 65_535),
         default=8000,
         metavar="N",
         help="port that all front doors share; 0 takes a free one",
     )
     group.add_argument(
         "--front-doors",
-        type=_Values.integer(1, _MAX_FRONT_DOORS),
+        type=values.integer(1, _MAX_FRONT_DOORS),
         default=1,
         metavar="N",
         help="processes that accept clients",
     )
+    _add_keys(group)
+    _add_request_limits(group)
+
+
+def _add_keys(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--api-key",
         metavar="KEY",
-        help="clients must send it as a bearer token (or set LEVELHEAD_API_KEY)",
+        help="clients must send it as a bearer token. Better set LEVELHEAD_API_KEY: what stands "
+        "on a command line, every user of this machine can read in the process list",
     )
     group.add_argument(
         "--admin-api-key",
         metavar="KEY",
-        help="the same for /admin (or set LEVELHEAD_ADMIN_API_KEY; default: --api-key)",
+        help="the same for /admin (default: the API key). Better set LEVELHEAD_ADMIN_API_KEY, "
+        "for the same reason",
     )
+
+
+def _add_request_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-request-bytes",
-        type=_Values.integer(1024),
+        type=values.integer(1024),
         default=32 << 20,
         metavar="BYTES",
         help="largest request body",
     )
     group.add_argument(
         "--retry-max-retries",
-        type=_Values.integer(0, _MAX_RETRIES),
+        type=values.integer(0, _MAX_RETRIES),
         default=2,
         metavar="N",
         help="other groups that get a request whose group was lost or refused it",
     )
     group.add_argument(
         "--drain-timeout-s",
-        type=_Values.seconds(0),
+        type=values.seconds(0),
         default=30.0,
         metavar="S",
         help="time that running requests get when a front door or a group stops",
+    )
+    group.add_argument(
+        "--watchdog-timeout",
+        type=values.seconds(1),
+        default=300.0,
+        metavar="S",
+        dest="watchdog_timeout_s",
+        help="a group that holds requests and has finished no step for so long is started again",
     )
 
 
@@ -236,21 +209,21 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-running-requests",
         "--max-num-seqs",
-        type=_Values.integer(1),
+        type=values.integer(1),
         default=64,
         metavar="N",
         help="requests in a batch",
     )
     group.add_argument(
         "--max-queued-requests",
-        type=_Values.integer(0),
+        type=values.integer(0),
         default=256,
         metavar="N",
         help="requests that wait beside a full batch",
     )
     group.add_argument(
         "--max-total-tokens",
-        type=_Values.integer(1),
+        type=values.integer(1),
         default=32_768,
         metavar="TOKENS",
         help="tokens that the KV cache holds",
@@ -258,7 +231,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--chunked-prefill-size",
         "--max-num-batched-tokens",
-        type=_Values.integer(1),
+        type=values.integer(1),
         default=256,
         metavar="TOKENS",
         help="tokens that one step computes at most",
@@ -266,7 +239,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--page-size",
         "--block-size",
-        type=_Values.integer(1),
+        type=values.integer(1),
         default=16,
         metavar="TOKENS",
         help="tokens in a KV page",
@@ -284,13 +257,13 @@ def _add_instance(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("instance")
     group.add_argument(
         "--instance",
-        type=_Values.instance,
+        type=values.instance,
         metavar="NAME",
         help="names its segments and folder (default: after the port)",
     )
     group.add_argument(
         "--seed",
-        type=_Values.integer(0),
+        type=values.integer(0),
         default=0,
         metavar="N",
         help="of sampling and of chance in methods",

@@ -7,7 +7,7 @@ is restarted reads the same one.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import orjson
@@ -49,6 +49,8 @@ class Instance:
     """Other groups that get a request whose group was lost or refused it."""
     drain_timeout_s: float = 30.0
     """Time that running requests get when a front door or a group stops."""
+    instance_key: str = field(default="", repr=False)
+    """Secret that front doors and control plane bring to the leaders."""
     root_pid: int = 0
     root_start_ticks: int = 0
     """Who made it: see shm.process."""

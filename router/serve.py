@@ -12,16 +12,17 @@ import asyncio
 import errno
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Coroutine
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
-from router.errors import ConfigError
+from router.descriptors import raise_descriptor_limit
+from router.errors import ConfigError, StartError
 from router.front_door.server import listening_socket
 from router.instance import Instance
 from router.logs import configure_logging
@@ -29,13 +30,15 @@ from router.model_source import LocalModel, locate
 from router.options import ServeOptions
 from router.run_folder import make_run_folder, remove_run_folder, sweep_run_folders
 from router.shared_memory import SharedMemory
-from router.supervisor import Supervisor, Unit
+from router.supervisor import Supervisor
+from router.unit import Unit
 from shm.board import Board
 from shm.group_table import GroupState, GroupTableReader
 from shm.process import this_process
 
 _log = logging.getLogger("levelhead.serve")
 _LOOK_PERIOD_S = 0.1
+_TABLE_LIMIT_S = 60.0
 
 
 def serve(options: ServeOptions) -> None:
@@ -45,6 +48,7 @@ def serve(options: ServeOptions) -> None:
     Raises RouterError if it cannot start; whatever was made by then is gone.
     """
     configure_logging(options.log_level)
+    _log.debug("a process may have %d files open", raise_descriptor_limit())
     reserved = reserve_port(options.host, options.port)
     with reserved:
         model = locate(options.model, options.cache_dir, _log.info)
@@ -102,6 +106,7 @@ def _instance(
         served_model_name=options.served_model_name or model.name,
         api_key=options.api_key,
         admin_api_key=options.admin_api_key,
+        instance_key=secrets.token_hex(32),
         max_request_bytes=options.max_request_bytes,
         retry_max_retries=options.retry_max_retries,
         drain_timeout_s=options.drain_timeout_s,
@@ -125,40 +130,68 @@ async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> 
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    starting = asyncio.create_task(_start(supervisor, instance, model))
-    stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            await starting
-            await stopping
+        await until_told(_start(supervisor, instance, model), stop, supervisor.failed())
     finally:
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
         _log.info("stopping")
         await supervisor.stop()
         board.close()
 
 
+async def until_told(
+    start: Coroutine[None, None, None],
+    stop: asyncio.Event,
+    failed: Coroutine[None, None, None],
+) -> None:
+    """Start, and run until `stop` is set; raises what `start` or `failed` raises."""
+    starting, failing = asyncio.create_task(start), asyncio.create_task(failed)
+    stopping = asyncio.create_task(stop.wait())
+    tasks = (starting, failing, stopping)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            await starting
+            await asyncio.wait((failing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            await failing
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _start(supervisor: Supervisor, instance: Instance, model: LocalModel) -> None:
     """Control plane, ranks, then the doors that clients knock at."""
     _log.info("starting %d DP groups of %s", instance.dp_size, model.path.name)
-    await supervisor.start(supervisor.control_plane)
-    supervisor.keep(supervisor.control_plane)
-    await _start_all(supervisor, supervisor.ranks, partial(_all_ready, instance))
-    doors = supervisor.front_doors
-    await _start_all(supervisor, doors, partial(_all_listen, doors))
+    everybody, doors = [supervisor.control_plane, *supervisor.ranks], supervisor.front_doors
+    for unit in everybody:
+        await unit.start()
+    await _come_up(supervisor, [supervisor.control_plane], _table(instance))
+    await _come_up(supervisor, supervisor.ranks, _all_ready(instance))
+    for unit in doors:
+        await unit.start()
+    await _come_up(supervisor, doors, _all_listen(doors))
     print(banner(instance), file=sys.stdout, flush=True)  # noqa: T201  the product's greeting
 
 
-async def _start_all(
-    supervisor: Supervisor, units: list[Unit], ready: Callable[[], Awaitable[None]]
-) -> None:
-    for unit in units:
-        await supervisor.start(unit)
-    await supervisor.started(units, ready())
+async def _come_up(supervisor: Supervisor, units: list[Unit], ready: Awaitable[None]) -> None:
+    """Wait until those units are ready, and keep them from then on."""
+    await supervisor.started(units, ready)
     for unit in units:
         supervisor.keep(unit)
+
+
+async def _table(instance: Instance) -> None:
+    """The control plane's first sign of life: it has told what it knows of the groups."""
+    with closing(GroupTableReader.attach(instance.name)) as reader:
+        try:
+            async with asyncio.timeout(_TABLE_LIMIT_S):
+                while reader.snapshot() is None:  # noqa: ASYNC110  another process's state
+                    await asyncio.sleep(_LOOK_PERIOD_S)
+        except TimeoutError:
+            raise StartError(
+                f"the control plane has published no table in {_TABLE_LIMIT_S:g} s"
+            ) from None
 
 
 async def _all_ready(instance: Instance) -> None:

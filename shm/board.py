@@ -3,7 +3,10 @@ The in-flight board: what every front door has sent to every group, and has open
 
     payload (unsigned 64-bit words)
     line 0           num_rows, num_groups, zero ...
+    whole lines      row words, one for each row
     then             rows of cells, each row begins a line; row r belongs to front door r
+
+    row word = sum of the sequences of all copies in the row
 
     cell = two copies, one behind the other; the copy with the larger sequence counts
     word  copy
@@ -28,6 +31,15 @@ written: a reader sees the old cell or the empty one, never neither.  If the
 root dies while it reclaims, so does the whole instance, and its board is
 swept; cells are independent, so a row that is reclaimed in part is no
 special case.
+
+Readers compare the row words first, all in one copy, and look at the cells of
+no row whose word is as it was.  The writer of a row adds to its word after it
+has written a cell, by as much as the sequences have grown; so a reader has
+missed nothing if the sequences that it read add up to the word, and until they
+do it looks at that row again, whether the word moves or not.  That holds in
+whatever order stores are seen.  A front door that dies between cell and word
+has noted what nobody was told, like one that dies half way through the cell:
+reclaiming sets the word to the sum, and the next note of any cell moves it.
 
 There is no lock and no shared counter: each number has one writer, and a sum
 of numbers that only grow needs no order between them.  The book is a gauge:
@@ -75,17 +87,27 @@ _COPY_WORDS = _COPY_BYTES // WORD_BYTES
 _CELL_COPIES = 2
 _CELL_BYTES = _CELL_COPIES * _COPY_BYTES
 _SHAPE = struct.Struct("<QQ")
-_UNSEEN = (1 << 64) - 1  # a sequence that no writer lives to reach
+_UNSEEN = (1 << 64) - 1  # a sequence, or a sum of some, that no writer lives to reach
+_FIRST_ROW_WORD = LINE_WORDS
+
+
+def _whole_lines(num_bytes: int) -> int:
+    return -(-num_bytes // _LINE_BYTES) * _LINE_BYTES
 
 
 def _row_bytes(num_groups: int) -> int:
-    """Whole lines: two front doors never write the same one."""
-    return -(-num_groups * _CELL_BYTES // _LINE_BYTES) * _LINE_BYTES
+    """Whole lines: two front doors never write cells in the same one."""
+    return _whole_lines(num_groups * _CELL_BYTES)
+
+
+def _rows_start(num_rows: int) -> int:
+    """First byte of the first row: after the shape and the row words."""
+    return _LINE_BYTES + _whole_lines(num_rows * WORD_BYTES)
 
 
 def create(instance: str, num_rows: int, num_groups: int, epoch: int) -> Segment:
     """Make instance's board; the caller owns it and unlinks it."""
-    size = _LINE_BYTES + num_rows * _row_bytes(num_groups)
+    size = _rows_start(num_rows) + num_rows * _row_bytes(num_groups)
     made = segment.create(segment_name(instance, Kind.BOARD), Kind.BOARD, size, epoch)
     _SHAPE.pack_into(made.payload, 0, num_rows, num_groups)
     return made
@@ -99,7 +121,8 @@ class Board:
         num_rows, num_groups = _SHAPE.unpack_from(board_segment.payload)
         self.num_rows, self.num_groups = int(num_rows), int(num_groups)
         self._row_bytes = _row_bytes(self.num_groups)
-        needed = _LINE_BYTES + self.num_rows * self._row_bytes
+        self._rows_start = _rows_start(self.num_rows)
+        needed = self._rows_start + self.num_rows * self._row_bytes
         if not self.num_rows or needed > len(board_segment.payload):
             raise InvalidRecord(
                 f"{board_segment.name}: {self.num_rows} rows of {self.num_groups} groups need "
@@ -109,6 +132,9 @@ class Board:
         self._words: memoryview[int] = board_segment.payload.cast("Q")
         self._seen = [b""] * self.num_rows
         """Sequences of every row's copies, as changed() saw them last."""
+        self._row_words = slice(_FIRST_ROW_WORD, _FIRST_ROW_WORD + self.num_rows)
+        self._seen_rows = array("Q", [_UNSEEN] * self.num_rows)
+        """Row words up to which changed() has seen everything."""
 
     @classmethod
     def attach(cls, instance: str, *, writable: bool = False) -> Board:
@@ -123,8 +149,11 @@ class Board:
         first, second = self._words[word], self._words[word + _COPY_WORDS]
         if first <= second:
             self._write_copy(start, second + 1, cell)
+            growth = second + 1 - first
         else:
             self._write_copy(start + _COPY_BYTES, first + 1, cell)
+            growth = first + 1 - second
+        self._words[_FIRST_ROW_WORD + row] += growth  # last: who sees it finds the cell
 
     def reclaim(self, row: int) -> int:
         """
@@ -145,32 +174,53 @@ class Board:
             emptied = EMPTY_CELL._replace(front_door_epoch=cell.front_door_epoch)
             # One more than the next: the dead writer's half copy may lack its sequence alone.
             self._write_copy(spare, max(first, second) + 2, emptied)
+        self._words[_FIRST_ROW_WORD + row] = sum(array("Q", self._sequences(row)))
         return ended
 
     def read(self, row: int, dp_rank: int) -> Cell:
         """Newest whole copy of a cell; EMPTY_CELL if there is none."""
         return self._newest(self._start(row, dp_rank))[1]
 
+    def moved(self, own: int) -> list[int]:
+        """
+        Rows but the caller's own of which changed() may have something to tell.
+
+        Costs one copy and one comparison when there are none.
+        """
+        now = array("Q", self._words[self._row_words].tobytes())
+        seen = self._seen_rows
+        seen[own] = now[own]
+        if now == seen:
+            return []
+        return [row for row, word in enumerate(now) if word != seen[row]]
+
     def changed(self, row: int) -> list[tuple[int, Cell]]:
         """Cells of a row, with their dp_rank, that were written since this was last asked."""
-        start = self._start(row, 0) // WORD_BYTES
-        end = start + self.num_groups * _CELL_COPIES * _COPY_WORDS
-        stored = self._words[start:end:_COPY_WORDS].tobytes()  # compared at the cost of a memcmp
-        seen = self._seen[row]
-        if stored == seen:
+        word = self._words[_FIRST_ROW_WORD + row]  # before the cells that it is about
+        if word == self._seen_rows[row]:
             return []
+        stored, seen = self._sequences(row), self._seen[row]
         sequences = array("Q", stored)
-        before = array("Q", seen) if seen else [_UNSEEN] * len(sequences)
-        pairs = enumerate(zip(sequences, before, strict=True))
-        ranks = sorted({i // _CELL_COPIES for i, (now, then) in pairs if now != then})
-        changed = [(dp_rank, self._look(row, dp_rank, sequences)) for dp_rank in ranks]
-        self._seen[row] = sequences.tobytes()
+        changed = []
+        if stored != seen:
+            before = array("Q", seen) if seen else [_UNSEEN] * len(sequences)
+            pairs = enumerate(zip(sequences, before, strict=True))
+            ranks = sorted({i // _CELL_COPIES for i, (now, then) in pairs if now != then})
+            changed = [(dp_rank, self._look(row, dp_rank, sequences)) for dp_rank in ranks]
+            self._seen[row] = sequences.tobytes()
+        self._seen_rows[row] = word if sum(sequences) == word else _UNSEEN
         return changed
 
     def close(self) -> None:
         """Unmap the board."""
         self._words.release()
         self._segment.close()
+
+    def _sequences(self, row: int) -> bytes:
+        """Sequences of a row's copies; bytes, which are compared at the cost of a memcmp."""
+        start = self._start(row, 0) // WORD_BYTES
+        end = start + self.num_groups * _CELL_COPIES * _COPY_WORDS
+        return self._words[start:end:_COPY_WORDS].tobytes()
 
     def _write_copy(self, start: int, sequence: int, cell: Cell) -> None:
         checked = _CHECKED.pack(sequence, *cell)
@@ -199,4 +249,4 @@ class Board:
                 f"row {row}, group {dp_rank}: the board has {self.num_rows} rows of "
                 f"{self.num_groups} groups"
             )
-        return _LINE_BYTES + row * self._row_bytes + dp_rank * _CELL_BYTES
+        return self._rows_start + row * self._row_bytes + dp_rank * _CELL_BYTES

@@ -1,5 +1,6 @@
 """
-The load segment: what every group holds, published by TP0.
+The load segment: what every group holds, written by the publisher,
+which is the leader that holds a lock (workers.ranks.term).
 
     body of a record (signed 64-bit words)
     0      number of groups reported
@@ -110,7 +111,7 @@ def create(instance: str, num_groups: int, num_front_doors: int, epoch: int) -> 
 
 
 class LoadWriter:
-    """TP0's side."""
+    """The publisher's side."""
 
     def __init__(self, load_segment: Segment, num_groups: int, num_front_doors: int) -> None:
         self._segment = load_segment

@@ -20,34 +20,49 @@ class ProcessId(NamedTuple):
 
     pid: int
     start_ticks: int
-    """Clock ticks from boot to the process's start; 0 where /proc does not tell."""
+    """Clock ticks from boot to the process's start; 0 where /proc did not tell."""
 
 
 def this_process() -> ProcessId:
     """Identity of the calling process."""
     pid = os.getpid()
-    return ProcessId(pid, _start_ticks(pid) or 0)
+    try:
+        return ProcessId(pid, _start_ticks(pid) or 0)
+    except OSError:
+        return ProcessId(pid, 0)
 
 
 def is_alive(process: ProcessId) -> bool:
-    """Whether that very process still runs.  In doubt it does."""
+    """
+    Whether that very process still runs; a zombie does not.
+
+    In doubt it does: where /proc is not there, or cannot be read now (this
+    process may open no more files), who has that pid is taken for it.
+    """
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    start_ticks = _start_ticks(process.pid)
+    try:
+        start_ticks = _start_ticks(process.pid)
+    except OSError:
+        return True
     if start_ticks is None:
         return not Path("/proc/self/stat").exists()
     return process.start_ticks in (0, start_ticks)
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Start time of a running pid; None if it is gone, a zombie, or /proc is not there."""
+    """
+    Start time of a running pid; None if it is gone, a zombie, or /proc is not there.
+
+    Raises OSError if it cannot be told.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()
     if fields[_STAT_STATE] in _DEAD_STATES:

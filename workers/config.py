@@ -8,18 +8,29 @@ vocabulary) is checked when it is open.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
 
+MAX_HEARTBEAT_S = 30.0
+MIN_WATCHDOG_BEATS = 4
+"""Heartbeats that an idle group may miss, at least, before it counts as hung."""
+INSTANCE_KEY = "LEVELHEAD_INSTANCE_KEY"
+"""Environment variable, because everybody on the machine may read a command line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """One rank's flags.  Raises InvalidConfig."""
+    """
+    One rank's flags, and its instance's key.  Raises InvalidConfig.
+
+    instance_key: what requests must bring; None: they need not bring any.
+    """
 
     instance: str
     instance_epoch: int
@@ -45,7 +56,9 @@ class WorkerConfig:
     seed: int
     heartbeat_s: float
     drain_timeout_s: float
+    watchdog_timeout_s: float
     log_level: str
+    instance_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.dp_rank >= self.dp_size:
@@ -58,6 +71,18 @@ class WorkerConfig:
                 f"--max-total-tokens is {self.max_total_tokens}; it must be at least "
                 f"--page-size, {self.page_size}"
             )
+        if self.heartbeat_s > MAX_HEARTBEAT_S:
+            raise InvalidConfig(
+                f"--heartbeat-s is {self.heartbeat_s:g}; it must be at most {MAX_HEARTBEAT_S:g}, "
+                "because a link without a report for twice as long is given up"
+            )
+        if self.watchdog_timeout_s < MIN_WATCHDOG_BEATS * self.heartbeat_s:
+            raise InvalidConfig(
+                f"--watchdog-timeout is {self.watchdog_timeout_s:g}; it must be at least "
+                f"{MIN_WATCHDOG_BEATS} times --heartbeat-s, {self.heartbeat_s:g}"
+            )
+        if self.instance_key == "":
+            raise InvalidConfig(f"{INSTANCE_KEY} is empty; an empty key would let everybody in")
         if not self.run_dir.is_dir():
             raise InvalidConfig(f"--run-dir {self.run_dir}: no such folder")
 
@@ -69,7 +94,7 @@ class _Parser(argparse.ArgumentParser):
         raise InvalidConfig(message)
 
 
-def parse(arguments: Sequence[str]) -> WorkerConfig:
+def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> WorkerConfig:
     """Return the configuration.  Raises InvalidConfig; --help prints and exits."""
     parser = _Parser(
         prog="python -m workers",
@@ -80,7 +105,8 @@ def parse(arguments: Sequence[str]) -> WorkerConfig:
     _add_place(parser)
     _add_model(parser)
     _add_limits(parser)
-    return WorkerConfig(**vars(parser.parse_args(arguments)))
+    given = vars(parser.parse_args(arguments))
+    return WorkerConfig(**given, instance_key=environment.get(INSTANCE_KEY))
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +120,13 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address of the HTTP server")
     add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **_s(_positive))
     add("--drain-timeout-s", default=30.0, help="for what runs at SIGTERM", **_s(_not_negative))
+    add(
+        "--watchdog-timeout",
+        default=300.0,
+        dest="watchdog_timeout_s",
+        help="seconds without a finished step after which /health says that the group hangs",
+        **_s(_positive),
+    )
     levels = ("debug", "info", "warning", "error")
     add("--log-level", default="info", choices=levels, help="least severe message to log")
 

@@ -4,6 +4,7 @@ What can go wrong in a worker.
 * WorkerError
   - InvalidConfig       a flag that cannot be honoured; the process ends with code 2
   - LinkLost            the leader at the other end of a link is gone, or did not come
+  - ReportRefused       what came on a link is no report of the leader at its other end
   - RequestRefused      this request gets no (further) output
     + QueueFull         the group holds as many requests as it may
     + NeverFits         it needs more KV tokens than the group has in all
@@ -29,6 +30,10 @@ class InvalidConfig(WorkerError):
 
 class LinkLost(WorkerError):
     """The leader at the other end of a link is gone, or did not come."""
+
+
+class ReportRefused(WorkerError):
+    """What came on a link is no report of the leader at its other end."""
 
 
 class RequestRefused(WorkerError):
@@ -64,8 +69,8 @@ class ChargeSeen(RequestRefused):
 class WrongEpoch(RequestRefused):
     """What was asked is about another life of this group, and nothing was counted."""
 
-    def __init__(self, asked_epoch: int, own_epoch: int) -> None:
-        super().__init__(f"this group's epoch is {own_epoch}, not {asked_epoch}")
+    def __init__(self, asked_epoch: int) -> None:
+        super().__init__(f"this is another life of the group than epoch {asked_epoch}")
 
 
 class Stopping(RequestRefused):

@@ -2,6 +2,7 @@
 Puts one rank together and runs it: model, load reports, step loop, HTTP server.
 
     open the model ─► save the tokenizer ─► load weights ─► step loop ─► HTTP server ─► card
+      ─► load reports
 
 No rank waits for another: each loads, serves, reports and ends for itself.  The
 tokenizer is there before any card, because each rank saves it, and a save of the
@@ -14,7 +15,7 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import torch
 import uvloop
 
+from shm.load import LoadReport
 from shm.process import this_process
 from workers.card import Card, State
 from workers.config import WorkerConfig
@@ -37,6 +39,7 @@ from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.engine.waiting import Order, SchedulePolicy
+from workers.engine.watchdog import Watchdog
 from workers.errors import InvalidConfig
 from workers.model.checkpoint import open_checkpoint
 from workers.model.config import ModelConfig
@@ -46,18 +49,16 @@ from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
-from workers.ranks.reporting import Place, Reporting, ReportSink
+from workers.ranks.reporting import Place, Reporting, ReportSink, last_reports
 from workers.ranks.thread import OnFatal
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
-from workers.server.drain import Drain
+from workers.server.drain import STEP_LIMIT_S, Drain
 from workers.server.intake import Intake, ServedModel
 from workers.server.prefix_feed import Cache, CacheState, PrefixFeed
 from workers.server.serving import Calls, LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
-
-_JOIN_LIMIT_S = 5.0
 
 
 class Loaded(NamedTuple):
@@ -83,10 +84,8 @@ def run(
 
     Raises InvalidConfig, ModelError or SegmentError for what cannot work.
     """
-    last_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
-    group = GroupId(config.dp_rank, max(time.time_ns(), last_epoch + 1))  # clocks are set back
     torch.set_num_threads(config.threads)
-    loaded = _load(config, group, on_fatal)
+    loaded = _load(config, on_fatal)
     gc.collect()
     gc.freeze()
     signals = SignalMemory()
@@ -95,7 +94,18 @@ def run(
         runner.run(_serve(loaded, signals, on_fatal))
 
 
-def _load(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Loaded:
+def next_epoch(now_ns: int, card_epoch: int, reports: Iterable[LoadReport], dp_rank: int) -> int:
+    """
+    Return the epoch of a group's new life: the time, unless its last life had a later one.
+
+    Clocks are set back.  A life that ended well has taken its card away, but its
+    last report is still published.
+    """
+    reported = [report.group_epoch for report in reports if report.dp_rank == dp_rank]
+    return max(now_ns, card_epoch + 1, *(epoch + 1 for epoch in reported))
+
+
+def _load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
     started = time.monotonic()
     logger.info("loading %s", config.model)
     checkpoint = open_checkpoint(config.model)
@@ -104,12 +114,11 @@ def _load(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Loaded:
         max_model_len = _max_model_len(config, checkpoint.config)
         device, dtype = _place(config)
         codec.save(_tokenizer_dir(config))
-        reports = _reporting(config, group, on_fatal)
+        group = _group(config)
         model = LlamaModel(checkpoint.config, device, dtype)
         model.load(checkpoint)
     finally:
         checkpoint.close()
-    reports.start()
     pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
     kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
     batches = BatchBuilder(max_model_len, config.page_size, device)
@@ -121,7 +130,15 @@ def _load(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Loaded:
         device,
         pool.capacity_tokens,
     )
+    reports = _reporting(config, group, on_fatal)
     return Loaded(config, group, codec, runner, pool, max_model_len, reports)
+
+
+def _group(config: WorkerConfig) -> GroupId:
+    """Begin a life.  Raises InvalidConfig or SegmentError if the load segment is not there."""
+    reports = last_reports(config.instance, config.instance_epoch)
+    card_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
+    return GroupId(config.dp_rank, next_epoch(time.time_ns(), card_epoch, reports, config.dp_rank))
 
 
 def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
@@ -169,19 +186,26 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     config = loaded.config
     inbox = Inbox()
     client = EngineClient(inbox, asyncio.get_running_loop())
-    ports = Ports(client.deliver, loaded.reports.put, on_fatal)
+    watchdog = Watchdog(config.watchdog_timeout_s, time.monotonic)
+
+    def report(report: LoadReport) -> None:
+        watchdog.note(report)
+        loaded.reports.put(report)
+
+    def is_ready() -> bool:
+        return watchdog.is_well() and not inbox.is_closed
+
     cache = make_cache(config)
-    engine = _engine(loaded, inbox, ports, cache)
+    engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), cache)
     drain = Drain(config.drain_timeout_s, time.monotonic)
-    is_ready = lambda: not inbox.is_closed  # noqa: E731
     feed = _prefix_feed(loaded, cache, client, is_ready)
-    service = _service(loaded, client, drain, is_ready)._replace(prefix_feed=feed)
-    app = build_app(service)
+    app = build_app(_service(loaded, client, drain, is_ready)._replace(prefix_feed=feed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
     def announce() -> None:
         card.write(config.run_dir)
+        loaded.reports.start()
         logger.info("ready: group %d on %s:%d", card.dp_rank, card.host, card.port)
 
     def announce_drain() -> None:
@@ -196,7 +220,7 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     finally:
         card.remove(config.run_dir)
         engine.stop()
-        await asyncio.to_thread(engine.join, _JOIN_LIMIT_S)
+        await asyncio.to_thread(engine.join, STEP_LIMIT_S)
         logger.info("stopped: group %d", card.dp_rank)
 
 
@@ -223,12 +247,13 @@ def _service(
     return Service(
         Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
         client,
-        ChargeDesk(client.settle),
+        ChargeDesk(client.settle, time.monotonic),
         drain,
         loaded.group.epoch,
         config.num_front_doors,
         config.max_request_bytes,
         is_ready,
+        config.instance_key,
     )
 
 

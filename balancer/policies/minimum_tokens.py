@@ -16,7 +16,7 @@ class MinimumTokens:
 
     The method of SGLang's PR #7379, on figures that are exact: a token is in
     flight until the report that holds it, and never in both.  Unit: tokens.
-    Where a group reports nothing, the front door's own book stands in for its
+    Where a group reports nothing, or nothing new, the front doors' books stand in for its
     holding tokens.  Choose it for decode on long or mixed contexts, where the
     KV cache read per step is what a step costs.  It is blind to the number of
     requests: when all are short, least_requests keeps batches more even.

@@ -13,7 +13,9 @@ import uvloop
 
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.figures import Figures
+from router.control_plane.health import probe_client
 from router.control_plane.membership import Membership
+from router.control_plane.tokenizing import Tokenizing
 from router.instance import Instance
 from router.logs import configure_logging
 from shm.board import Board
@@ -37,12 +39,12 @@ async def _serve(instance: Instance) -> None:
     known = reader.snapshot()
     reader.close()
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with probe_client() as probes, _leaders_client(instance) as client:
         figures = Figures(loads, board, time.monotonic_ns)
         membership = Membership(
-            instance, writer, client, figures, time.monotonic_ns, known.groups if known else ()
+            instance, writer, probes, figures, time.monotonic_ns, known.groups if known else ()
         )
-        app = build_app(ControlPlane(instance, membership, figures, client))
+        app = build_app(ControlPlane(instance, membership, figures, Tokenizing(client)))
         server = uvicorn.Server(_config(app, instance))
         keeping = asyncio.create_task(membership.keep())
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
@@ -54,6 +56,12 @@ async def _serve(instance: Instance) -> None:
         segment.close()
     if not keeping.cancelled():
         keeping.result()  # membership must not end on its own: say why, and be restarted
+
+
+def _leaders_client(instance: Instance) -> httpx.AsyncClient:
+    """For what leaders answer to members of the instance alone."""
+    key = {"x-levelhead-instance-key": instance.instance_key}
+    return httpx.AsyncClient(trust_env=False, headers=key)
 
 
 def _config(app: object, instance: Instance) -> uvicorn.Config:

@@ -1,7 +1,7 @@
 """
 `/admin`: what an operator may do to the groups.
 
-Who may call this is the front doors' business (see router.front_door.routes);
+Who may call this is the front doors' business (see router.front_door.access);
 the control plane's socket is in a folder of this user alone.
 """
 
@@ -13,9 +13,7 @@ from pydantic import BaseModel, Field
 
 from router.control_plane.figures import Figures, GroupFigures
 from router.control_plane.membership import Membership
-from shm.group_table import GroupEntry, GroupState
-
-_NOBODY_TO_TELL = (GroupState.STARTING, GroupState.DEAD)
+from shm.group_table import GroupState
 
 
 class Standing(BaseModel):
@@ -49,19 +47,15 @@ def add_admin(app: FastAPI, membership: Membership, figures: Figures) -> None:
 
         202 also if it is draining already; 409 if nobody is there to drain.
         """
-        entry = membership.drain(_drainable(membership.groups, dp_rank).dp_rank)
+        num_groups = len(membership.groups)
+        if not 0 <= dp_rank < num_groups:
+            raise HTTPException(
+                404, f"there is no DP group {dp_rank}: there are 0 to {num_groups - 1}"
+            )
+        entry = membership.drain(dp_rank)
+        if entry.state is not GroupState.DRAINING:
+            raise HTTPException(409, f"DP group {dp_rank} is {entry.state}: it cannot drain")
         return Standing(dp_rank=dp_rank, state=entry.state, epoch=entry.epoch)
-
-
-def _drainable(groups: tuple[GroupEntry, ...], dp_rank: int) -> GroupEntry:
-    if not 0 <= dp_rank < len(groups):
-        raise HTTPException(
-            404, f"there is no DP group {dp_rank}: there are 0 to {len(groups) - 1}"
-        )
-    entry = groups[dp_rank]
-    if entry.state in _NOBODY_TO_TELL:
-        raise HTTPException(409, f"DP group {dp_rank} is {entry.state}: it cannot drain")
-    return entry
 
 
 def _group(group: GroupFigures) -> Group:

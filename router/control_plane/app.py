@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -20,10 +19,10 @@ from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
 from router.control_plane.membership import Membership
 from router.control_plane.metrics import exposition
+from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.instance import Instance
-from shm.group_table import GroupEntry, GroupState
+from shm.errors import TornRead
 
-_TOKENIZE_TIMEOUT_S = 30.0
 _CODES = {404: "not_found", 405: "method_not_allowed", 409: "conflict"}
 
 
@@ -34,7 +33,7 @@ class ControlPlane:
     instance: Instance
     membership: Membership
     figures: Figures
-    client: httpx.AsyncClient
+    tokenizing: Tokenizing
 
 
 class Model(BaseModel):
@@ -68,33 +67,18 @@ def build_app(control: ControlPlane) -> FastAPI:
     app = FastAPI(title="levelhead", summary="Control plane of a level data-parallel engine")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(TornRead, _torn)
     app.add_exception_handler(Exception, _unexpected)
     _add_models(app, control)
     _add_model_info(app, control)
     _add_figures(app, control)
+    add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> Response:
         """For the root, which asks whether this process answers; clients' is the front door's."""
         return Response(status_code=200)
-
-    @app.post("/tokenize", tags=["engine"])
-    async def tokenize(request: Request) -> Response:
-        """Token ids of a prompt or of a conversation, from any ready group."""
-        entry = _any_ready(control.membership.groups)
-        try:
-            answer = await control.client.post(
-                f"http://{entry.host}:{entry.port}/tokenize",
-                content=await request.body(),
-                headers={"content-type": "application/json"},
-                timeout=_TOKENIZE_TIMEOUT_S,
-            )
-        except httpx.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            raise HTTPException(502, f"DP group {entry.dp_rank} was lost: {reason}") from error
-        media_type = answer.headers.get("content-type")
-        return Response(answer.content, answer.status_code, media_type=media_type)
 
     return app
 
@@ -131,7 +115,7 @@ def _add_model_info(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/get_model_info", tags=["engine"])
     async def model_info() -> ModelInfo:
         """What SGLang's frontend language asks before anything else."""
-        return ModelInfo(model_path=_any_ready(control.membership.groups).model)
+        return ModelInfo(model_path=any_ready(control.membership.groups).model)
 
 
 def _add_figures(app: FastAPI, control: ControlPlane) -> None:
@@ -148,13 +132,6 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
         return Response(exposition(figures, meters), media_type=CONTENT_TYPE_LATEST)
 
 
-def _any_ready(groups: tuple[GroupEntry, ...]) -> GroupEntry:
-    for entry in groups:
-        if entry.state is GroupState.READY:
-            return entry
-    raise HTTPException(503, "no DP group is ready", headers={"retry-after": "1"})
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     found = _CODES.get(error.status_code)
@@ -162,6 +139,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if message == "Not Found":
         message = f"there is no {request.url.path}"
     return _error(error.status_code, message, None, found, error.headers)
+
+
+async def _torn(request: Request, error: Exception) -> Response:
+    message = f"there are no figures yet: {error}"
+    return _error(503, message, None, None, {"retry-after": "1"})
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

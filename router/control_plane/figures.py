@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,8 +10,9 @@ from balancer.ledger import InFlight, in_flight
 from shm.board import Board
 from shm.errors import TornRead
 from shm.group_table import GroupEntry, GroupState
-from shm.load import LoadReader, LoadReport
+from shm.load import LoadReader, LoadReport, LoadSnapshot
 
+_log = logging.getLogger("levelhead.control_plane")
 _NS = 1e-9
 
 
@@ -40,10 +42,17 @@ class Figures:
         self._loads = loads
         self._board = board
         self._clock_ns = clock_ns
+        self._last: LoadSnapshot | None = None
+        self._is_torn = False
 
     def read(self, groups: tuple[GroupEntry, ...]) -> list[GroupFigures]:
-        """Figures of every group in the table: load segment first, then the board."""
-        snapshot = self._loads.snapshot()
+        """
+        Figures of every group in the table: load segment first, then the board.
+
+        Those of the last snapshot if no whole copy can be taken; raises TornRead
+        if there is none.
+        """
+        snapshot = self._snapshot()
         reports = {report.dp_rank: report for report in snapshot.reports} if snapshot else {}
         now_ns = self._clock_ns()
         return [self._of_group(entry, reports.get(entry.dp_rank), now_ns) for entry in groups]
@@ -66,6 +75,19 @@ class Figures:
             for report in reports
             if epochs.get(report.dp_rank) == report.group_epoch
         }
+
+    def _snapshot(self) -> LoadSnapshot | None:
+        try:
+            self._last = self._loads.snapshot()
+        except TornRead as error:
+            if not self._is_torn:
+                _log.warning("the last figures are told on: %s", error)
+            self._is_torn = True
+            if self._last is None:
+                raise
+        else:
+            self._is_torn = False
+        return self._last
 
     def _of_group(self, entry: GroupEntry, report: LoadReport | None, now_ns: int) -> GroupFigures:
         if report is not None and report.group_epoch != entry.epoch:

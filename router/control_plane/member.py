@@ -1,18 +1,21 @@
 """
 A DP group's standing: what each piece of evidence makes of it.
 
-    state      card of a     card says   process gone   /health    2 failures   figures stale, and
-               later epoch   draining    or no card     answers    in a row     no answer for 2 s
-    starting   starting      draining    dead (*)       ready      -            -
-    ready      starting      draining    dead           -          dead         suspect
-    suspect    starting      draining    dead           ready      dead         -
-    draining   starting      -           dead           -          dead         -
-    dead       starting      - (**)      -              ready      -            -
+    state      card of a     card says   process   /health    2 failures   figures stale, and
+               later epoch   draining    gone      answers    in a row     no answer for 2 s
+    starting   starting      draining    dead (*)  ready      -            -
+    ready      starting      draining    dead      -          dead         suspect
+    suspect    starting      draining    dead      ready      dead         -
+    draining   starting      -           dead      -          -            -
+    dead       starting      - (**)      -         ready      -            -
 
     (*)  a group that was never heard of goes on starting
     (**) and is draining, not ready, once it answers again
 
-Draining is for good, for that epoch: only a new life ends it.
+Draining is for good, for that epoch: only a new life ends it.  A draining leader
+stops to answer before it ends, so its silence is no death; the root sees to it
+that it ends.  Nor is a card that is missing or corrupt: a leader that ends takes
+its card away first, and what a living one does is found out by asking it.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from router.card import Card
 from shm.group_table import GroupEntry, GroupState
 
 _FAILURES_TO_DEATH = 2
+_SUSPECT_AFTER_NS = 2_000_000_000
+_MISSED = (GroupState.READY, GroupState.SUSPECT)
+"""States in which a group has to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,14 @@ def known(entry: GroupEntry) -> Member:
 
 
 def presented(member: Member, card: Card | None, *, process_alive: bool) -> Member:
-    """The member after a look at its card and its process."""
+    """
+    The member after a look at its card and its process.
+
+    Without a card, the process is that of the last one; if there never was one,
+    it is not alive.
+    """
+    if card is None and process_alive:
+        return member
     if card is not None and card.epoch > member.entry.epoch and process_alive:
         entry = GroupEntry(
             member.entry.dp_rank,
@@ -91,6 +104,11 @@ def asked(member: Member, now_ns: int) -> Member:
     return member if member.asked_ns is not None else replace(member, asked_ns=now_ns)
 
 
+def not_asked(member: Member, began_ns: int) -> Member:
+    """The member after a probe of that time that could not ask anybody."""
+    return replace(member, asked_ns=None) if member.asked_ns == began_ns else member
+
+
 def probed(member: Member, *, healthy: bool) -> Member:
     """The member after `/health` answered, or did not."""
     state = member.entry.state
@@ -98,12 +116,17 @@ def probed(member: Member, *, healthy: bool) -> Member:
         well = GroupState.DRAINING if member.is_leaving else GroupState.READY
         return replace(member, num_failures=0, asked_ns=None).in_state(well)
     failed = replace(member, num_failures=member.num_failures + 1)
-    dead = failed.num_failures >= _FAILURES_TO_DEATH and state is not GroupState.STARTING
+    dead = failed.num_failures >= _FAILURES_TO_DEATH and state in _MISSED
     return failed.in_state(GroupState.DEAD if dead else state)
 
 
-def suspected(member: Member, *, figures_are_stale: bool, unanswered: bool) -> Member:
-    """The member after a look at its figures, and at whether `/health` is long unanswered."""
-    if member.entry.state is GroupState.READY and figures_are_stale and unanswered:
+def is_silent(member: Member, now_ns: int) -> bool:
+    """Whether `/health` has been unanswered for so long that its figures should be looked at."""
+    return member.asked_ns is not None and now_ns - member.asked_ns >= _SUSPECT_AFTER_NS
+
+
+def suspected(member: Member) -> Member:
+    """The member that is silent and whose figures are stale."""
+    if member.entry.state is GroupState.READY:
         return member.in_state(GroupState.SUSPECT)
     return member

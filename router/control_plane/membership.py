@@ -22,7 +22,17 @@ import httpx
 
 from router.card import Card, CardReader
 from router.control_plane.figures import Figures
-from router.control_plane.member import asked, drained, known, presented, probed, suspected
+from router.control_plane.health import Health, HealthProbe
+from router.control_plane.member import (
+    asked,
+    drained,
+    is_silent,
+    known,
+    not_asked,
+    presented,
+    probed,
+    suspected,
+)
 from router.control_plane.watched_process import WatchedProcess
 from router.instance import Instance
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
@@ -30,8 +40,7 @@ from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 _log = logging.getLogger("levelhead.control_plane")
 _LOOK_PERIOD_S = 0.2
 _PROBE_PERIOD_S = 1.0
-_PROBE_TIMEOUT_S = 5.0  # a step that keeps a leader's event loop waiting is no death
-_SUSPECT_AFTER_NS = 2_000_000_000
+_NOBODY_TO_TELL = (GroupState.STARTING, GroupState.DEAD)
 _STEADY = (GroupState.READY, GroupState.DRAINING)
 _BAD = (GroupState.DEAD, GroupState.SUSPECT)
 
@@ -48,10 +57,14 @@ class Membership:
         clock_ns: Callable[[], int],
         found: tuple[GroupEntry, ...] = (),
     ) -> None:
-        """`found` is the table that an earlier life of the control plane left."""
+        """
+        `found` is the table that an earlier life of the control plane left.
+
+        `client` is for the probes alone (see router.control_plane.health).
+        """
         self._instance = instance
         self._writer = writer
-        self._client = client
+        self._probe = HealthProbe(client)
         self._figures = figures
         self._clock_ns = clock_ns
         self._cards = CardReader(instance)
@@ -86,7 +99,7 @@ class Membership:
         """Read every card, see which processes live and whose figures are missed."""
         for dp_rank, member in enumerate(self._members):
             card = self._cards.read(dp_rank)
-            alive = card is not None and self._process(card).is_alive()
+            alive = self._process_is_alive(dp_rank, card)
             self._members[dp_rank] = presented(member, card, process_alive=alive)
         self._look_at_figures()
         self._publish()
@@ -97,21 +110,32 @@ class Membership:
         member = self._members[dp_rank]
         if member.card is None:
             return
-        self._members[dp_rank] = asked(member, self._clock_ns())
-        healthy = await self._is_healthy(member.entry)
+        began_ns = self._clock_ns()
+        self._members[dp_rank] = asked(member, began_ns)
+        health = await self._probe.ask(member.entry)
         now = self._members[dp_rank]
-        if now.card is not None and now.entry.epoch == member.entry.epoch:
-            self._members[dp_rank] = probed(now, healthy=healthy)
-            self._publish()
+        if now.card is None or now.entry.epoch != member.entry.epoch:
+            return
+        if health is Health.UNKNOWN:
+            self._members[dp_rank] = not_asked(now, began_ns)
+            return
+        self._members[dp_rank] = probed(now, healthy=health is Health.WELL)
+        self._publish()
 
     def drain(self, dp_rank: int) -> GroupEntry:
         """
         Give that group no request any more, and have its process finish and end.
 
+        Returns its entry: draining, or as it was if nobody is there to tell.
+
         The table says so before the process is told.  Once is enough, and twice
         is the same; an earlier life of the control plane that was ended between
-        the two is made up for at the next look.
+        the two is made up for at the next look.  Somebody else may have told the
+        process since the last look, so there is one first.
         """
+        self.look()
+        if self._members[dp_rank].entry.state in _NOBODY_TO_TELL:
+            return self._members[dp_rank].entry
         self._members[dp_rank] = drained(self._members[dp_rank])
         self._publish()
         self._tell_leaving()
@@ -121,6 +145,11 @@ class Membership:
         """Watch no process any more."""
         for process in self._processes.values():
             process.close()
+
+    def _process_is_alive(self, dp_rank: int, card: Card | None) -> bool:
+        """Whether the process of that card, or of the group's last one, runs."""
+        watched = self._processes.get(dp_rank) if card is None else self._process(card)
+        return watched is not None and watched.is_alive()
 
     def _process(self, card: Card) -> WatchedProcess:
         """The process of that card; it is watched until another one takes its place."""
@@ -135,32 +164,19 @@ class Membership:
     def _look_at_figures(self) -> None:
         """The figures are read only if a group has not answered for long: it is much to read."""
         now_ns = self._clock_ns()
-        unanswered = {
-            member.entry.dp_rank
-            for member in self._members
-            if member.asked_ns is not None and now_ns - member.asked_ns >= _SUSPECT_AFTER_NS
-        }
-        ages_s = self._figures.report_ages_s(self.groups) if unanswered else None
+        silent = [m.entry.dp_rank for m in self._members if is_silent(m, now_ns)]
+        ages_s = self._figures.report_ages_s(self.groups) if silent else None
         if ages_s is None:
             return
-        for dp_rank in unanswered:
-            is_stale = ages_s.get(dp_rank, float("inf")) > self._instance.max_load_age_s
-            member = self._members[dp_rank]
-            self._members[dp_rank] = suspected(member, figures_are_stale=is_stale, unanswered=True)
+        for dp_rank in silent:
+            if ages_s.get(dp_rank, float("inf")) > self._instance.max_load_age_s:
+                self._members[dp_rank] = suspected(self._members[dp_rank])
 
     def _tell_leaving(self) -> None:
         for dp_rank, member in enumerate(self._members):
             if member.is_to_be_told:
                 self._processes[dp_rank].terminate()
                 self._members[dp_rank] = replace(member, was_told=True)
-
-    async def _is_healthy(self, entry: GroupEntry) -> bool:
-        url = f"http://{entry.host}:{entry.port}/health"
-        try:
-            answer = await self._client.get(url, timeout=_PROBE_TIMEOUT_S)
-        except (httpx.HTTPError, httpx.InvalidURL):
-            return False
-        return answer.status_code == httpx.codes.OK
 
     def _publish(self) -> None:
         if self.groups == self._published:

@@ -72,6 +72,7 @@ _GAUGES = (
     ("open_requests", "Inference requests under way.", "open_requests"),
     ("prefix_groups", "Groups that are telling what they have cached.", "prefix_groups"),
     ("prefix_digests", "Cached pages that the front door knows of.", "prefix_digests"),
+    ("open_settlements", "Uncertain ends that no group has answered for yet.", "open_settlements"),
 )
 
 

@@ -27,12 +27,15 @@ class WatchedProcess:
         self.process = process
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
+        self._has_ended = False
         self._pidfd = _open(process.pid)
         if self._pidfd is not None and self.is_alive():
             self._loop.add_reader(self._pidfd, self._ended)
 
     def is_alive(self) -> bool:
         """Whether it runs.  Another user's process is not the one that was meant."""
+        if self._has_ended:
+            return False
         try:
             os.kill(self.process.pid, 0)
         except (ProcessLookupError, PermissionError):
@@ -60,6 +63,7 @@ class WatchedProcess:
             self._pidfd = None
 
     def _ended(self) -> None:
+        self._has_ended = True
         self.close()
         self._on_exit()
 

@@ -4,14 +4,21 @@ Who may ask for what: the keys that a request must carry.
     path                          key that is needed
     /health /ready /metrics       none
     /admin/…                      the admin key if there is one, else the API key;
-                                  without either, only a door on a loopback address answers
+                                  without either, only a door on a loopback address answers,
+                                  and only who speaks to it from there
     everything else               the API key, if there is one
+
+On a loopback address more than the operator can ask: any page in a browser
+(it sends Origin with what changes something, and the Host that it was led to
+believe in) and whoever a reverse proxy lets through.  So without a key these
+are refused.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from urllib.parse import unquote_to_bytes
 
 from router.errors import Forbidden, Unauthorised
@@ -20,6 +27,8 @@ from router.front_door.message import Request
 _OPEN_PATHS = frozenset((b"/health", b"/ready", b"/metrics"))
 _ADMIN = b"/admin"
 _BEARER = b"bearer "
+_SPEAKS_FOR_OTHERS = frozenset((b"origin", b"forwarded", b"x-forwarded-for"))
+_HOST = re.compile(r"(?:\[(?P<ipv6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")
 
 
 class Access:
@@ -47,6 +56,27 @@ class Access:
                 "/admin is closed: without --admin-api-key or --api-key it is "
                 "answered on a loopback address only"
             )
+        else:
+            _check_is_local(request)
+
+
+def _check_is_local(request: Request) -> None:
+    """Refuse who may be a web page, or who comes through a proxy, from wherever."""
+    names = {name for name, _, _ in request.headers}
+    hosts = [value for name, _, value in request.headers if name == b"host"]
+    told = sorted(name.decode() for name in names & _SPEAKS_FOR_OTHERS)
+    if not hosts or not all(map(_names_loopback, hosts)):
+        told.append("host")
+    if told:
+        raise Forbidden(
+            f"/admin is closed to web pages and proxies without --admin-api-key: {', '.join(told)}"
+        )
+
+
+def _names_loopback(host: bytes) -> bool:
+    """Whether a Host header has a loopback name or address, with any port."""
+    found = _HOST.fullmatch(host.decode("latin-1"))
+    return found is not None and _is_loopback((found["ipv6"] or found["name"] or "").lower())
 
 
 def _check_key(request: Request, key: bytes, name: str) -> None:

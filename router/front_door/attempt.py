@@ -36,6 +36,11 @@ class Attempt:
         """The group."""
         return self._assignment.dp_rank
 
+    @property
+    def dp_balance_id(self) -> str:
+        """The assignment's name."""
+        return self._assignment.dp_balance_id
+
     def charge_lines(self) -> bytes:
         """Header lines that tell the group who charges what, and whom it is meant for."""
         services, assignment = self._services, self._assignment
@@ -44,12 +49,14 @@ class Attempt:
             b"x-levelhead-front-door: %d/%d\r\n"
             b"x-levelhead-charge-tokens: %d\r\n"
             b"x-levelhead-group-epoch: %d\r\n"
+            b"x-levelhead-instance-key: %s\r\n"
         ) % (
             assignment.dp_balance_id.encode(),
             services.slot,
             services.epoch,
             assignment.charge_tokens,
             assignment.group_epoch,
+            services.instance_key.encode(),
         )
 
     def answer_lines(self) -> bytes:

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from router.errors import RequestError, RequestTimeout
 from router.front_door.exchange import Client, Exchange, refusal
-from router.front_door.message import Request
+from router.front_door.message import Request, closing
 from router.front_door.request_reader import Limits, RequestReader
 
 _MAX_PIPELINED = 16
@@ -207,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
         if self._refused_sent or transport is None or transport.is_closing():
             return
         self._refused_sent = True
-        transport.write(refusal(error, keep_alive=False))
+        transport.write(closing(refusal(error)))
         if transport.can_write_eof():
             transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER_S, transport.close)

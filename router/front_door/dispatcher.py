@@ -68,7 +68,8 @@ class Dispatcher:
         self.controller = controller
         self._segments = segments
         rows = range(segments.board.num_rows) if rows_read is None else rows_read
-        self._foreign_rows = [row for row in rows if row != slot]
+        self._foreign_rows = frozenset(rows) - {slot}
+        self._slot = slot
         self._meters = meters
         self._clock_ns = clock_ns
         self._on_table = on_table
@@ -108,8 +109,10 @@ class Dispatcher:
             self._read_table()
         if self._segments.loads.current_sequence != self._load_sequence:
             self._read_loads()
-        for row in self._foreign_rows:
-            self.controller.observe_cells(row, self._segments.board.changed(row))
+        board = self._segments.board
+        for row in board.moved(self._slot) if self._foreign_rows else ():
+            if row in self._foreign_rows:
+                self.controller.observe_cells(row, board.changed(row))
         for change in self.controller.observe_time(now_ns):
             self._tell(change)
 
@@ -163,13 +166,20 @@ class Dispatcher:
         self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}
         for entry in table.groups:
             self.controller.observe_group(entry)
+            is_stale = self.controller.figures_are_stale(entry.dp_rank)
+            self._meters.stale_groups[entry.dp_rank] = int(is_stale)  # 0 if it died: no news
             if 0 < entry.epoch == self.controller.ledger.epoch(entry.dp_rank):
                 self._groups[entry.dp_rank] = entry
         self._on_table(table.groups)
         self._reread_loads()
         for gone in ended:
             level = logging.DEBUG if gone.is_expected else logging.WARNING
-            _log.log(level, "DP group %d: %s; its requests are ended", gone.dp_rank, gone.why)
+            _log.log(
+                level,
+                "DP group %d: %s; what it does not answer any more is lost",
+                gone.dp_rank,
+                gone.why,
+            )
             self._on_gone(gone.address, gone.why)
 
     def _reread_loads(self) -> None:

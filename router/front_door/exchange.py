@@ -12,13 +12,13 @@ import logging
 from collections.abc import Coroutine
 from typing import Protocol
 
-from router.errors import InternalError, RequestError
-from router.front_door.message import Request, head_of, passed_head, response
+from router.errors import InternalError, OutOfDescriptors, RequestError
+from router.front_door.message import CLOSE, Request, closing, head_of, passed_head, response
 from router.front_door.upstream import Address, UpstreamConnection
 from router.front_door.upstream_pool import UpstreamPool
+from router.shortage import is_shortage
 
 _log = logging.getLogger("levelhead.front_door")
-_CLOSE = b"connection: close\r\n"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
@@ -82,7 +82,7 @@ class Exchange:
         request = self._request
         if until_eof or request.is_http10 or self._client.is_closing:
             self._keep_alive = False
-        extra = self._head_lines() if self._keep_alive else self._head_lines() + _CLOSE
+        extra = self._head_lines() if self._keep_alive else self._head_lines() + CLOSE
         self._head_passed = True
         passed = passed_head(head, extra, without_coding=request.is_http10)
         self._client.write(passed + data if request.method != b"HEAD" else passed)
@@ -134,10 +134,17 @@ class Exchange:
             connection = await self._pool.connect(address, dechunk=self._request.is_http10)
         except OSError as error:
             self._connecting = None
-            self._unreachable(f"cannot connect: {str(error) or 'timed out'}")
+            self._not_connected(error)
             return
         self._connecting = None
         self._write(connection, payload)
+
+    def _not_connected(self, error: OSError) -> None:
+        if is_shortage(error):  # ours to mend: every other upstream would fail alike
+            _log.warning("no connection can be made: %s", error)
+            self._fail(OutOfDescriptors(f"this front door cannot connect: {error}"))
+        else:
+            self._unreachable(f"cannot connect: {str(error) or 'timed out'}")
 
     def _fail(self, error: RequestError) -> None:
         """End with an error: as a response, or if one has begun, as honestly as it still can be."""
@@ -148,11 +155,15 @@ class Exchange:
             whole = tail.endswith(LAST_CHUNK)  # then the client knows where the answer ends
             self._client.finished(keep_alive=self._keep_alive and whole)
         else:
-            answer = refusal(error, self._head_lines(), keep_alive=self._keep_alive)
-            if self._request.method == b"HEAD":
-                answer = head_of(answer)
-            self._client.write(answer)
-            self._client.finished(keep_alive=self._keep_alive)
+            self._answer_with(refusal(error, self._head_lines()))
+
+    def _answer_with(self, answer: bytes) -> None:
+        """A whole response of our own."""
+        keep_alive = self._keep_alive and not self._client.is_closing
+        if not keep_alive:
+            answer = closing(answer)
+        self._client.write(head_of(answer) if self._request.method == b"HEAD" else answer)
+        self._client.finished(keep_alive=keep_alive)
 
     def _end(self, error: RequestError | None) -> None:
         self._over = True
@@ -170,10 +181,8 @@ class Exchange:
         return b""  # the connection closes before the body is complete: the client sees that
 
 
-def refusal(error: RequestError, extra: bytes = b"", *, keep_alive: bool) -> bytes:
+def refusal(error: RequestError, extra: bytes = b"") -> bytes:
     """A whole response that tells error to the client."""
     if error.retry_after_s is not None:
         extra += b"retry-after: %d\r\n" % error.retry_after_s
-    if not keep_alive:
-        extra += _CLOSE
     return response(error.status, error.body(), extra)

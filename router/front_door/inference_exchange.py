@@ -110,7 +110,7 @@ class InferenceExchange(Exchange):
             self._attempt.is_written = True
         super()._write(connection, payload)
 
-    def _retry(self, reason: str) -> bool:
+    def _retry(self, reason: str, why: str) -> bool:
         """Leave this group for another; False if the request may not, or nobody can take it."""
         services, left = self._services, self._attempt
         if self._head_passed or left is None or len(self._tried) > services.max_retries:
@@ -120,6 +120,10 @@ class InferenceExchange(Exchange):
         except NoGroup:
             return False
         services.meters.retries[reason] += 1
+        _log.info(
+            "request %s: DP group %d: %s; it goes to DP group %d as %s",
+            left.dp_balance_id, left.dp_rank, why, assignment.dp_rank, assignment.dp_balance_id,
+        )  # fmt: skip
         left.close()
         if self._upstream is not None:
             self._upstream.drop()
@@ -136,7 +140,7 @@ class InferenceExchange(Exchange):
             self._attempt.is_answered = True
             self._attempt.is_computed = status == 200  # which comes with the first output
         refusal = _REFUSALS.get(status)
-        if refusal is not None and self._retry(refusal):
+        if refusal is not None and self._retry(refusal, f"it answered {status}"):
             return
         if status == _WRONG_EPOCH:
             self._give_up("another life of it answers")
@@ -162,6 +166,9 @@ class InferenceExchange(Exchange):
     def on_end(self) -> None:
         """Learn from the usage that came back."""
         if self._held is not None:
+            if self._held.until_eof:  # an empty stream, or one whose group died: who could tell?
+                self.on_lost("its connection was closed before a byte of the stream")
+                return
             self._pass_held(self._held, b"")
         if self._learns and self._answer is not None:
             tokens = self._answer.prompt_tokens()
@@ -173,7 +180,7 @@ class InferenceExchange(Exchange):
         """The group was lost before its answer was complete."""
         self._upstream = None
         self._services.meters.upstream_lost += 1
-        if not self._retry("lost"):
+        if not self._retry("lost", reason):
             super().on_lost(reason)
 
     def client_lost(self) -> None:
@@ -185,7 +192,7 @@ class InferenceExchange(Exchange):
     # Inside
 
     def _unreachable(self, reason: str) -> None:
-        if not self._retry("unreachable"):
+        if not self._retry("unreachable", reason):
             super()._unreachable(reason)
 
     def _give_up(self, reason: str) -> None:

@@ -21,6 +21,7 @@ _NOT_FORWARDED = frozenset(
         b"upgrade",
     )
 )
+CLOSE = b"connection: close\r\n"
 _OURS = b"x-levelhead-"  # a client's own would be taken for the front door's word
 
 
@@ -95,6 +96,12 @@ def response(
         extra,
         body,
     )
+
+
+def closing(answer: bytes) -> bytes:
+    """A whole response, which says that the connection closes after it."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    return head + b"\r\n" + CLOSE + end[2:] + body
 
 
 def head_of(answer: bytes) -> bytes:

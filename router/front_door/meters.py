@@ -63,6 +63,8 @@ class Meters:
         """Requests sent to another group: the first was unreachable, lost, refused, wrong_epoch."""
         self.settlements: Counter[str] = Counter()
         """Uncertain charges, by what became of them: seen, unseen, epoch_over."""
+        self.open_settlements = 0
+        """Uncertain charges whose group has not said yet; as of the last time that was asked."""
         self.torn_snapshots = 0
         """Times that no whole copy of the load segment or the group table could be taken."""
         self.predicted_cached_tokens = 0

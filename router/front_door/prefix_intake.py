@@ -27,7 +27,7 @@ from router.front_door.upstream_pool import UpstreamPool
 from shm.group_table import GroupEntry, GroupState
 
 _log = logging.getLogger("levelhead.front_door")
-_REQUEST = b"GET /prefix_events HTTP/1.1\r\nhost: group\r\n\r\n"
+_REQUEST = b"GET /prefix_events HTTP/1.1\r\nhost: group\r\nx-levelhead-instance-key: %s\r\n\r\n"
 _FOLLOWED = (GroupState.READY, GroupState.SUSPECT)
 _MAX_LINE_BYTES = 1 << 20  # a group's are below 32 KiB
 _CHANGES = {"stored": Change.STORED, "evicted": Change.EVICTED}
@@ -63,7 +63,10 @@ class PrefixIntake:
         pool: UpstreamPool,
         take: Callable[[int, int, PrefixEvent], None],
         pauses: Pauses = Pauses(),  # noqa: B008  a tuple of constants
+        *,
+        instance_key: str = "",
     ) -> None:
+        self._request = _REQUEST % instance_key.encode()
         self._pool = pool
         self._take = take
         self._pauses = pauses
@@ -110,7 +113,7 @@ class PrefixIntake:
         except OSError as error:
             return f"cannot connect: {str(error) or 'timed out'}"
         try:
-            connection.send(lines, _REQUEST)
+            connection.send(lines, self._request)
             while not lines.lost.done():
                 lines.is_silent = True
                 await asyncio.wait((lines.lost,), timeout=self._pauses.silence_s)

@@ -11,7 +11,7 @@ import orjson
 
 from router.errors import MethodNotAllowed, RequestError
 from router.front_door.exchange import Client, Exchange, refusal
-from router.front_door.message import Request, head_of, response
+from router.front_door.message import Request, response
 from router.front_door.prompt import GENERATE_PATH
 from router.front_door.upstream_pool import UpstreamPool
 
@@ -46,11 +46,9 @@ class Answered(Exchange):
         cls, client: Client, request: Request, pool: UpstreamPool, error: RequestError
     ) -> Answered:
         """An exchange that is answered with that error."""
-        return cls(client, request, pool, refusal(error, keep_alive=request.keep_alive))
+        return cls(client, request, pool, refusal(error))
 
     def start(self) -> None:
         """Answer."""
         self._end(None)
-        answer = self._answer
-        self._client.write(head_of(answer) if self._request.method == b"HEAD" else answer)
-        self._client.finished(keep_alive=self._keep_alive and not self._client.is_closing)
+        self._answer_with(self._answer)

@@ -105,7 +105,13 @@ class FrontDoor:
 
     def _questions(self) -> Settlement:
         ledger, outcomes = self.dispatcher.controller.ledger, self.meters.settlements
-        return Settlement(self._pool, f"{self._slot}/{self._epoch}", ledger.epoch, outcomes)
+        return Settlement(
+            self._pool,
+            f"{self._slot}/{self._epoch}",
+            ledger.epoch,
+            outcomes,
+            instance_key=self._instance.instance_key,
+        )
 
     def _shared(self, executor: Executor) -> Services:
         return Services(
@@ -119,6 +125,7 @@ class FrontDoor:
             slot=self._slot,
             epoch=self._epoch,
             max_retries=self._instance.retry_max_retries,
+            instance_key=self._instance.instance_key,
         )
 
     def _controller(self) -> Controller:
@@ -142,7 +149,9 @@ class FrontDoor:
         controller = self.dispatcher.controller
         if controller.prefixes is None:
             return None
-        return PrefixIntake(self._pool, controller.observe_prefix)
+        return PrefixIntake(
+            self._pool, controller.observe_prefix, instance_key=self._instance.instance_key
+        )
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         if self._intake is not None:
@@ -210,6 +219,7 @@ class FrontDoor:
             server.close()
             await self._drain()
             ticking.cancel()
+        self.dispatcher.tick()  # what stays on the board are the books as they are now
         meters.close()
         if self._intake is not None:
             self._intake.stop()
@@ -225,9 +235,14 @@ class FrontDoor:
         """What happens by time alone, until cancelled."""
         for number in itertools.count(1):
             await asyncio.sleep(_TICK_S)
-            self.dispatcher.tick()
+            self.tick()
             if number % _TICKS_PER_CHECK == 0:
                 self.check_time()
+
+    def tick(self) -> None:
+        """What must happen a few times a second without traffic too."""
+        self.dispatcher.tick()
+        self._pool.tick()
 
     def check_time(self) -> None:
         """Close connections that have been silent for too long, and let expectations age."""
@@ -267,6 +282,7 @@ class FrontDoor:
         self.dispatcher.refresh()
         self._measure_prefixes()
         controller = self.dispatcher.controller
+        self.meters.open_settlements = self.settlement.num_open
         figures = self.meters.as_dict() | {
             "slot": self._slot,
             "epoch": self._epoch,

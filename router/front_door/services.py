@@ -27,3 +27,5 @@ class Services(NamedTuple):
     epoch: int
     max_retries: int
     """Groups that a request may be sent to after the first."""
+    instance_key: str
+    """What leaders want to see before they answer."""

@@ -67,6 +67,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._listener: Listener | None = None
         self._dechunked: bytearray | None = bytearray() if dechunk else None
+        self.is_paused = False
+        """Nothing is read: nobody knows what has come."""
+        self.num_silent_ticks = 0
+        """Of its keeper's, since something was read last or could not be."""
         self._begin()
 
     def _begin(self) -> None:
@@ -123,11 +127,13 @@ class UpstreamConnection(asyncio.Protocol):
     def pause(self) -> None:
         """Stop reading: whoever listens is slower than the upstream."""
         if self.is_open:
+            self.is_paused = True
             self._transport.pause_reading()  # type: ignore[union-attr]  # is_open checked it
 
     def resume(self) -> None:
         """Read again."""
         if self.is_open:
+            self.is_paused, self.num_silent_ticks = False, 0
             self._transport.resume_reading()  # type: ignore[union-attr]  # is_open checked it
 
     # What asyncio calls
@@ -138,6 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what came, and finish when the message is complete."""
+        self.num_silent_ticks = 0
         listener = self._listener
         if listener is None:
             self.cancel()  # bytes that nobody asked for

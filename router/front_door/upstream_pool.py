@@ -3,8 +3,13 @@ The connections of a front door to its upstreams, by address.
 
 Those that wait for their next exchange are handed out newest first.  All of
 them are known, those that are still being made too, so that everything under
-way with an upstream that is gone can be ended at once: one that is stopped,
-and not dead, breaks no connection by itself.
+way with an upstream that is gone comes to its end.
+
+What is said to be gone may have ended or may be stopped, and nobody here can
+tell which.  The connections can: those of a process that has ended are closed
+by the kernel, and what it had written arrives before that.  So its answers are
+read to their end, however slow their client, and only a connection that is
+read and stays silent is given up: its upstream is stopped, or cut off.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from collections import defaultdict
 from router.front_door.upstream import Address, UpstreamConnection
 
 _MAX_IDLE_PER_ADDRESS = 1024
+_MAX_SILENT_TICKS = 4  # the loop has read every socket several times by then
 
 
 class UpstreamPool:
@@ -26,11 +32,18 @@ class UpstreamPool:
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
         self._all: defaultdict[Address, set[UpstreamConnection]] = defaultdict(set)
         self._connecting: dict[UpstreamConnection, asyncio.Timeout] = {}
+        self._doomed: dict[UpstreamConnection, str] = {}
+        """Those to upstreams that are gone, and why they are."""
         self._closing = False
+
+    def __repr__(self) -> str:
+        idle = {address: len(waiting) for address, waiting in self._idle.items()}
+        known = {address: len(connections) for address, connections in self._all.items()}
+        return f"<UpstreamPool, idle {idle}, all {known}, {len(self._doomed)} doomed>"
 
     def take(self, address: Address) -> UpstreamConnection | None:
         """An open connection that waits, or None."""
-        idle = self._idle[address]
+        idle = self._idle.get(address)
         while idle:
             connection = idle.pop()
             if connection.is_open:
@@ -53,12 +66,16 @@ class UpstreamPool:
             del self._connecting[connection]
         if not connection.is_open:
             raise ConnectionResetError("closed by the peer at once")
+        if connection in self._doomed:  # made just when its upstream was found to be gone
+            connection.cancel()
+            raise ConnectionResetError(self._doomed[connection])
         return connection
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """The connection's exchange is over; keep it for the next."""
         idle = self._idle[connection.address]
-        if self._closing or len(idle) >= _MAX_IDLE_PER_ADDRESS:
+        is_refused = self._closing or connection in self._doomed
+        if is_refused or len(idle) >= _MAX_IDLE_PER_ADDRESS:
             connection.cancel()
         else:
             idle.append(connection)
@@ -70,16 +87,18 @@ class UpstreamPool:
         if connection in idle:
             idle.remove(connection)
         known.discard(connection)
+        self._doomed.pop(connection, None)
         if not known:  # addresses of earlier lives do not pile up
             del self._all[address], self._idle[address]
 
     def lose(self, address: Address, reason: str) -> None:
         """
-        The upstream there is gone: end what is under way with it as lost.
+        The upstream there is gone: no connection of today's is handed out any more.
 
-        From now on no connection of today's is handed out.  Listeners hear of
-        it in a turn of the event loop of their own: whoever found out may be
-        in the middle of an exchange that is to end.
+        Those that are being made are given up.  Those that are busy end with
+        what still comes, or as lost once nothing does (see tick); so nobody
+        hears of it before this returns, and whoever calls may be in the
+        middle of an exchange.
         """
         for connection in self._idle.pop(address, []):
             connection.cancel()
@@ -87,7 +106,20 @@ class UpstreamPool:
             limit = self._connecting.get(connection)
             if limit is not None and not limit.expired():
                 limit.reschedule(self._loop.time())
-            self._loop.call_soon(connection.lose, reason)
+            self._doomed[connection] = reason
+
+    def tick(self) -> None:
+        """
+        Some time has passed: end as lost what was silent for several ticks, its upstream gone.
+
+        Counted in ticks and not in seconds: if this process itself stood
+        still, what came meanwhile is read before the next but one.  A
+        connection that is not read, because its client is slow, is not silent.
+        """
+        for connection, reason in list(self._doomed.items()):
+            connection.num_silent_ticks += not connection.is_paused
+            if connection.num_silent_ticks >= _MAX_SILENT_TICKS:
+                connection.lose(reason)
 
     def close(self) -> None:
         """Close what waits, and from now on whatever is given back."""

@@ -128,11 +128,14 @@ class FrontDoor:
         return charged
 
     def release(self, charged, end):
+        """What was never sent is noted as taken back; what else ends, with the next note."""
+        is_noted = charged.assignment.is_open and end is End.NEVER_SENT
         self.open.discard(charged)
         if end is End.NEVER_SENT:
             self.sent.discard(charged)
         self.controller.release(charged.assignment, end)
-        self._note(charged)
+        if is_noted:
+            self._note(charged)
 
     def stream(self, charged, tokens):
         charged.streamed_tokens += tokens
@@ -163,9 +166,8 @@ class FrontDoor:
                 self.known_epochs[dp_rank], self.noted[dp_rank] = epoch, {}
             known = [s for s in (published[dp_rank], self.seen[dp_rank]) if s and s.epoch == epoch]
             self.seen[dp_rank] = newest = max(known, key=lambda s: s.sampled_ns, default=None)
-            self.fresh[dp_rank] = newest is not None and (
-                now_ns - newest.sampled_ns <= MAX_LOAD_AGE_NS
-            )
+            is_young = newest is not None and now_ns - newest.sampled_ns <= MAX_LOAD_AGE_NS
+            self.fresh[dp_rank] = is_young and state not in (GroupState.DEAD, GroupState.STARTING)
 
     def close(self):
         self._segments.close()

@@ -179,6 +179,7 @@ class Host:
         starts = range(0, len(before), WORD_BYTES)
         word = WORD_BYTES
         stored = [i for i in starts if self._cells[i : i + word] != before[i : i + word]]
+        stored.append(stored.pop(0))  # the row's word, which lies before its cells
         for at in stored[num_words:]:
             self._cells[at : at + WORD_BYTES] = before[at : at + WORD_BYTES]
 
@@ -196,7 +197,6 @@ class Host:
         charge, tokens = next(iter(self._open.items()))
         self._a.end(charge.dp_rank, charge.group_epoch, tokens)
         del self._open[charge]
-        self.book = dict(self._open)
 
     def send(self):
         self._inbox.append(self._unsent.pop(0))

@@ -35,7 +35,38 @@ def test_a_book_is_open_from_dispatch_to_end(ledger, cells):
     ledger.end(0, 70, 105)
 
     assert ledger.own_book(0) == Book(11, 1)
+    ledger.note_books()
     assert cells[0] == Cell(500, 70, 111, 2, 0, 0, 11, 1)
+
+
+def test_an_end_is_noted_with_what_is_noted_next(ledger, cells):
+    """
+    It changes no counter, so it costs no write of its own: another dispatch to the group
+    carries it, or the next note of the books.
+    """
+    ledger.dispatch(0, 100)
+    noted = cells[0]
+    ledger.end(0, 70, 100)
+    assert (cells[0], ledger.book(0)) == (noted, Book(0, 0))
+
+    ledger.dispatch(0, 11)
+    assert cells[0] == Cell(500, 70, 111, 2, 0, 0, 11, 1)
+
+    ledger.end(0, 70, 11)
+    ledger.note_books()
+    assert cells[0] == Cell(500, 70, 111, 2, 0, 0, 0, 0)
+
+
+def test_the_end_of_a_request_without_tokens_is_noted_too(ledger, cells):
+    """
+    Its request is in the book, though no token is.
+    """
+    ledger.dispatch(0, 0)
+    ledger.end(0, 70, 0)
+
+    ledger.note_books()
+
+    assert cells[0].book_requests == 0
 
 
 def test_what_was_never_sent_leaves_the_book_too(ledger, cells):

@@ -1,7 +1,7 @@
 import pytest
 
 from balancer.assignment import End
-from balancer.errors import LedgerBroken
+from balancer.errors import LedgerBroken, NoCandidate
 from balancer.ledger import Book
 from balancer.load import GroupLoad, RequestShape
 from shm.board import Cell
@@ -184,6 +184,23 @@ def test_a_table_that_forgot_an_epoch_does_not_begin_the_books_again(controller,
     observe(controller, holding(0, 8, 1, accepted=(8, 1)))
 
     assert controller.loads()[0] == GroupLoad(0, 8, 0, 1, 0)
+
+
+@pytest.mark.parametrize("state", [GroupState.READY, GroupState.SUSPECT])
+def test_an_earlier_life_of_a_group_is_no_candidate_under_the_later_ones_book(controller, state):
+    """
+    Whoever answers there refuses what is charged to the later life, whatever the table says.
+    """
+    for dp_rank in (1, 2):
+        controller.observe_group(group(dp_rank, GroupState.DEAD))
+    controller.observe_group(group(0, GroupState.DEAD))
+
+    controller.observe_group(group(0, state, GROUP_EPOCH - 1))
+
+    with pytest.raises(NoCandidate, match="1 starting"):
+        controller.assign(RequestShape(1))
+    controller.observe_group(group(0, state))
+    assert controller.assign(RequestShape(1)).group_epoch == GROUP_EPOCH
 
 
 def test_other_front_doors_charges_weigh_as_much_as_own(controller):

@@ -131,17 +131,6 @@ def test_a_new_epoch_is_neither_stale_nor_fresh_until_it_reports(controller):
     assert fresh(controller)
 
 
-def test_a_group_that_was_told_stale_is_told_fresh_in_its_next_epoch(controller):
-    """
-    Whoever counts stale groups comes back to zero.
-    """
-    observe(controller, holding(0, 50), now_ns=LATE_NS)
-    controller.observe_group(group(0, epoch=GROUP_EPOCH + 1))
-
-    reborn = holding(0, 3, sampled_ns=LATE_NS)._replace(group_epoch=GROUP_EPOCH + 1)
-    assert observe(controller, reborn, now_ns=LATE_NS) == [FRESH_AGAIN]
-
-
 def test_a_group_that_stands_still_is_stale_alone(controller):
     """
     The age is that of its own sample.

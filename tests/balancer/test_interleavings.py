@@ -98,11 +98,19 @@ def half_note(num_words):
     [
         ([], 560),
         ([half_note(1)], 1_260),
+        ([half_note(-2)], 1_260),
         ([half_note(-1)], 1_260),
         ([note(5)], 1_260),
         (CHARGE, 2_520),
     ],
-    ids=["nothing", "a word of a note", "all but its last word", "a note", "a charge"],
+    ids=[
+        "nothing",
+        "a word of a note",
+        "all but its last two",
+        "all but the row's word",
+        "a note",
+        "a charge",
+    ],
 )
 def test_a_dead_front_door_counts_until_it_is_reclaimed_and_not_longer(life, num_orders):
     """
@@ -159,9 +167,10 @@ def test_a_publisher_that_dies_between_buffer_and_index_is_not_seen():
 
 def test_stale_figures_are_replaced_by_the_books_as_they_were_noted():
     """
-    What streams is on the board with the next note, what ends at once; and the
+    What streams and what ends is on the board with the next note; and the
     first report that is young enough takes over again.
     """
-    requests = [note(5), partial(Host.stream, tokens=2), Host.note_books, note(3), Host.end]
+    grows = partial(Host.stream, tokens=2)
+    requests = [note(5), grows, at_once(Host.note_books, note(3)), Host.end, Host.note_books]
 
     assert run_all(requests, [Host.wait, at_once(*ACCEPT)], [decide, *READ]) == 2_520

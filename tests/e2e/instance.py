@@ -69,11 +69,16 @@ class RunningInstance:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(STOP_LIMIT_S)
         self._reader.join(STOP_LIMIT_S)
-        while not self._lines.empty():
-            self.output.append(self._lines.get() or "")
+        self.seen()
         if self.process.stdout is not None:
             self.process.stdout.close()
         return status
+
+    def seen(self) -> list[str]:
+        """What it has logged so far."""
+        while not self._lines.empty():
+            self.output.append(self._lines.get() or "")
+        return self.output
 
     def children(self) -> dict[str, int]:
         """Pids of its processes by the module that they run and, for ranks, their dp_rank."""

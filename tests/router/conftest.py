@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.router.fakes import FakeGroup, House
+from tests.router.groups import FakeGroup
+from tests.router.house import House
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from router.control_plane.membership import Membership
 from shm.board import Board
 from shm.group_table import GroupState, GroupTableReader
 from shm.load import LoadReader
-from tests.router.fakes import House, until
+from tests.router.fakes import until
+from tests.router.house import House
 
 READY = GroupState.READY
 SECOND_NS = 1_000_000_000
@@ -26,8 +27,12 @@ class Health:
     def __init__(self):
         self.answers = {}
         self.asked = []
+        self.failure = None
+        """What a probe raises instead of asking."""
 
     async def __call__(self, request):
+        if self.failure is not None:
+            raise self.failure
         self.asked.append(request.url.port)
         if request.url.port not in self.answers:
             raise httpx.ConnectError("refused")

@@ -3,7 +3,9 @@
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from shm.group_table import GroupEntry, GroupState
-from tests.router.fakes import FakeGroup, House, charge_of, until
+from tests.router.fakes import until
+from tests.router.groups import FakeGroup, charge_of
+from tests.router.house import House
 
 
 class Site:

@@ -1,26 +1,19 @@
 """The control plane's routes, asked without a network."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.control_plane.app import ControlPlane, build_app
-from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
-from router.control_plane.membership import Membership
-from shm.board import Board
-from shm.group_table import GroupEntry, GroupState
-from shm.load import LoadReader
-from tests.router.fakes import FakeGroup, House, get, post, until
+from shm.group_table import GroupState
+from tests.router.asking import asked, entry, error_of, torn
+from tests.router.clients import get, post
+from tests.router.fakes import until
+from tests.router.groups import FakeGroup
+from tests.router.house import House
 
 pytestmark = pytest.mark.anyio
-
-
-def refuse(request):
-    raise httpx.ConnectError("refused")
 
 
 @pytest.fixture
@@ -28,35 +21,6 @@ async def house():
     """Segments for two groups and one front door."""
     async with House.built(dp_size=2) as built:
         yield built
-
-
-@asynccontextmanager
-async def asked(house, entries, respond=refuse):
-    """A client of the control plane's application over that table."""
-    loads, board = LoadReader.attach(house.instance.name), Board.attach(house.instance.name)
-    async with httpx.AsyncClient(transport=httpx.MockTransport(respond)) as outward:
-        figures = Figures(loads, board, lambda: 3_000_000_000)
-        members = Membership(
-            house.instance, house.table, outward, figures, lambda: 1, tuple(entries)
-        )
-        app = build_app(ControlPlane(house.instance, members, figures, outward))
-        async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://control"
-        ) as client:
-            yield client
-    loads.close()
-    board.close()
-
-
-def entry(dp_rank=0, state=GroupState.READY, **fields):
-    known = {"epoch": 11, "host": "127.0.0.1", "port": 1000 + dp_rank, "model": "m"}
-    return GroupEntry(dp_rank, state, **known | {"max_model_len": 2048} | fields)
-
-
-def error_of(answer):
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error
 
 
 async def test_models_are_those_that_the_groups_serve():
@@ -142,45 +106,6 @@ async def test_loads_are_told_for_every_group(house):
     assert (second["state"], second["holding_tokens"]) == ("starting", None)
 
 
-async def test_tokenize_is_answered_by_a_ready_group(house):
-    """
-    The body goes there and the answer comes back as they are.
-    """
-
-    def respond(request):
-        assert (request.url.port, request.url.path) == (1001, "/tokenize")
-        assert request.content == b'{"prompt": "x"}'
-        return httpx.Response(418, content=b"[5]", headers={"content-type": "text/x"})
-
-    async with asked(house, [entry(0, GroupState.DEAD), entry(1)], respond) as client:
-        answer = await client.post("/tokenize", content=b'{"prompt": "x"}')
-
-    assert (answer.status_code, answer.content) == (418, b"[5]")
-    assert answer.headers["content-type"].startswith("text/x")
-
-
-async def test_tokenize_without_a_ready_group_is_unavailable(house):
-    """
-    503 with Retry-After.
-    """
-    async with asked(house, [entry(0, GroupState.DEAD)]) as client:
-        answer = await client.post("/tokenize", content=b"{}")
-
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "no DP group is ready" in error_of(answer)["message"]
-
-
-async def test_tokenize_tells_that_its_group_was_lost(house):
-    """
-    502, not a failure of the control plane.
-    """
-    async with asked(house, [entry()]) as client:
-        answer = await client.post("/tokenize", content=b"{}")
-
-    assert answer.status_code == 502
-    assert error_of(answer)["message"] == "DP group 0 was lost: refused"
-
-
 async def test_metrics_come_from_segments_and_front_doors():
     """
     With two doors, one of them away: the other's counters are there.
@@ -219,3 +144,21 @@ async def test_a_door_that_tells_nonsense_is_as_one_that_is_away(house):
     assert await read_meters(house.instance) == [None]
     server.close()
     await until(lambda: not server.is_serving())
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/v1/loads", "/admin/groups"])
+async def test_a_torn_segment_is_told_by_what_it_was_before(house, path):
+    """
+    Until nobody has read it whole, 503 with Retry-After.
+    """
+    house.report(1, holding_tokens=60)
+    async with asked(house, [entry()]) as client, asked(house, [entry()]) as newcomer:
+        whole = await client.get(path)
+        with torn(house):
+            later, first = await client.get(path), await newcomer.get(path)
+
+    assert (whole.status_code, later.status_code) == (200, 200)
+    if path == "/v1/loads":
+        assert later.json()["loads"] == whole.json()["loads"]
+    assert (first.status_code, first.headers["retry-after"]) == (503, "1")
+    assert "there are no figures yet" in error_of(first)["message"]

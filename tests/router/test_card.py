@@ -6,6 +6,7 @@ import pytest
 from router.card import Card, CardReader
 from router.instance import Instance
 from shm.process import ProcessId
+from tests.descriptors import no_descriptors
 from workers.card import Card as LeaderCard
 
 CARD = Card(0, 5, "127.0.0.1", 1000, 11, "m", 2048, "/t", 16, 4096, "ready", 99)
@@ -101,3 +102,34 @@ def test_what_is_wrong_anew_is_told_anew(instance, caplog):
         reader.read(0)
 
     assert len(caplog.messages) == 3
+
+
+def test_a_card_that_cannot_be_read_is_the_one_before_with_one_warning(instance, caplog):
+    """
+    Who may open no more files learns nothing of a leader; each spell is told once.
+    """
+    instance.card(0).write_bytes(written())
+    reader = CardReader(instance)
+    assert reader.read(0) == CARD
+
+    for _ in range(2):
+        with no_descriptors():
+            assert [reader.read(0) for _ in range(3)] == [CARD] * 3
+        assert reader.read(0) == CARD
+
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith(f"{instance.card(0)} cannot be read, the last card counts")
+
+
+def test_a_card_that_was_taken_away_is_not_remembered(instance):
+    """
+    Only one that cannot be read is.
+    """
+    instance.card(0).write_bytes(written())
+    reader = CardReader(instance)
+    reader.read(0)
+    instance.card(0).unlink()
+    assert reader.read(0) is None
+
+    with no_descriptors():
+        assert reader.read(0) is None

@@ -5,7 +5,9 @@ import asyncio
 import orjson
 import pytest
 
-from tests.router.fakes import CHAT, House, get, post, soon, turns, until
+from tests.router.clients import CHAT, get, post
+from tests.router.fakes import soon, turns, until
+from tests.router.house import House
 
 pytestmark = pytest.mark.anyio
 
@@ -395,6 +397,22 @@ async def test_an_answer_that_begins_while_stopping_says_that_it_is_the_last(doo
     answer = await client.response()
 
     assert (answer.body, answer.header(b"connection")) == (b"last", b"close")
+    assert await client.is_closed()
+
+
+async def test_an_error_while_stopping_says_that_it_is_the_last(door, client, group):
+    """
+    Like every other answer.
+    """
+    client.send(post())
+    received = await group.next_request()
+    door.door.stop()
+    await turns()
+    received.abort()
+
+    answer = await client.response()
+
+    assert (answer.status, answer.header(b"connection")) == (502, b"close")
     assert await client.is_closed()
 
 

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_what_is_not_given_is_left_to_the_worker(tmp_path):
 
 
 @pytest.mark.parametrize("dp_size", [1, 2, 1000])
-def test_the_cores_are_shared_out(dp_size):
+def test_the_cores_are_shared_out(tmp_path, dp_size):
     """
     At least one thread for each rank, for torch and for the libraries under it.
     """
@@ -67,4 +68,22 @@ def test_the_cores_are_shared_out(dp_size):
     threads = commands.threads_per_rank(options)
 
     assert threads == max(1, len(os.sched_getaffinity(0)) // dp_size)
-    assert commands.worker_environment(options)["OMP_NUM_THREADS"] == str(threads)
+    environment = commands.worker_environment(instance(tmp_path), options)
+    assert environment["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_the_secret_is_in_the_environment_and_on_no_command_line(tmp_path):
+    """
+    Command lines are everybody's to read.
+    """
+    secret = replace(instance(tmp_path), instance_key="c0ffee", api_key="a", admin_api_key="b")
+    options = parse_serve([], {})
+    lines = [
+        commands.worker(secret, options, Path("/model"), 0),
+        commands.front_door(secret, 0),
+        commands.control_plane(secret),
+    ]
+
+    assert commands.worker_environment(secret, options)["LEVELHEAD_INSTANCE_KEY"] == "c0ffee"
+    assert not [word for line in lines for word in line if word in ("c0ffee", "a", "b")]
+    assert "c0ffee" not in repr(secret)

@@ -15,7 +15,10 @@ from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
 from router.front_door.upstream import Address
 from shm.group_table import GroupEntry, GroupState
-from tests.router.fakes import SSE_HEAD, FakeGroup, House, charge_of, chunk, post, until
+from tests.router.clients import SSE_HEAD, chunk, post
+from tests.router.fakes import until
+from tests.router.groups import FakeGroup, charge_of
+from tests.router.house import House
 from tests.router.site import Site
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +157,28 @@ async def test_figures_that_get_old_are_told_once_each_way(caplog):
 
         assert [level for level, _ in told(caplog)] == ["INFO", "INFO"]
         assert (meters.stale_groups, meters.stale_transitions) == ([0, 0], [1, 1])
+
+
+@pytest.mark.parametrize("state", [GroupState.DEAD, GroupState.STARTING])
+async def test_a_group_that_is_restarted_is_no_alarm(state, caplog):
+    """
+    It reports nothing meanwhile; one that was stale is so no more, without a word.
+    """
+    caplog.set_level(logging.INFO, "levelhead.front_door")
+    async with Site.opened(2) as site:
+        meters, door = site.door.meters, site.door.door
+        rows = [GroupEntry(r, state, 11, "127.0.0.1", site.groups[r].port) for r in range(2)]
+        site.present(rows[1])
+        door.tick()
+        site.house.clock.now_s += 10
+        door.tick()
+        assert (meters.stale_groups, meters.stale_transitions) == ([1, 0], [1, 0])
+        caplog.clear()
+
+        site.present(*rows)
+        door.tick()
+
+        assert (told(caplog), meters.stale_groups) == ([], [0, 0])
 
 
 async def test_a_group_that_never_reported_is_not_told_as_stale(caplog):

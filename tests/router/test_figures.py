@@ -4,9 +4,11 @@ from balancer.ledger import InFlight
 from router.control_plane.figures import Figures, GroupFigures, imbalance
 from router.control_plane.loads import loads_of
 from shm.board import Board, Cell
+from shm.errors import TornRead
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReader
-from tests.router.fakes import House, load_report
+from tests.router.asking import torn
+from tests.router.house import House, load_report
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +95,34 @@ async def test_ages_of_reports_are_known_by_group(seen):
 
     assert figures.report_ages_s((entry(),)) == {0: pytest.approx(2.0)}
     assert figures.report_ages_s((entry(epoch=12),)) == {}
+
+
+async def test_torn_figures_are_the_last_ones_with_one_warning(seen, caplog):
+    """
+    For each spell; ages are not known meanwhile.
+    """
+    house, _, figures = seen
+    house.report(holding_tokens=70)
+    whole = figures.read((entry(),))
+
+    for _ in range(2):
+        with torn(house):
+            assert [figures.read((entry(),)) for _ in range(3)] == [whole] * 3
+            assert figures.report_ages_s((entry(),)) is None
+        assert figures.read((entry(),)) == whole
+
+    assert sum("the last figures are told on" in told for told in caplog.messages) == 2
+
+
+async def test_figures_that_were_never_whole_are_none(seen):
+    """
+    The caller is told.
+    """
+    house, _, figures = seen
+    house.report(holding_tokens=70)
+
+    with torn(house), pytest.raises(TornRead):
+        figures.read((entry(),))
 
 
 def figure(tokens, state=GroupState.READY):

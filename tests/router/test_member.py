@@ -9,7 +9,9 @@ from router.control_plane.member import (
     Member,
     asked,
     drained,
+    is_silent,
     known,
+    not_asked,
     presented,
     probed,
     suspected,
@@ -49,6 +51,10 @@ def process_gone(group):
 
 
 def no_card(group):
+    return presented(group, None, process_alive=True)
+
+
+def neither_card_nor_process(group):
     return presented(group, None, process_alive=False)
 
 
@@ -65,7 +71,7 @@ def two_failures(group):
 
 
 def stale_and_unanswered(group):
-    return suspected(group, figures_are_stale=True, unanswered=True)
+    return suspected(group)
 
 
 AFTER = {
@@ -74,11 +80,12 @@ AFTER = {
     same_card:            (STARTING, READY,    SUSPECT,  DRAINING, DEAD),
     card_says_draining:   (DRAINING, DRAINING, DRAINING, DRAINING, DEAD),
     process_gone:         (DEAD,     DEAD,     DEAD,     DEAD,     DEAD),
-    no_card:              (DEAD,     DEAD,     DEAD,     DEAD,     DEAD),
+    no_card:              (STARTING, READY,    SUSPECT,  DRAINING, DEAD),
+    neither_card_nor_process: (DEAD, DEAD,     DEAD,     DEAD,     DEAD),
     drained:              (DRAINING, DRAINING, DRAINING, DRAINING, DEAD),
     healthy:              (READY,    READY,    READY,    DRAINING, READY),
     one_failure:          (STARTING, READY,    SUSPECT,  DRAINING, DEAD),
-    two_failures:         (STARTING, DEAD,     DEAD,     DEAD,     DEAD),
+    two_failures:         (STARTING, DEAD,     DEAD,     DRAINING, DEAD),
     stale_and_unanswered: (STARTING, SUSPECT,  SUSPECT,  DRAINING, DEAD),
 }  # fmt: skip
 ROWS = [
@@ -237,12 +244,22 @@ def test_the_wait_for_an_answer_begins_with_the_first_probe():
     assert asked(one_failure(group), 200).asked_ns == 100
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize(("stale", "unanswered"), [(False, False), (True, False), (False, True)])
-def test_one_sign_alone_makes_nobody_suspect(state, stale, unanswered):
+@pytest.mark.parametrize(
+    ("asked_ns", "now_ns", "expected"),
+    [(None, 9_000_000_000, False), (1, 2_000_000_000, False), (1, 2_000_000_001, True)],
+)
+def test_a_group_is_silent_after_two_seconds(asked_ns, now_ns, expected):
     """
-    A publisher may be away, and a step may be slow.
+    Of one probe, or of several that were not answered.
     """
-    group = member(state)
+    assert is_silent(member(READY, asked_ns=asked_ns), now_ns) is expected
 
-    assert suspected(group, figures_are_stale=stale, unanswered=unanswered) == group
+
+@pytest.mark.parametrize(("began_ns", "expected_ns"), [(200, 100), (100, None)])
+def test_a_probe_that_asked_nobody_is_not_waited_for(began_ns, expected_ns):
+    """
+    One before it still is.
+    """
+    group = asked(asked(member(READY), 100), began_ns)
+
+    assert not_asked(group, began_ns).asked_ns == expected_ns

@@ -1,18 +1,15 @@
 import asyncio
 import logging
-import signal
-from dataclasses import replace
 
 import httpx
 import pytest
 
 from shm.group_table import GroupState
-from tests.router.fakes import soon, turns, until
+from tests.descriptors import no_descriptors
+from tests.router.fakes import soon, until
 from tests.router.keeper import SECOND_NS, Keeper
 
-STARTING, READY, SUSPECT, DRAINING, DEAD = (
-    GroupState(word) for word in ("starting", "ready", "suspect", "draining", "dead")
-)
+STARTING, READY, DEAD = (GroupState(word) for word in ("starting", "ready", "dead"))
 
 
 @pytest.fixture
@@ -107,21 +104,81 @@ async def test_a_dead_group_is_not_asked(keeper):
 
 
 @pytest.mark.anyio
-async def test_a_corrupt_card_is_as_none(keeper, caplog):
+@pytest.mark.parametrize("content", [None, b'{"dp_rank":'])
+async def test_a_card_that_is_missing_or_corrupt_is_no_death(keeper, leader, caplog, content):
     """
-    The others' groups go on, and so does this one with its next life.
+    The leader is asked on where it was; it is dead when its process is.
     """
-    await keeper.both_ready()
-    keeper.house.instance.card(0).write_bytes(b'{"dp_rank":')
+    keeper.leave_card(0, pid=leader.pid)
+    keeper.health.answers = {1000: 200}
+    await keeper.keep_until(READY, STARTING)
+    spoil(keeper.house.instance.card(0), content)
     caplog.clear()
 
     for _ in range(3):
         keeper.membership.look()
+        await keeper.membership.probe(0)
+
+    assert keeper.published == [READY, STARTING]
+    assert sum("is no card" in told for told in caplog.messages) == (content is not None)
+    leader.kill()
+    await until(lambda: keeper.published == [DEAD, STARTING])
+    keeper.leave_card(0, epoch=6)
+    await keeper.keep_until(READY, STARTING)
+
+
+def spoil(path, content):
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+@pytest.mark.anyio
+async def test_a_group_that_has_lost_its_card_and_does_not_answer_is_dead(keeper):
+    """
+    After two probes, as with its card.
+    """
+    await keeper.both_ready()
+    keeper.house.instance.card(0).unlink()
+    keeper.health.answers = {1001: 200}
+    keeper.membership.look()
+
+    for _ in range(2):
+        await keeper.membership.probe(0)
 
     assert keeper.published == [DEAD, READY]
-    assert sum("is no card" in told for told in caplog.messages) == 1
-    keeper.leave_card(0, epoch=6)
-    await keeper.keep_until(READY, READY)
+
+
+@pytest.mark.anyio
+async def test_who_may_open_no_more_files_declares_nobody_dead(keeper, caplog):
+    """
+    It tells once of each group's card that it cannot read it.
+    """
+    await keeper.both_ready()
+    caplog.clear()
+
+    with no_descriptors():
+        for _ in range(3):
+            keeper.membership.look()
+
+    assert keeper.published == [READY, READY]
+    assert sum("cannot be read" in told for told in caplog.messages) == 2
+
+
+@pytest.mark.anyio
+async def test_a_probe_that_could_not_be_made_is_no_evidence(keeper):
+    """
+    Nobody was asked, so nobody has failed to answer.
+    """
+    await keeper.both_ready()
+    keeper.health.failure = httpx.PoolTimeout("no connection is free")
+
+    for _ in range(3):
+        await keeper.membership.probe(0)
+        keeper.now_ns += 9 * SECOND_NS
+        keeper.membership.look()
+
+    assert keeper.published == [READY, READY]
 
 
 @pytest.mark.anyio
@@ -170,229 +227,6 @@ async def test_two_unanswered_probes_are_death(keeper):
     assert keeper.published == [READY, READY]
 
 
-# Suspicion
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("age_s", "waited_s", "expected"),
-    [(9.0, 2.0, SUSPECT), (2.1, 2.0, SUSPECT), (2.0, 9.0, READY), (9.0, 1.9, READY)],
-)
-async def test_a_group_is_suspect_when_its_figures_are_old_and_it_does_not_answer(
-    keeper, age_s, waited_s, expected
-):
-    """
-    Old is over --max-load-age; the answer is missed after two seconds.
-    """
-    await keeper.both_ready()
-    keeper.health.answers[1000] = None
-    probing = await keeper.is_asked(0)
-    keeper.now_ns += round(waited_s * SECOND_NS)
-    keeper.report(age_s)
-
-    keeper.membership.look()
-
-    assert keeper.published == [expected, READY]
-    probing.cancel()
-
-
-@pytest.mark.anyio
-async def test_a_group_that_has_reported_nothing_has_old_figures(keeper):
-    """
-    A former life's report is none.
-    """
-    await keeper.both_ready()
-    keeper.health.answers[1000] = None
-    probing = await keeper.is_asked(0)
-    keeper.now_ns += 2 * SECOND_NS
-    keeper.report(0.0, epoch=4)
-
-    keeper.membership.look()
-
-    assert keeper.published == [SUSPECT, READY]
-    probing.cancel()
-
-
-@pytest.mark.anyio
-async def test_the_next_answer_ends_the_suspicion(keeper):
-    """
-    Also while the figures are away still.
-    """
-    await keeper.both_ready()
-    keeper.health.answers[1000] = None
-    probing = await keeper.is_asked(0)
-    keeper.now_ns += 2 * SECOND_NS
-    keeper.membership.look()
-    assert keeper.published == [SUSPECT, READY]
-    keeper.health.answers[1000] = 200
-
-    await keeper.membership.probe(0)
-
-    assert keeper.published == [READY, READY]
-    keeper.now_ns += 9 * SECOND_NS
-    keeper.membership.look()
-    assert keeper.published == [READY, READY]
-    probing.cancel()
-
-
-# Draining
-
-
-@pytest.fixture
-def seen_when_told(keeper):
-    """The table at each SIGTERM that comes to this process, which is the leader of both groups."""
-    seen = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: seen.append(keeper.published))
-    yield seen
-    signal.signal(signal.SIGTERM, previous)
-
-
-@pytest.mark.anyio
-async def test_a_group_drains_in_the_table_before_its_process_is_told(keeper, seen_when_told):
-    """
-    So that no request is on its way to somebody who leaves.
-    """
-    await keeper.both_ready()
-
-    entry = keeper.membership.drain(0)
-
-    await until(lambda: seen_when_told)
-    assert seen_when_told == [[DRAINING, READY]]
-    assert (entry.state, entry.epoch) == (DRAINING, 5)
-
-
-@pytest.mark.anyio
-async def test_a_process_is_told_to_drain_once(keeper, seen_when_told):
-    """
-    A second signal would cut its requests.
-    """
-    await keeper.both_ready()
-
-    for _ in range(3):
-        keeper.membership.drain(0)
-        keeper.membership.look()
-        await turns()
-
-    assert len(seen_when_told) == 1
-
-
-@pytest.mark.anyio
-async def test_only_the_process_of_that_group_is_told(keeper, leader):
-    """
-    By SIGTERM.
-    """
-    keeper.leave_card(0)
-    keeper.leave_card(1, port=1001, pid=leader.pid)
-    keeper.health.answers = {1000: 200, 1001: 200}
-    await keeper.keep_until(READY, READY)
-
-    keeper.membership.drain(1)
-
-    assert await soon(leader.wait()) == -signal.SIGTERM
-
-
-@pytest.mark.anyio
-async def test_a_card_that_says_draining_makes_its_group_drain(keeper, seen_when_told):
-    """
-    Somebody else has told its process, which is not told again.
-    """
-    await keeper.both_ready()
-    keeper.leave_card(0, state="draining")
-
-    keeper.membership.look()
-    await keeper.membership.probe(0)
-    await turns()
-
-    assert (keeper.published, seen_when_told) == ([DRAINING, READY], [])
-
-
-@pytest.mark.anyio
-async def test_a_drain_that_a_former_control_plane_began_is_ended(keeper, leader):
-    """
-    It had told the table, and not yet the process.
-    """
-    keeper.leave_card(0, pid=leader.pid)
-    keeper.health.answers = {1000: 200}
-    await keeper.keep_until(READY, STARTING)
-    draining = tuple(
-        replace(entry, state=DRAINING) if entry.dp_rank == 0 else entry for entry in keeper.entries
-    )
-    keeper.house.publish_table(*draining)
-
-    keeper.another().look()
-
-    assert keeper.published == [DRAINING, STARTING]
-    assert await soon(leader.wait()) == -signal.SIGTERM
-
-
-# Restarts
-
-
-@pytest.mark.anyio
-async def test_a_new_control_plane_keeps_what_it_finds(keeper):
-    """
-    A ready group stays ready through the restart, in its epoch, at every publication.
-    """
-    keeper.leave_card(0)
-    keeper.health.answers = {1000: 200}
-    await keeper.keep_until(READY, STARTING)
-    sequence = keeper.reader.current_sequence
-
-    reborn = keeper.another()
-    reborn.look()
-
-    assert keeper.published == [READY, STARTING]
-    assert keeper.reader.current_sequence == sequence
-    keeper.house.instance.card(0).unlink()
-    reborn.look()
-    assert (keeper.entries[0].state, keeper.entries[0].epoch) == (DEAD, 5)
-
-
-@pytest.mark.anyio
-async def test_a_group_that_came_back_while_the_control_plane_was_away_is_a_new_life(keeper):
-    """
-    Its epoch moves on, so that charges of the old one end.
-    """
-    keeper.leave_card(0)
-    keeper.health.answers = {1000: 200}
-    await keeper.keep_until(READY, STARTING)
-    keeper.leave_card(0, epoch=6, port=1002)
-
-    reborn = keeper.another()
-    reborn.look()
-
-    assert (keeper.entries[0].state, keeper.entries[0].epoch) == (STARTING, 6)
-    keeper.health.answers = {1002: 200}
-    await keeper.keep_until(READY, STARTING, membership=reborn)
-
-
-@pytest.mark.anyio
-async def test_an_answer_of_a_former_life_changes_nothing(keeper):
-    """
-    A probe that was under way while the group was reborn speaks of the old one.
-    """
-    asked, answer = asyncio.Event(), asyncio.Event()
-
-    async def slow(request):
-        asked.set()
-        await answer.wait()
-        return httpx.Response(200)
-
-    async with httpx.AsyncClient(transport=httpx.MockTransport(slow)) as client:
-        membership = keeper.another(client)
-        keeper.leave_card(0)
-        membership.look()
-        probing = asyncio.create_task(membership.probe(0))
-        await asked.wait()
-        keeper.leave_card(0, epoch=6)
-        membership.look()
-        answer.set()
-        await probing
-
-    assert keeper.published == [STARTING, STARTING]
-    assert keeper.entries[0].epoch == 6
-
-
 @pytest.mark.anyio
 @pytest.mark.parametrize(("state", "level"), [("ready", "WARNING"), ("draining", "INFO")])
 async def test_an_end_is_told_once_and_louder_if_nobody_asked_for_it(keeper, caplog, state, level):
@@ -404,7 +238,7 @@ async def test_an_end_is_told_once_and_louder_if_nobody_asked_for_it(keeper, cap
     keeper.leave_card(1, state=state)
     keeper.membership.look()
     caplog.clear()
-    keeper.house.instance.card(1).unlink()
+    keeper.leave_card(1, pid=4_194_304)
 
     keeper.membership.look()
     keeper.membership.look()

@@ -2,7 +2,7 @@ import pytest
 
 from router.errors import BadRequest, GroupLost, NoGroup, RequestError
 from router.front_door.exchange import refusal
-from router.front_door.message import Request, head_of, passed_head, response
+from router.front_door.message import Request, closing, head_of, passed_head, response
 
 
 def request(*headers, body=b"", target=b"/x?y"):
@@ -100,17 +100,24 @@ def test_a_response_has_the_length_of_its_body():
 
 
 @pytest.mark.parametrize("error", [NoGroup("full"), GroupLost("gone"), BadRequest("bad", "n")])
-@pytest.mark.parametrize("keep_alive", [True, False])
-def test_an_error_is_told_in_openais_shape(error, keep_alive):
+def test_an_error_is_told_in_openais_shape(error):
     """
     Type, code and parameter in the body; Retry-After where trying again may help.
     """
-    told = refusal(error, keep_alive=keep_alive)
+    told = refusal(error)
 
     assert told.startswith(b"HTTP/1.1 %d " % error.status)
     assert told.endswith(b"\r\n\r\n" + error.body())
     assert (b"retry-after: " in told) is (error.retry_after_s is not None)
-    assert (b"connection: close\r\n" in told) is not keep_alive
+
+
+def test_a_response_can_say_that_the_connection_closes():
+    """
+    In its head, and nothing else of it changes; the body may hold an empty line.
+    """
+    whole = response(200, b"a\r\n\r\nb", b"x: 1\r\n")
+
+    assert closing(whole) == whole.replace(b"x: 1\r\n", b"x: 1\r\nconnection: close\r\n")
 
 
 def test_every_error_that_a_client_may_see_has_a_status_and_a_type():

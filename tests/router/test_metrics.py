@@ -11,7 +11,7 @@ from router.control_plane.figures import GroupFigures
 from router.control_plane.metrics import exposition
 from router.front_door.meters import Meters
 from shm.group_table import GroupEntry, GroupState
-from tests.router.fakes import load_report
+from tests.router.house import load_report
 
 
 def group(dp_rank, *, reported=True, **fields):
@@ -39,6 +39,7 @@ def scraped():
     meters.prompt_tokens["exact"] = 60
     meters.retries["lost"] = 3
     meters.settlements["unseen"] = 4
+    meters.open_settlements = 6
     meters.stale_groups = [0, 1]
     meters.stale_transitions = [2, 5]
     for value in (0.0005, 0.05, 0.05, 9999.0):
@@ -128,6 +129,7 @@ def test_counters_of_doors_carry_the_door(scraped):
     assert value(scraped["levelhead_prompt_tokens"], front_door="0", source="exact") == 60
     assert value(scraped["levelhead_retries"], front_door="0", reason="lost") == 3
     assert value(scraped["levelhead_settlements"], front_door="0", outcome="unseen") == 4
+    assert value(scraped["levelhead_open_settlements"], front_door="0") == 6
 
 
 def test_stale_figures_are_told_by_door_and_group(scraped):

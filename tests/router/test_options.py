@@ -156,6 +156,18 @@ def test_help_does_not_show_the_keys(capsys):
     assert "secret" not in told
 
 
+def test_help_tells_who_can_read_a_key_on_the_command_line(capsys):
+    """
+    And where else it may stand.
+    """
+    with pytest.raises(SystemExit):
+        parse("--help")
+
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Better set LEVELHEAD_API_KEY: what stands on a command line, every user" in told
+    assert "Better set LEVELHEAD_ADMIN_API_KEY, for the same reason" in told
+
+
 def test_the_cache_follows_the_environment():
     """
     XDG_CACHE_HOME, or the home folder's.

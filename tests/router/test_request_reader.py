@@ -4,7 +4,7 @@ import pytest
 
 from router.errors import HeadersTooLarge
 from router.front_door.request_reader import Limits, RequestReader
-from tests.router.fakes import CHAT, get, post
+from tests.router.clients import CHAT, get, post
 
 LIMITS = Limits(
     max_request_bytes=1 << 20, max_header_bytes=1 << 10, keep_alive_s=75.0, request_timeout_s=60.0

@@ -1,8 +1,8 @@
 import pytest
 
-from router.errors import MethodNotAllowed
-from router.front_door.message import Request
-from router.front_door.routes import is_inference, readiness
+from router.errors import Forbidden, MethodNotAllowed
+from router.front_door.message import Request, response
+from router.front_door.routes import Answered, is_inference, readiness
 
 
 def request(target, method):
@@ -45,3 +45,44 @@ def test_one_ready_group_is_enough(num_ready, status):
     200 as long as somebody can take a request.
     """
     assert readiness(num_ready, 2).startswith(b"HTTP/1.1 " + status)
+
+
+class Client:
+    """Keeps what it was told."""
+
+    def __init__(self, *, is_closing):
+        self.is_closing = is_closing
+        self.written = b""
+        self.kept_alive = None
+
+    def write(self, data):
+        self.written += data
+
+    def finished(self, *, keep_alive):
+        self.kept_alive = keep_alive
+
+
+@pytest.mark.parametrize("is_closing", [True, False])
+@pytest.mark.parametrize("keep_alive", [True, False])
+@pytest.mark.parametrize("is_refused", [True, False])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_an_answer_of_our_own_says_whether_the_connection_closes(
+    is_closing, keep_alive, is_refused, method
+):
+    """
+    Because the client wants it or because the front door stops: what the head says is done.
+    """
+    client = Client(is_closing=is_closing)
+    asked = Request(method, b"/health", [], keep_alive=keep_alive, is_http10=False)
+    if is_refused:
+        exchange = Answered.refused(client, asked, None, Forbidden("no"))
+    else:
+        exchange = Answered(client, asked, None, response(200, b"{}"))
+
+    exchange.start()
+
+    stays = keep_alive and not is_closing
+    head, _, body = client.written.partition(b"\r\n\r\n")
+    assert client.kept_alive is stays
+    assert (b"connection: close" in head.split(b"\r\n")) is not stays
+    assert (body == b"") is (method == b"HEAD")

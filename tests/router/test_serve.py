@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -92,6 +93,22 @@ def test_a_model_that_is_not_there_is_refused_and_nothing_is_left(command):
     assert told.startswith("levelhead: --model /no/such/model: ")
 
 
+def test_as_many_files_may_be_open_as_the_system_allows(command):
+    """
+    From the start on, so that every process that is started inherits it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        process = command("--port", "0", "--model", "/no/such/model", "--log-level", "debug")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    _, told = process.communicate(timeout=60)
+
+    assert f"a process may have {hard} files open" in told
+
+
 def test_an_instance_that_runs_is_not_started_twice(command):
     """
     Its segments' owner is alive.
@@ -119,6 +136,20 @@ def test_a_model_that_the_ranks_cannot_load_ends_the_start(command, tmp_path):
 
     assert status == 2
     assert told == "levelhead: rank 0 exited with status 2 before it was ready"
+
+
+@pytest.mark.slow
+def test_a_control_plane_that_cannot_start_ends_the_start(command, runtime):
+    """
+    It is not tried again and again while nobody knows of the groups.
+    """
+    (runtime / "model.gguf").write_bytes(b"GGUF")
+    (runtime / "prometheus_client.py").write_text("raise ImportError('not installed')")
+
+    told, status = told_at_end(command("--port", "0", "--model", "model.gguf", "--dp-size", "1"))
+
+    assert status == 2
+    assert told == "levelhead: control plane exited with status 1 before it was ready"
 
 
 @pytest.mark.slow

@@ -7,15 +7,10 @@ import orjson
 import pytest
 
 from router.front_door.client import ClientConnection
-from tests.router.fakes import (
-    FakeGroup,
-    House,
-    get,
-    post,
-    soon,
-    until,
-    write_tokenizer,
-)
+from tests.router.clients import get, post
+from tests.router.fakes import soon, until, write_tokenizer
+from tests.router.groups import FakeGroup
+from tests.router.house import House
 
 pytestmark = pytest.mark.anyio
 
@@ -72,6 +67,7 @@ async def test_probes_need_no_key(guarded):
     ("settings", "value", "status"),
     [
         ({}, b"", 200),
+        ({}, b"origin: null\r\n", 403),
         ({"host": "0.0.0.0"}, b"", 403),
         ({"host": "0.0.0.0", "admin_api_key": "a"}, b"", 401),
         ({"host": "0.0.0.0", "admin_api_key": "a"}, b"authorization: Bearer a\r\n", 200),
@@ -88,8 +84,9 @@ async def test_admin_is_guarded_and_goes_to_the_control_plane(settings, value, s
         async with FakeGroup.listening(path=path) as control, house.door() as door:
             control.respond = lambda received: received.answer()
             async with door.client() as client:
+                host = b"host: localhost:8000\r\n"
                 request = b"POST /admin/groups/0/drain HTTP/1.1\r\n%scontent-length: 0\r\n\r\n"
-                client.send(request % value)
+                client.send(request % (host + value))
 
                 answer = await client.response()
 
@@ -255,6 +252,17 @@ async def test_meters_are_told_to_whoever_connects(house, group, door, client):
     assert sum(figures["end_to_end_s"]["counts"]) == 1
 
 
+async def test_questions_without_an_answer_are_told(house, group, door, client):
+    """
+    A charge that its group never settles can be seen.
+    """
+    group.take = lambda received: received.abort()  # questions too
+    client.send(post())
+    assert (await client.response()).status == 502
+
+    assert (await told(house))["open_settlements"] == 1
+
+
 async def test_connections_are_counted_as_they_come_and_go(door):
     """
     The gauge comes back to where it was.
@@ -316,6 +324,22 @@ async def test_a_connection_that_comes_while_stopping_is_closed(house):
 
         assert transport.closed
         connection.connection_lost(None)
+
+
+async def test_a_door_that_stops_leaves_an_empty_book(house, group):
+    """
+    Whoever reclaims its row finds nothing that was open.
+    """
+    async with house.door() as door:
+        async with door.client() as client:
+            client.send(post())
+            received = await group.next_request()
+            door.door.stop()
+            received.answer()
+            await client.response()
+        await soon(door.running)
+
+        assert (door.cell().book_tokens, door.cell().book_requests) == (0, 0)
 
 
 async def test_a_door_that_stops_asks_no_more_about_charges(house, group):

@@ -11,7 +11,8 @@ from balancer.assignment import Assignment
 from router.front_door.settlement import Settlement
 from router.front_door.upstream import Address
 from router.front_door.upstream_pool import UpstreamPool
-from tests.router.fakes import FakeGroup, refusing_port, soon, turns, until
+from tests.router.fakes import soon, turns, until
+from tests.router.groups import FakeGroup, refusing_port
 
 pytestmark = pytest.mark.anyio
 
@@ -44,11 +45,17 @@ class Asker:
 
     def __init__(self, answer_limit_s):
         self.epoch = 11
+        self.epoch_of = lambda dp_rank: self.epoch
         self.outcomes = Counter()
         self.pauses = Pauses()
         self.pool = UpstreamPool(asyncio.get_running_loop())
         self.settlement = Settlement(
-            self.pool, "3/77", lambda _: self.epoch, self.outcomes, self.pauses, answer_limit_s
+            self.pool,
+            "3/77",
+            lambda dp_rank: self.epoch_of(dp_rank),
+            self.outcomes,
+            self.pauses,
+            answer_limit_s,
         )
 
     def ask(self, port, *assignments):
@@ -132,6 +139,44 @@ async def test_a_question_is_asked_until_it_is_answered(unanswered):
         assert len(questions) == 10
         assert asker.pauses.lengths_s == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0, 5.0]
         assert asker.outcomes == {"seen": 1}
+
+
+async def test_an_answer_that_settles_nothing_is_told_once(caplog):
+    """
+    For each line, naming the status; the charge stays open meanwhile.
+    """
+    async with FakeGroup.listening() as group, asking() as asker:
+        odd, lost, seen = (404, b""), None, (200, b'{"seen":true}')
+        answering(group, [odd, lost, (500, b""), odd, seen, seen])
+
+        asker.ask(group.port, assignment(1), assignment(2))
+        for number in range(1, 5):
+            await asker.pauses.end_next(number)
+            assert asker.settlement.num_open > 0
+
+        await asker.over()
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "DP group 0 answers 404" in caplog.messages[0]
+        assert asker.outcomes == {"seen": 2}
+
+
+async def test_a_mistake_of_ours_drops_no_question(caplog):
+    """
+    It is told, and what waits in the line is asked as if there had been no answer.
+    """
+    async with FakeGroup.listening() as group, asking() as asker:
+
+        def fails(dp_rank):
+            asker.epoch_of = lambda dp_rank: 11
+            raise ZeroDivisionError
+
+        asker.epoch_of = fails
+        asker.ask(group.port, assignment(1), assignment(2))
+        await asker.pauses.end_next(1)
+
+        await asker.over()
+        assert asker.outcomes == {"seen": 2}
+        assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
 
 
 async def test_a_group_that_cannot_be_reached_is_asked_until_its_life_is_over():

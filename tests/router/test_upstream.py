@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from tests.router.fakes import LAST_CHUNK, SSE_HEAD, chunk, get, post, turns, until
+from tests.router.clients import LAST_CHUNK, SSE_HEAD, chunk, get, post
+from tests.router.fakes import turns, until
 
 pytestmark = pytest.mark.anyio
 

@@ -6,6 +6,7 @@ import pytest
 
 from router.control_plane.watched_process import WatchedProcess
 from shm.process import ProcessId, is_alive
+from tests.descriptors import no_descriptors
 from tests.router.fakes import soon, turns, until
 
 pytestmark = pytest.mark.anyio
@@ -130,4 +131,34 @@ async def test_without_pidfds_the_end_is_seen_by_who_looks(stranger, monkeypatch
 
     assert await soon(stranger.wait()) == -signal.SIGTERM
     assert (watched.is_alive(), ends.count) == (False, 0)
+    watched.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="pidfds are Linux's")
+async def test_an_end_that_was_told_is_not_doubted(stranger):
+    """
+    Though nothing can be read of the process any more.
+    """
+    seen = []
+
+    def on_exit():
+        with no_descriptors():
+            seen.append(watched.is_alive())
+
+    watched = WatchedProcess(identity(stranger), on_exit)
+    os.kill(stranger.pid, signal.SIGKILL)
+
+    await until(lambda: seen)
+    assert seen == [False]
+
+
+async def test_a_process_of_which_nothing_can_be_read_is_alive(stranger):
+    """
+    In doubt.
+    """
+    watched = WatchedProcess(identity(stranger), Ends())
+
+    with no_descriptors():
+        assert watched.is_alive()
+
     watched.close()

@@ -1,8 +1,8 @@
 """
 Boards in which a write is seen in part: every subset of its words, or all up to a death.
 
-A write stores the words of one copy.  Whatever order a processor lets them be
-seen in, a reader sees some of them.
+A write stores the words of one copy, and then the row's word.  Whatever order a
+processor lets them be seen in, a reader sees some of them.
 """
 
 from itertools import product
@@ -20,8 +20,8 @@ OLD, NEW, NEWER = (Cell(*range(value, value + len(Cell._fields))) for value in (
 
 
 def cell_start(row, dp_rank):
-    """First byte of a cell in the payload: a line of shape, then rows of whole lines."""
-    return LINE_BYTES + row * ROW_BYTES + dp_rank * 2 * COPY_BYTES
+    """First byte of a cell: after a line of shape and one of row words; rows of whole lines."""
+    return 2 * LINE_BYTES + row * ROW_BYTES + dp_rank * 2 * COPY_BYTES
 
 
 class HalfWritten(bytearray):
@@ -49,7 +49,7 @@ class Write:
         writer.write(0, 0, NEW)
         self._after = bytes(board_segment.payload)
         first = cell_start(0, 0)
-        starts = range(first, first + 2 * COPY_BYTES, WORD_BYTES)
+        starts = [*range(first, first + 2 * COPY_BYTES, WORD_BYTES), LINE_BYTES]  # row 0's word
         self.stores = [
             at for at in starts if self._at(self._after, at) != self._at(self.before, at)
         ]

@@ -4,6 +4,7 @@ import pytest
 
 from shm.board import EMPTY_CELL, Cell
 from shm.errors import InvalidRecord
+from shm.segment import WORD_BYTES
 from tests.shm.half_written import (
     COPY_BYTES,
     COPY_WORDS,
@@ -88,6 +89,9 @@ def test_a_write_touches_its_own_cell_and_there_the_older_copy(board_segment, at
 
     touched = {at for at, byte in enumerate(board_segment.payload) if byte != before[at]}
     second_copy = cell_start(1, 1) + COPY_BYTES
+    row_word = LINE_BYTES + WORD_BYTES
+    assert touched & set(range(row_word, row_word + WORD_BYTES))
+    touched -= set(range(row_word, row_word + WORD_BYTES))
     assert touched
     assert touched <= set(range(second_copy, second_copy + COPY_BYTES))
 
@@ -108,6 +112,24 @@ def test_changed_gives_all_cells_first_and_then_those_written(attach_board):
     assert reader.changed(0) == [(0, NEW), (2, NEW)]
     assert reader.changed(0) == []
     assert reader.changed(1) == []
+
+
+def test_rows_that_have_moved_are_told_until_they_were_looked_at(attach_board):
+    """
+    All at first, none when nothing was written; the own row never.
+    """
+    writer, reader = attach_board(writable=True), attach_board()
+    assert reader.moved(0) == [1]
+    reader.changed(1)
+    assert reader.moved(0) == []
+    writer.write(0, 2, OLD)
+    assert reader.moved(0) == []
+
+    writer.write(1, 2, OLD)
+
+    assert reader.moved(0) == reader.moved(0) == [1]
+    reader.changed(1)
+    assert reader.moved(0) == []
 
 
 def test_a_new_reader_is_given_every_cell(attach_board):
@@ -131,8 +153,8 @@ def test_two_writes_between_two_looks_give_the_last(attach_board):
     assert reader.changed(0) == [(0, NEWER)]
 
 
-# Half-written cells.  A write stores the words of one copy.  Whatever order a
-# processor lets them be seen in, a reader sees some of them: try every subset.
+# Half-written cells.  A write stores the words of one copy and its row's.  Whatever
+# order a processor lets them be seen in, a reader sees some of them: try every subset.
 
 
 @pytest.mark.parametrize("cells", [(OLD,), (NEWER, OLD)])
@@ -148,14 +170,15 @@ def test_half_a_copy_is_never_read(board_segment, attach_board, cells):
         write.show(payload, seen)
         outcomes.add(reader.read(0, 0))
 
-    assert len(write.stores) == COPY_WORDS
+    assert len(write.stores) == COPY_WORDS + 1
     assert outcomes == {OLD, NEW}
 
 
 def test_a_copy_found_half_written_is_read_again(board_segment, attach_board):
     """
-    Whatever is seen of a write when the sequences are compared, and whatever
-    more when the cell is copied: once all is seen, the new cell has been given.
+    Whatever is seen of a write when the row's word and the sequences are compared,
+    and whatever more when the cell is copied: once all is seen, the new cell has
+    been given, and nothing is told any more.
     """
     write = Write(board_segment, attach_board)
     early = write.stores[0]  # the sequence: what the comparison looks at
@@ -171,6 +194,8 @@ def test_a_copy_found_half_written_is_read_again(board_segment, attach_board):
             write.show(payload, write.stores)
             known |= reader.changed(0)
             assert known[0] == NEW
+            assert reader.changed(0) == []
+            assert reader.moved(1) == []
 
 
 def test_a_copy_that_stays_torn_does_not_hide_the_next_write(board_segment, attach_board):
@@ -183,7 +208,7 @@ def test_a_copy_that_stays_torn_does_not_hide_the_next_write(board_segment, atta
     reader.changed(0)
     sequence_alone = write.stores[:1]
     write.show(board_segment.payload, sequence_alone)
-    assert reader.changed(0) == [(0, OLD)]
+    assert reader.changed(0) == [], "its row has not moved"
 
     attach_board(writable=True).write(0, 0, NEWER)
 

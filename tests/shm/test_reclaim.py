@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from shm.board import EMPTY_CELL
+from shm.board import EMPTY_CELL, Board
 from tests.shm.half_written import (
     NEW,
     NEWER,
@@ -89,6 +89,40 @@ def test_wherever_writer_and_root_die_a_cell_is_the_older_or_the_newer(
         outcomes.add(left)
 
     assert outcomes == {OLD, NEW}
+
+
+@pytest.mark.parametrize("looks", [False, True], ids=["", "looked at in between"])
+@pytest.mark.parametrize("is_reclaimed", [False, True], ids=["", "reclaimed"])
+def test_what_follows_a_writers_death_is_seen_by_who_had_looked_before(
+    board_segment, attach_board, looks, is_reclaimed
+):
+    """
+    Also if it died between the cell and its row's word, or a processor showed
+    the row's word first: neither emptying nor the next note is missed.
+    """
+    write = Write(board_segment, attach_board)
+
+    for torn in images(write.before, lambda b: b.write(0, 0, NEW)):
+        payload, reader = fake_board(write.before)
+        known = dict(reader.changed(0))
+        payload[:] = torn
+        if looks:
+            known |= reader.changed(0)
+        payload[:] = follow(payload, Board.reclaim, 0) if is_reclaimed else payload
+        known |= reader.changed(0)
+        if is_reclaimed:
+            assert known[0]._replace(front_door_epoch=0) == EMPTY_CELL
+            assert reader.moved(1) == [], "and there is nothing more to look at"
+        payload[:] = follow(payload, Board.write, 0, 0, NEWER)
+        assert reader.moved(1) == [0]
+        assert reader.changed(0) == [(0, NEWER)]
+
+
+def follow(image, act, *arguments):
+    """The board after somebody else has acted on it."""
+    payload, board_there = fake_board(image)
+    act(board_there, *arguments)
+    return bytes(payload)
 
 
 def test_a_row_left_half_written_and_half_reclaimed_is_reclaimed_the_next_time(

@@ -49,7 +49,10 @@ class Ranks:
         self._model = model
         self._num_ranks = num_ranks
         self._flags = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
-        self.processes = [self._start(rank) for rank in range(num_ranks)]
+        self.processes = [self._start(0)]
+        if num_ranks > 1:  # rank 0 publishes, however unevenly the machine serves them
+            wait_for("publisher", self.term)
+        self.processes += [self._start(rank) for rank in range(1, num_ranks)]
 
     def _start(self, rank):
         flags = {
@@ -110,7 +113,7 @@ class Ranks:
             self.wait_for_report(rank, f"report of {rank}", lambda r: r.sampled_ns > now_ns)
 
     def close(self):
-        for rank in range(self._num_ranks):
+        for rank in range(len(self.processes)):
             self.kill(rank)
         self.reader.close()
         self.segment.close()

@@ -29,7 +29,9 @@ DP_RANK = 3
 class Rig:
     """The app, and the engine whose rounds are run by `serving` or by the test."""
 
-    def __init__(self, codec, max_queued=8, max_running=1, cache=None, runner=None):
+    def __init__(
+        self, codec, max_queued=8, max_running=1, cache=None, runner=None, instance_key=None
+    ):
         self.reports, self.fatal = [], []
         self.runner = runner or SlotRunner(page_size=4)
         self.inbox = Inbox()
@@ -47,10 +49,12 @@ class Rig:
         model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK)
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
-        desk = ChargeDesk(client.settle)
+        desk = ChargeDesk(client.settle, StepClock())
         self.drain = Drain(30.0, StepClock())
         limits = (NUM_FRONT_DOORS, MAX_REQUEST_BYTES)
-        self.app = build_app(Service(intake, client, desk, self.drain, EPOCH, *limits, is_ready))
+        self.app = build_app(
+            Service(intake, client, desk, self.drain, EPOCH, *limits, is_ready, instance_key)
+        )
 
     @property
     def accepted(self):

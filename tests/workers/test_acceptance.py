@@ -3,12 +3,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shm.load import Accepted
-from workers.engine.acceptance import AcceptedCounters, Charge, ChargeDesk
+from workers.engine.acceptance import KEEP_S, AcceptedCounters, Charge, ChargeDesk
 from workers.errors import ChargeSeen
 
 
 def charge(number, tokens=10, front_door=0, epoch=1):
     return Charge(f"{number:016x}", front_door, epoch, tokens)
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
 
 
 @pytest.fixture(name="settled")
@@ -18,7 +26,7 @@ def _settled():
 
 @pytest.fixture(name="desk")
 def _desk(settled):
-    return ChargeDesk(settled.append, max_remembered=3)
+    return ChargeDesk(settled.append, Clock(), max_new_ids=3)
 
 
 def test_a_charge_that_is_taken_is_not_settled(desk, settled):
@@ -78,15 +86,34 @@ def test_settling_what_has_arrived_counts_nothing(desk, settled):
     assert settled == []
 
 
-def test_the_oldest_ids_are_forgotten(desk):
+def test_ids_are_remembered_for_ten_minutes_however_many_arrive(settled):
     """
-    The memory is bounded, and keeps the newest ids.
+    A question is answered by what was counted, and forgotten ones make no memory grow.
     """
-    for number in range(1, 5):
+    clock = Clock()
+    desk = ChargeDesk(settled.append, clock)
+    for second in range(3_000):
+        clock.now_s = float(second)
+        for number in range(100):
+            desk.arrive(charge(100 * second + number)).take()
+        if second >= KEEP_S:
+            assert desk.settle(charge(100 * (second - int(KEEP_S))))
+
+    assert settled == []
+    assert not desk.settle(charge(1)), "it is forgotten"
+
+
+def test_ids_that_arrive_too_fast_are_forgotten_by_their_number(desk, caplog):
+    """
+    The memory is bounded, keeps the newest ids, and says so once.
+    """
+    for number in range(1, 11):
         desk.arrive(charge(number)).take()
 
+    assert all(desk.settle(charge(number)) for number in (7, 8, 9, 10))
     assert not desk.settle(charge(1))
-    assert desk.settle(charge(4))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "3 requests arrived within 0 s" in caplog.text
 
 
 def test_each_front_door_has_its_own_counters():
@@ -121,7 +148,7 @@ def test_every_id_that_reaches_the_leader_is_counted_exactly_once(events):
     Whatever order arrivals, hand-overs, refusals and questions come in.
     """
     counted, opened, reached = [], {}, set()
-    desk = ChargeDesk(counted.append)
+    desk = ChargeDesk(counted.append, Clock())
     for number, event in events:
         if event == "settle":
             desk.settle(charge(number))

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from workers.card import Card, State
-from workers.config import parse
+from workers.config import MAX_HEARTBEAT_S, parse
 from workers.errors import InvalidConfig
 
 
@@ -30,7 +30,29 @@ def test_what_is_omitted_has_a_default(flags):
     assert (config.host, config.heartbeat_s, config.page_size) == ("127.0.0.1", 0.25, 16)
     assert config.max_request_bytes == 32 * 1024 * 1024
     assert config.drain_timeout_s == 30.0
+    assert config.watchdog_timeout_s == 300.0
     assert config.max_model_len is None
+
+
+def test_the_instances_key_comes_from_the_environment_and_is_not_shown(flags):
+    """
+    Everybody may read a command line; an empty key is refused.
+    """
+    assert parse(arguments(flags), {}).instance_key is None
+    config = parse(arguments(flags), {"LEVELHEAD_INSTANCE_KEY": "hush"})
+    assert config.instance_key == "hush"
+    assert "hush" not in repr(config)
+    with pytest.raises(InvalidConfig, match="LEVELHEAD_INSTANCE_KEY is empty"):
+        parse(arguments(flags), {"LEVELHEAD_INSTANCE_KEY": ""})
+
+
+def test_a_link_outlasts_the_longest_heartbeat():
+    """
+    An idle group is no lost one.
+    """
+    from workers.ranks.links import REPORT_TIMEOUT
+
+    assert REPORT_TIMEOUT.total_seconds() > MAX_HEARTBEAT_S
 
 
 @pytest.mark.parametrize(
@@ -40,6 +62,9 @@ def test_what_is_omitted_has_a_default(flags):
         ("--threads", "0", "0 is less than 1"),
         ("--threads", "many", "invalid integer value: 'many'"),
         ("--heartbeat-s", "0", "not a positive number"),
+        ("--heartbeat-s", "31", "--heartbeat-s is 31; it must be at most 30, because a link"),
+        ("--watchdog-timeout", "0", "not a positive number"),
+        ("--watchdog-timeout", "0.9", "is 0.9; it must be at least 4 times --heartbeat-s, 0.25"),
         ("--drain-timeout-s", "-1", "-1.0 is not a number of seconds, 0 or more"),
         ("--drain-timeout-s", "inf", "inf is not a number of seconds, 0 or more"),
         ("--rendezvous", "file:///x", "--rendezvous"),

@@ -6,17 +6,20 @@ What becomes of processes that are killed or stopped is in test_takeover.
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import timedelta
 
 import pytest
-import torch
+import torch.distributed as dist
 
-from workers.errors import LinkLost
-from workers.ranks.door import Door, join
-from workers.ranks.links import choose_interface
+from workers.errors import LinkLost, ReportRefused
+from workers.ranks.door import Door, join, wait_for_key
+from workers.ranks.links import Link, Side, choose_interface
 from workers.ranks.term import Term
 
 pytestmark = pytest.mark.slow  # torch's stores and sockets
 HOST = "127.0.0.1"
+SEAL = "0f" * 16
 
 
 def listening():
@@ -30,19 +33,18 @@ def _term(monkeypatch):
     monkeypatch.delenv("GLOO_SOCKET_IFNAME")
     choose_interface(HOST)
     listener, port = listening()
-    term = Term(1, dp_rank=0, epoch=9, host=HOST, port=port)
+    term = Term(1, dp_rank=0, epoch=9, host=HOST, port=port, seal=SEAL)
     return term, Door(listener, term)
 
 
 def sent_over(link, number):
-    link.send(torch.tensor([number]))
+    link.send([number])
     return number
 
 
 def heard_on(door, name):
-    words = torch.zeros(1, dtype=torch.int64)
-    door.open(name).receive(words)
-    return words.item()
+    (word,) = door.open(name).receive(1)
+    return word
 
 
 def let_in(door, num_leaders):
@@ -77,12 +79,81 @@ def test_a_leader_joins_again_after_its_link_is_gone(term):
             leader = pool.submit(lambda i: sent_over(join(term), i), number)
             (name,) = let_in(door, 1)
             link = door.open(name)
-            words = torch.zeros(1, dtype=torch.int64)
-            link.receive(words)
-            assert words.item() == leader.result() == number
+            assert link.receive(1) == [leader.result()] == [number]
             del leader  # and with it the leader's side
             with pytest.raises(LinkLost):
-                link.receive(words)
+                link.receive(1)
+
+
+LONG, SHORT = timedelta(seconds=60), timedelta(seconds=0.05)
+
+
+def pair(seals=(SEAL, SEAL), limits=(LONG, LONG)):
+    """Both sides of a link that needs no door."""
+    store = dist.HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        sides = zip(Side, seals, limits, strict=True)
+        made = [pool.submit(Link, store, "0.1", *side) for side in sides]
+        return [future.result() for future in made]
+
+
+@pytest.mark.parametrize("end", [Link.close, lambda link: link.receive(1)], ids=["close", "limit"])
+def test_a_link_that_is_closed_or_given_up_is_lost_for_the_other_side_too(term, end):
+    """
+    So the leader joins again, although its own limit is far; here the publisher
+    waits for a report that does not come in time, or closes the link.
+    """
+    term, door = term
+    publisher, leader = pair(limits=(SHORT, LONG))
+
+    with suppress(LinkLost):
+        end(publisher)
+
+    with pytest.raises(LinkLost, match="closed by peer"):
+        leader.send([1])
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(lambda: sent_over(join(term), 2))
+        (name,) = let_in(door, 1)
+        assert heard_on(door, name) == again.result() == 2
+
+
+@pytest.mark.parametrize(
+    ("seals", "words"), [((SEAL, "f0" * 16), [7, 8]), ((SEAL, SEAL), [7])], ids=["seal", "length"]
+)
+@pytest.mark.usefixtures("term")
+def test_what_is_not_sealed_is_refused(seals, words):
+    """
+    A stranger's report, and one that is too short.
+    """
+    publisher, leader = pair(seals=seals)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(leader.send, words)
+
+        with pytest.raises(ReportRefused):
+            publisher.receive(2)
+
+
+class Quiet:
+    """A store in which a key is there at the third wait."""
+
+    def __init__(self):
+        self.waits = []
+
+    def wait(self, keys, limit):
+        self.waits.append((keys, limit))
+        if len(self.waits) < 3:
+            raise dist.DistStoreError("wait timeout")
+
+
+def test_a_door_that_nobody_comes_to_for_long_goes_on_waiting():
+    """
+    A wait that is over is followed by the next; twice nobody came.
+    """
+    store, limit = Quiet(), timedelta(milliseconds=1)
+
+    wait_for_key(store, "round-0", limit)
+
+    assert store.waits == [(["round-0"], limit)] * 3
 
 
 def test_where_nobody_listens_nobody_is_found():
@@ -93,7 +164,7 @@ def test_where_nobody_listens_nobody_is_found():
     listener.close()
 
     with pytest.raises(LinkLost, match="refused"):
-        join(Term(1, 0, 9, HOST, port))
+        join(Term(1, 0, 9, HOST, port, SEAL))
 
 
 def test_the_store_is_reached_at_the_publishers_address_only(term):

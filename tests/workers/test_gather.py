@@ -1,17 +1,18 @@
 import queue
+import re
 import threading
 
 import pytest
-import torch
 
 from shm.load import LoadReport
 from tests.workers.fakes import make_report
-from workers.errors import LinkLost
+from workers.errors import LinkLost, ReportRefused
 from workers.ranks.gather import ReportReceivers, ReportSender
 from workers.ranks.newest import Newest
 from workers.ranks.thread import start_thread
 
 LIMIT_S = 60.0
+NUM_GROUPS = 4
 
 
 class ScriptedLink:
@@ -19,6 +20,7 @@ class ScriptedLink:
 
     def __init__(self, num_sends, on_send=None, on_failure=None, error=None):
         self.sent = []
+        self.is_closed = False
         self._num_sends = num_sends
         self._on_send = on_send
         self._on_failure = on_failure
@@ -26,11 +28,14 @@ class ScriptedLink:
 
     def send(self, words):
         if len(self.sent) < self._num_sends:
-            self.sent.append(LoadReport.from_words(words.tolist()))
+            self.sent.append(LoadReport.from_words(words))
             return self._on_send and self._on_send()
         if self._on_failure:
             self._on_failure()
         raise self._error
+
+    def close(self):
+        self.is_closed = True
 
 
 class ReportingLink:
@@ -39,11 +44,17 @@ class ReportingLink:
     def __init__(self, *reports, error=None):
         self._reports = list(reports)
         self._error = error or LinkLost("closed by peer")
+        self.is_closed = False
 
-    def receive(self, words):
+    def receive(self, num_words):
         if not self._reports:
             raise self._error
-        words.copy_(torch.tensor(self._reports.pop(0).to_words()))
+        words = list(self._reports.pop(0).to_words())
+        assert len(words) == num_words
+        return words
+
+    def close(self):
+        self.is_closed = True
 
 
 class Rounds:
@@ -81,8 +92,11 @@ def test_a_report_whose_send_failed_goes_to_the_next_publisher(caplog):
     newest.put(make_report(0, 1))
     next_link = ScriptedLink(1, on_send=lambda: newest.put(make_report(0, 2)), on_failure=won.set)
 
-    send(newest, ScriptedLink(0), next_link, won=won)
+    lost = ScriptedLink(0)
+    send(newest, lost, next_link, won=won)
 
+    assert lost.is_closed
+    assert next_link.is_closed
     assert next_link.sent == [make_report(0, 1)]
     assert newest.take() == [make_report(0, 2)], "for the leader itself, which publishes now"
     assert caplog.text.count("is lost: closed by peer") == 2
@@ -134,7 +148,7 @@ def test_a_sender_that_finds_nobody_waits_for_its_own_turn():
 
 
 def receivers(newest, entrance, on_fatal):
-    return ReportReceivers(newest, entrance, 1, on_fatal)
+    return ReportReceivers(newest, entrance, NUM_GROUPS, 1, on_fatal)
 
 
 def test_a_lost_link_is_said_once_with_its_group(caplog):
@@ -142,14 +156,41 @@ def test_a_lost_link_is_said_once_with_its_group(caplog):
     The reports that came before count.
     """
     newest = Newest()
-    entrance = Rounds({"0.1": ReportingLink(make_report(3, 1), make_report(3, 2))})
+    link = ReportingLink(make_report(3, 1), make_report(3, 2))
 
-    receivers(newest, entrance, on_fatal=None).run("0.1")
+    receivers(newest, Rounds({"0.1": link}), on_fatal=None).run("0.1")
 
+    assert link.is_closed
     assert newest.take() == [make_report(3, 2)]
     assert [record.getMessage() for record in caplog.records] == [
         "the link on which group 3 sent load reports is lost: closed by peer"
     ]
+
+
+@pytest.mark.parametrize(
+    ("reports", "message"),
+    [
+        ([make_report(NUM_GROUPS)], "a leader that had joined is dropped,.*dp_rank 4, of 4 groups"),
+        ([make_report(-1)], "a leader that had joined is dropped,.*dp_rank -1, of 4 groups"),
+        ([make_report(1), make_report(2)], "group 1 is dropped,.*dp_rank 2, after 1"),
+        ([make_report(1)], "group 1 is dropped,.*too short"),
+    ],
+    ids=["above", "below", "another's", "no report"],
+)
+def test_what_is_no_report_of_a_links_leader_ends_the_link(caplog, reports, message):
+    """
+    With a warning; it is not published, and nothing else ends.
+    """
+    newest = Newest()
+    newest.put(make_report(0))
+    link = ReportingLink(*reports, error=ReportRefused("it is too short"))
+
+    receivers(newest, Rounds({"0.1": link}), on_fatal=None).run("0.1")
+
+    assert link.is_closed
+    assert {report.dp_rank for report in newest.take()} <= {0, 1}
+    assert len(caplog.records) == 1
+    assert re.search(message, caplog.text)
 
 
 def test_a_leader_that_dies_while_it_joins_keeps_nobody_out():

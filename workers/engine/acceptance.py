@@ -16,18 +16,25 @@ malformed, client gone), as settled, with nothing held.
 Two threads: the event loop owns ChargeDesk, the step loop owns AcceptedCounters,
 and charges go from one to the other through the inbox, each once.  If the
 process dies in between, its epoch ends and with it every counter.
+
+Ids are remembered for KEEP_S at least, far longer than a front door takes to ask
+about a charge, unless more than MAX_NEW_IDS arrive in that time.  A question that
+comes later than that counts its charge again (docs/decisions/0009).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
 from shm.load import Accepted
 from workers.errors import ChargeSeen
 
-MAX_REMEMBERED_IDS = 65_536
+logger = logging.getLogger("levelhead.workers.engine")
+
+KEEP_S = 600.0
+MAX_NEW_IDS = 1 << 19
 
 
 class Charge(NamedTuple):
@@ -93,16 +100,26 @@ class ChargeDesk:
     """
     Knows which charges have arrived.  Belongs to the event loop.
 
-    settle: puts a charge without a request into the inbox.
+    settle: puts a charge without a request into the inbox.  clock: seconds,
+    monotonic or a fake.
+
+    Ids are kept in two sets, new and old.  When the new one has been filled for
+    KEEP_S, or has max_new_ids, it becomes the old one, and the old one is forgotten.
     """
 
     def __init__(
-        self, settle: Callable[[Charge], None], max_remembered: int = MAX_REMEMBERED_IDS
+        self,
+        settle: Callable[[Charge], None],
+        clock: Callable[[], float],
+        max_new_ids: int = MAX_NEW_IDS,
     ) -> None:
         self._settle = settle
-        self._seen: set[str] = set()
-        self._order: deque[str] = deque()
-        self._max_remembered = max_remembered
+        self._clock = clock
+        self._new: set[int] = set()
+        self._old: set[int] = set()
+        self._since_s = clock()
+        self._max_new_ids = max_new_ids
+        self._has_warned = False
 
     def arrive(self, charge: Charge) -> OpenCharge:
         """Note a request's charge.  Raises ChargeSeen, and then nothing is to be counted."""
@@ -118,10 +135,22 @@ class ChargeDesk:
         return False
 
     def _remember(self, dp_balance_id: str) -> bool:
-        if dp_balance_id in self._seen:
+        number = int(dp_balance_id, 16)  # half the size of the text
+        age_s = self._clock() - self._since_s
+        if age_s >= KEEP_S or len(self._new) >= self._max_new_ids:
+            self._forget(age_s)
+        if number in self._new or number in self._old:
             return False
-        self._seen.add(dp_balance_id)
-        self._order.append(dp_balance_id)
-        if len(self._order) > self._max_remembered:
-            self._seen.remove(self._order.popleft())
+        self._new.add(number)
         return True
+
+    def _forget(self, age_s: float) -> None:
+        if age_s < KEEP_S and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d requests arrived within %.0f s: ids are forgotten sooner than after %.0f s",
+                len(self._new),
+                age_s,
+                KEEP_S,
+            )
+        self._old, self._new, self._since_s = self._new, set(), self._clock()

@@ -2,7 +2,8 @@
 Where leaders get their links to the publisher: a store that it opens for its term.
 
 The store has the rounds in which leaders join (workers.ranks.rounds), and under
-each link's name what gloo needs to make it; all of it under the term's name.
+each link's name what gloo needs to make it; all of it under the term's name, so
+that a port which another instance took over leads to nobody.
 
 A leader that dies before its link is made costs the publisher a thread for a few
 seconds, and nobody else anything.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import socket
 from datetime import timedelta
+from functools import partial
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -47,7 +49,11 @@ class Door:
             master_listen_fd=listener.detach(),
         )
         self._store = PrefixStore(term.name, self._master)
-        self._rounds = Rounds(self._store, self._wait_for)
+        self._rounds = Rounds(self._store, partial(wait_for_key, self._store))
+
+    def close(self) -> None:
+        """Let nobody in any more, and free the port; for one that no thread waits at."""
+        del self._rounds, self._store, self._master  # torch ends a store with its last reference
 
     def next_round(self) -> list[str]:
         """Wait for leaders; return the names of the links that they want.  For one thread."""
@@ -55,14 +61,16 @@ class Door:
 
     def open(self, name: str) -> Link:
         """Make a link.  For any thread.  Raises LinkLost if the leader does not come."""
-        return Link(_client(self._term), name, Side.PUBLISHER)
+        return Link(_client(self._term), name, Side.PUBLISHER, self._term.seal)
 
-    def _wait_for(self, key: str) -> None:
-        while True:
-            try:
-                return self._store.wait([key], _WAIT)
-            except dist.DistStoreError:
-                continue  # nobody came in all that time
+
+def wait_for_key(store: Store, key: str, limit: timedelta = _WAIT) -> None:
+    """Wait until key is in store, however often the limit of one wait is over."""
+    while True:
+        try:
+            return store.wait([key], limit)
+        except dist.DistStoreError:
+            continue  # nobody came in all that time
 
 
 def join(term: Term) -> Link:
@@ -78,7 +86,7 @@ def join(term: Term) -> Link:
         name = join_round(store)
     except (OSError, RuntimeError) as error:
         raise LinkLost(str(error)) from error
-    return Link(store, name, Side.LEADER)
+    return Link(store, name, Side.LEADER, term.seal)
 
 
 def _client(term: Term) -> Store:

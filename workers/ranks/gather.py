@@ -10,10 +10,11 @@ collective each would wait for the slowest.  So each leader sends when it has
 something new, and only the newest: what it was handed while a send was under
 way replaces what waited before.
 
-The publisher has one receiving thread for each link.  When a link is lost, its
-thread says so and ends; the group's last report stands, and grows old for all to
-see.  The leader at the other end puts back what it could not send, and looks for
-the publisher, the same or the next, until it has a link again.
+The publisher has one receiving thread for each link.  When a link is lost, or
+something else comes on it than reports of one group, its thread says so, closes
+it, and ends; the group's last report stands, and grows old for all to see.
+The leader at the other end puts back what it could not send, and looks for the
+publisher, the same or the next, until it has a link again.
 
 Threads sleep on a condition or in the socket; only a sender without a link looks
 again and again.  If anything but a lost link ends one, `on_fatal` is told why: a
@@ -24,14 +25,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from shm.load import LoadReport
-from workers.errors import LinkLost
+from workers.errors import LinkLost, ReportRefused
 from workers.ranks.newest import Newest
 from workers.ranks.thread import OnFatal, start_thread
 
@@ -43,12 +43,16 @@ LOOK_INTERVAL_S = 0.1
 class Peer(Protocol):
     """A connection; workers.ranks.links.Link is one.  Raises LinkLost."""
 
-    def send(self, words: torch.Tensor) -> None:
+    def send(self, words: Sequence[int]) -> None:
         """Send words to the other side."""
         ...
 
-    def receive(self, words: torch.Tensor) -> None:
-        """Fill words with what the other side sends next."""
+    def receive(self, num_words: int) -> list[int]:
+        """Return what the other side sends next.  Raises ReportRefused if it is no report."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect."""
         ...
 
 
@@ -95,14 +99,15 @@ class ReportSender:
             if link is None:
                 self._won.wait(LOOK_INTERVAL_S)
             else:
-                self._send_all(link)
+                with closing(link):
+                    self._send_all(link)
 
     def _send_all(self, link: Peer) -> None:
         while True:
             reports = self._newest.take()
             try:
                 for report in reports:
-                    link.send(torch.tensor(report.to_words(), dtype=torch.int64))
+                    link.send(report.to_words())
             except LinkLost as error:
                 self._newest.put(*reports)
                 logger.warning("the link to the publisher of load reports is lost: %s", error)
@@ -113,10 +118,16 @@ class ReportReceivers:
     """The publisher's side: one thread that lets leaders in, and one for each of them."""
 
     def __init__(
-        self, newest: Newest, entrance: Entrance, num_front_doors: int, on_fatal: OnFatal
+        self,
+        newest: Newest,
+        entrance: Entrance,
+        num_groups: int,
+        num_front_doors: int,
+        on_fatal: OnFatal,
     ) -> None:
         self._newest = newest
         self._entrance = entrance
+        self._num_groups = num_groups
         self._num_words = LoadReport.num_words(num_front_doors)
         self._on_fatal = on_fatal
 
@@ -130,15 +141,34 @@ class ReportReceivers:
                 start_thread(f"report-receiver-{name}", partial(self.run, name), self._on_fatal)
 
     def run(self, name: str) -> None:
-        """Receive on one link until it is lost."""
-        sender = "a leader that had joined"
-        words = torch.empty(self._num_words, dtype=torch.int64)
+        """Receive on one link until it is lost, or something else than reports comes."""
+        sender: int | None = None
         try:
-            link = self._entrance.open(name)
-            while True:
-                link.receive(words)
-                report = LoadReport.from_words(words.tolist())
-                sender = f"group {report.dp_rank}"
-                self._newest.put(report)
+            with closing(self._entrance.open(name)) as link:
+                while True:
+                    report = self._receive(link, sender)
+                    sender = report.dp_rank
+                    self._newest.put(report)
         except LinkLost as error:
-            logger.warning("the link on which %s sent load reports is lost: %s", sender, error)
+            logger.warning(
+                "the link on which %s sent load reports is lost: %s", _name(sender), error
+            )
+        except ReportRefused as error:
+            logger.warning(
+                "the link of %s is dropped, for something else than its report came: %s",
+                _name(sender),
+                error,
+            )
+
+    def _receive(self, link: Peer, sender: int | None) -> LoadReport:
+        """Return the next report.  sender: whose the one before was."""
+        report = LoadReport.from_words(link.receive(self._num_words))
+        if not 0 <= report.dp_rank < self._num_groups:
+            raise ReportRefused(f"dp_rank {report.dp_rank}, of {self._num_groups} groups")
+        if sender not in (None, report.dp_rank):
+            raise ReportRefused(f"dp_rank {report.dp_rank}, after {sender}")
+        return report
+
+
+def _name(sender: int | None) -> str:
+    return "a leader that had joined" if sender is None else f"group {sender}"

@@ -11,36 +11,60 @@ no more.  Nobody counts seconds for that, and nobody votes.
 
 publisher.json may be that of a dead publisher, until the next has replaced it.
 Whoever follows it then finds nobody, and looks again.
+
+The folder is the user's own (0700), so who knows a term's seal may read there: it
+is a leader of this instance.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from workers.engine.meter import GroupId
+
+SEAL_BYTES = 16
+
 
 @dataclass(frozen=True)
 class Term:
-    """One publisher's time.  host and port: of its store, where others join."""
+    """
+    One publisher's time.
+
+    host and port: of its store, where others join.  seal: 32 random hexadecimal
+    digits, known to nobody else (see workers.ranks.links).
+    """
 
     term: int
     dp_rank: int
     epoch: int
     host: str
     port: int
+    seal: str
+
+    def __post_init__(self) -> None:
+        if len(bytes.fromhex(self.seal)) != SEAL_BYTES:
+            raise ValueError(f"a seal has {SEAL_BYTES} bytes, not {self.seal!r}")
+
+    @property
+    def group(self) -> GroupId:
+        """Whose leader publishes."""
+        return GroupId(self.dp_rank, self.epoch)
 
     @property
     def name(self) -> str:
-        """A name that no other term has, of this instance or another one's."""
-        return f"{self.epoch}-{self.term}"
+        """A name that no other term has, of this instance or another one's; not the seal."""
+        return f"{self.epoch}-{self.term}-{hashlib.sha256(self.seal.encode()).hexdigest()[:32]}"
 
     def write(self, run_dir: Path) -> None:
         """Tell the others; for the holder of the lock alone."""
         path = _term_path(run_dir)
         partial = path.with_suffix(".partial")
+        partial.touch(mode=0o600)
         partial.write_text(json.dumps(asdict(self)))
         partial.replace(path)
 

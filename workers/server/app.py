@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from workers.engine.acceptance import ChargeDesk
+from workers.server.access import KeyOwner
 from workers.server.bodies import SettleBody, parse
 from workers.server.charge import ChargeOwner, check_epoch, read_charge
 from workers.server.client import EngineClient
@@ -33,7 +34,9 @@ class Service(NamedTuple):
     What the app serves.
 
     epoch: the group's.  max_request_bytes: of a body.  is_ready: whether the engine
-    takes requests.  prefix_feed: tells what the prefix cache holds; None if there is none.
+    takes requests, and gets on with them.  instance_key: what requests must bring;
+    None: nothing.
+    prefix_feed: tells what the prefix cache holds; None if there is none.
     """
 
     intake: Intake
@@ -44,11 +47,12 @@ class Service(NamedTuple):
     num_front_doors: int
     max_request_bytes: int
     is_ready: Callable[[], bool]
+    instance_key: str | None = None
     prefix_feed: PrefixFeed | None = None
 
 
 def build_app(service: Service) -> ASGIApp:
-    """Return the app, with the owner of charges around it."""
+    """Return the app, with the owners of charges and of the key around it."""
     app = FastAPI(title="levelhead worker", docs_url=None, redoc_url=None, openapi_url=None)
     generation = {
         "/v1/chat/completions": service.intake.chat,
@@ -68,7 +72,8 @@ def build_app(service: Service) -> ASGIApp:
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    return ChargeOwner(app, service.desk, service.num_front_doors, service.epoch)
+    owner = ChargeOwner(app, service.desk, service.num_front_doors, service.epoch)
+    return owner if service.instance_key is None else KeyOwner(owner, service.instance_key)
 
 
 def _add_information(app: FastAPI, service: Service) -> None:

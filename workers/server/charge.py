@@ -51,7 +51,7 @@ def read_charge(balance_id: str, front_door: str, tokens: str, num_front_doors: 
 def check_epoch(asked: int | None, own: int) -> None:
     """Raise ApiError if another epoch than this group's own is asked for."""
     if asked is not None and asked != own:
-        raise from_error(WrongEpoch(asked, own))
+        raise from_error(WrongEpoch(asked))
 
 
 def _malformed(name: str, value: str, allowed: str) -> ApiError:

@@ -5,7 +5,8 @@ How a leader ends that was told to: it goes on until it is idle, within a limit.
 
 Draining, it still serves whatever arrives: front doors learn of it a moment later,
 and what they have sent by then is as good as any other request.  QUIET_S is longer
-than that moment.
+than that moment usually is.  What comes later still finds nobody, or a 503, and is
+sent to another group: no answer depends on QUIET_S.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 QUIET_S = 0.5
+SENDING_LIMIT_S = 5
+"""For the ends of answers that were cut."""
+STEP_LIMIT_S = 5.0
+"""For the step that is being computed."""
+MAX_STOP_S = SENDING_LIMIT_S + STEP_LIMIT_S
+"""A leader that was told to stop needs at most its drain limit and so much more."""
 
 
 class Drain:

@@ -4,11 +4,13 @@ uvicorn in the main thread, and what happens around its life.
     bind ─► started ─► on_started (the card) ─► … ─► signal ─► on_draining ─► (drain over)
       ─► on_stopping (the engine) ─► closed
 
-The first signal begins the drain, during which everything is served as before.
-The second ends it at once, and so does the drain's limit: then the requests that
-still run are ended, so that their answers end, and uvicorn waits for them to be
-sent, for a bounded time; a third signal spares that.  One that comes before
-uvicorn listens for signals is remembered, and the server does not start.
+SIGTERM begins the drain, during which everything is served as before; more of them
+change nothing, because who sends one need not know of the others.  SIGINT does the
+same once.  A second SIGINT, from somebody who does not want to wait, ends the drain
+at once, and so does its limit: then the requests that still run are ended, so that
+their answers end, and uvicorn waits for them to be sent, for a bounded time; a
+third SIGINT spares that.  A signal that comes before uvicorn listens for them is
+remembered, and the server does not start.
 """
 
 from __future__ import annotations
@@ -23,10 +25,9 @@ from typing import NamedTuple
 import uvicorn
 from starlette.types import ASGIApp
 
-from workers.server.drain import Drain
+from workers.server.drain import SENDING_LIMIT_S, Drain
 
 KEEP_ALIVE_S = 3600
-SHUTDOWN_LIMIT_S = 5
 
 
 def bind(host: str) -> socket.socket:
@@ -85,14 +86,15 @@ class LeaderServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=SHUTDOWN_LIMIT_S,
+                timeout_graceful_shutdown=SENDING_LIMIT_S,
             )
         )
         self._calls = calls
         self._drain = drain
         self._signals = signals
         self._loop = asyncio.get_running_loop()
-        self._num_signals = 0
+        self._is_told = False
+        self._num_interrupts = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then say so, unless a signal came before."""
@@ -105,11 +107,14 @@ class LeaderServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain, stop, or give up waiting; runs between any two bytecodes."""
-        self._num_signals += 1
-        self.force_exit = self._num_signals > 2
-        self._loop.call_soon_threadsafe(self._begin if self._num_signals == 1 else self._stop)
+        self._num_interrupts += sig == signal.SIGINT
+        self.force_exit = self._num_interrupts > 2
+        self._loop.call_soon_threadsafe(self._begin if self._num_interrupts < 2 else self._stop)
 
     def _begin(self) -> None:
+        if self._is_told:
+            return
+        self._is_told = True
         self._drain.begin()
         self._stop_when_drained()
         self._calls.on_draining()

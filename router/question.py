@@ -1,0 +1,118 @@
+"""
+How a child is asked whether it answers.
+
+    what is asked    how                                         not yet to answer
+    rank             GET /health at the address on its card      while its card is not there
+    front door       its meters, at their Unix socket            while nobody listens there
+    control plane    GET /health, at its Unix socket             while nobody listens there
+
+A rank may load its model for as long as it takes; the others have a minute until
+they listen.  A rank whose card says that it drains, or whose card is gone and that
+answers no more, is leaving: it closes its connections, and has the drain's limit
+and GRACE_S more for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from router.card import Card, CardReader
+from router.instance import Instance
+from router.pulse import Answer, Patience
+from router.shortage import is_shortage
+
+PERIOD_S = 2.0
+GRACE_S = 15.0  # more than a rank takes to stop after its drain: its MAX_STOP_S
+_ANSWER_LIMIT_S = 5.0
+_START_LIMIT_S = 60.0
+_GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: levelhead\r\nconnection: close\r\n\r\n"
+_WELL = b"HTTP/1.1 200 "
+_METERS = b"{"
+
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """How a process is asked, in each of its lives, and how long an answer may be put off."""
+
+    ask: Callable[[int], Awaitable[Answer]]
+    """Takes the pid; raises nothing."""
+    patience: Patience
+
+
+def of_rank(
+    cards: CardReader, dp_rank: int, drain_timeout_s: float, limit_s: float = _ANSWER_LIMIT_S
+) -> Question:
+    """Asks a leader.  One that has left its card listens, so a refusal is a miss."""
+    leaving_s = drain_timeout_s + GRACE_S
+    patience = Patience(max_leaving=_questions_in(leaving_s))
+    return Question(_Rank(cards, dp_rank, limit_s).ask, patience)
+
+
+def of_front_door(instance: Instance, slot: int, limit_s: float = _ANSWER_LIMIT_S) -> Question:
+    """Asks a front door for its meters: the public port might be another's answer."""
+    return _of_socket(instance.meters_socket(slot), b"", _METERS, limit_s)
+
+
+def of_control_plane(instance: Instance, limit_s: float = _ANSWER_LIMIT_S) -> Question:
+    """Asks the control plane, which answers whatever the groups' health is."""
+    return _of_socket(instance.control_socket, _GET_HEALTH, _WELL, limit_s)
+
+
+class _Rank:
+    """Remembers the last card of the life that is asked."""
+
+    def __init__(self, cards: CardReader, dp_rank: int, limit_s: float) -> None:
+        self._cards = cards
+        self._dp_rank = dp_rank
+        self._limit_s = limit_s
+        self._seen: Card | None = None
+
+    async def ask(self, pid: int) -> Answer:
+        card = self._cards.read(self._dp_rank)
+        is_there = card is not None and card.pid == pid
+        if is_there:
+            self._seen = card
+        seen = self._seen
+        if seen is None or seen.pid != pid:
+            return Answer.NOT_YET
+        if seen.is_draining:
+            return Answer.LEAVING
+        opening = asyncio.open_connection(seen.host, seen.port)
+        answer = await _answer(opening, _GET_HEALTH, _WELL, self._limit_s)
+        if answer in (Answer.GIVEN, Answer.UNKNOWN):
+            return answer
+        return Answer.MISSED if is_there else Answer.LEAVING
+
+
+def _of_socket(path: str, request: bytes, wanted: bytes, limit_s: float) -> Question:
+    async def ask(_pid: int) -> Answer:
+        return await _answer(asyncio.open_unix_connection(path), request, wanted, limit_s)
+
+    return Question(ask, Patience(max_not_yet=_questions_in(_START_LIMIT_S)))
+
+
+def _questions_in(seconds: float) -> int:
+    return round(seconds / PERIOD_S)
+
+
+async def _answer(
+    opening: Awaitable[_Streams], request: bytes, wanted: bytes, limit_s: float
+) -> Answer:
+    """GIVEN if the whole answer comes in time and begins as wanted; NOT_YET if nobody listens."""
+    try:
+        async with asyncio.timeout(limit_s):
+            reader, writer = await opening
+            try:
+                writer.write(request)
+                told = await reader.read()
+            finally:
+                writer.close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return Answer.NOT_YET
+    except (OSError, ValueError) as error:  # a limit that is over is one, a host that is none
+        return Answer.UNKNOWN if is_shortage(error) else Answer.MISSED
+    return Answer.GIVEN if told.startswith(wanted) else Answer.MISSED
