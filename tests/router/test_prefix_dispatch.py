@@ -8,7 +8,10 @@ import pytest
 
 from shm.group_table import GroupEntry, GroupState
 from shm.page_digest import page_digests
-from tests.router.fakes import FakeGroup, House, chunk, post, soon, turns, until
+from tests.router.clients import chunk, post
+from tests.router.fakes import soon, turns, until
+from tests.router.groups import FakeGroup
+from tests.router.house import House
 
 pytestmark = pytest.mark.anyio
 

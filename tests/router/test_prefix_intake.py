@@ -10,7 +10,9 @@ from balancer.prefix_index import Change, PrefixEvent
 from router.front_door.prefix_intake import Pauses, PrefixIntake
 from router.front_door.upstream_pool import UpstreamPool
 from shm.group_table import GroupEntry, GroupState
-from tests.router.fakes import FakeGroup, chunk, until
+from tests.router.clients import chunk
+from tests.router.fakes import until
+from tests.router.groups import FakeGroup
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +36,9 @@ class Heard:
     def __init__(self, pauses):
         self.events = []
         pool = UpstreamPool(asyncio.get_running_loop())
-        self.intake = PrefixIntake(pool, lambda *event: self.events.append(event), pauses)
+        self.intake = PrefixIntake(
+            pool, lambda *event: self.events.append(event), pauses, instance_key="hush"
+        )
 
     def follow(self, group, state=GroupState.READY, epoch=EPOCH, dp_rank=0):
         self.intake.follow((GroupEntry(dp_rank, state, epoch, "127.0.0.1", group.port),))
@@ -68,6 +72,7 @@ async def test_what_a_ready_group_tells_is_passed_on():
         heard.follow(group)
         received = await group.next_request()
         assert (received.method, received.target) == (b"GET", b"/prefix_events")
+        assert received.header(b"x-levelhead-instance-key") == [b"hush"]
         begin(received, {"stored": [1, 2**64 - 1]}, {})
         rest = line({"evicted": [1]}) + line({"stored": [3]})
         await heard.heard(begun, stored(1, 2**64 - 1))
