@@ -30,7 +30,7 @@ from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
-from router.front_door.prefix_intake import PrefixIntake
+from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, is_inference, readiness
@@ -87,7 +87,9 @@ class FrontDoor:
         self._counter = PromptCounter()
         self._pool = UpstreamPool(loop)
         self.dispatcher = self._dispatcher(clock_ns)
-        self._intake = self._prefix_intake()
+        self.prefixes = Prefixes(
+            self._pool, self.dispatcher.controller, self._counter, instance.instance_key
+        )
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
 
@@ -145,19 +147,8 @@ class FrontDoor:
         prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
         return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes)
 
-    def _prefix_intake(self) -> PrefixIntake | None:
-        controller = self.dispatcher.controller
-        if controller.prefixes is None:
-            return None
-        return PrefixIntake(
-            self._pool, controller.observe_prefix, instance_key=self._instance.instance_key
-        )
-
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
-        if self._intake is not None:
-            self._intake.follow(groups)
-            sizes = {entry.page_size for entry in groups if entry.epoch}
-            self._counter.page_size = sizes.pop() if len(sizes) == 1 else 0
+        self.prefixes.follow(groups)
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:
             self._counter.use_tokenizer(folders.pop())
@@ -221,8 +212,7 @@ class FrontDoor:
             ticking.cancel()
         self.dispatcher.tick()  # what stays on the board are the books as they are now
         meters.close()
-        if self._intake is not None:
-            self._intake.stop()
+        self.prefixes.stop()
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
@@ -246,23 +236,12 @@ class FrontDoor:
 
     def check_time(self) -> None:
         """Close connections that have been silent for too long, and let expectations age."""
-        self._look_at_prefixes()
+        if self.prefixes.are_wanted:
+            self.dispatcher.refresh()  # without traffic too: follow the groups that are ready now
+            self.prefixes.age()
         now_s = self.clock_s()
         for connection in list(self._connections):
             connection.check_time(now_s)
-
-    def _look_at_prefixes(self) -> None:
-        """Without traffic too: follow the groups that are ready now."""
-        prefixes = self.dispatcher.controller.prefixes
-        if prefixes is not None and self._intake is not None:
-            self.dispatcher.refresh()
-            prefixes.age()
-
-    def _measure_prefixes(self) -> None:
-        prefixes = self.dispatcher.controller.prefixes
-        if prefixes is not None and self._intake is not None:
-            self.meters.prefix_groups = self._intake.num_connected
-            self.meters.prefix_digests = len(prefixes)
 
     async def _drain(self) -> None:
         for connection in list(self._connections):
@@ -280,7 +259,7 @@ class FrontDoor:
     ) -> None:
         """Answer whoever connects to the meters' socket with one JSON object."""
         self.dispatcher.refresh()
-        self._measure_prefixes()
+        self.prefixes.measure(self.meters)
         controller = self.dispatcher.controller
         self.meters.open_settlements = self.settlement.num_open
         figures = self.meters.as_dict() | {
@@ -302,24 +281,3 @@ def _next_epoch(segments: Segments, slot: int) -> int:
     board = segments.board
     last = max(board.read(slot, rank).front_door_epoch for rank in range(board.num_groups))
     return max(time.time_ns(), last + 1)
-
-
-def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:
-    """
-    A socket bound to the public address.
-
-    shared: several front doors bind the same port (SO_REUSEPORT).  Raises
-    OSError if the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    bound.setblocking(False)
-    return bound

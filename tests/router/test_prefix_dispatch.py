@@ -54,7 +54,7 @@ async def a_house(method="slack_affinity", **page_size):
             await until(lambda: all(group.listeners for group in groups))
             for group in groups:
                 group.tell(epoch=11, page_size=PAGE_SIZE)
-            await until(lambda: door.door._intake.num_connected == 2)
+            await until(lambda: door.door.prefixes.num_connected == 2)
         yield house, groups, door, client
 
 
@@ -135,7 +135,7 @@ async def test_requests_go_on_while_no_group_tells_anything():
     async with a_house() as (_, groups, door, client):
         for group in groups:
             group.listeners[-1].abort()
-        await until(lambda: door.door._intake.num_connected == 0)
+        await until(lambda: door.door.prefixes.num_connected == 0)
 
         assert (await send(client, groups))[1] == 200
 
@@ -150,7 +150,7 @@ async def test_a_group_that_becomes_ready_is_followed_without_traffic():
         house.publish_table(alive, dead)
         door.door.check_time()
         await until(lambda: groups[1].listeners[-1].connection_is_lost)
-        assert door.door._intake.num_connected == 1
+        assert door.door.prefixes.num_connected == 1
         house.present(*groups, page_size=PAGE_SIZE)
         door.door.check_time()
         await until(lambda: len(groups[1].listeners) == 2)
