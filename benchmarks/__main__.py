@@ -17,6 +17,7 @@ BENCHMARKS = (
     "bench_proxy",
     "bench_level",
     "bench_engine",
+    "bench_draft_verify",
 )
 
 

@@ -115,11 +115,11 @@ class Others:
                 self.num_by_group[int(answer.headers["x-levelhead-dp-rank"])] += 1
 
 
-def measure(method: str, dp_size: int, rounds: int, pause_s: float) -> Row:
+def measure(method: str, dp_size: int, rounds: int, block: int, pause_s: float) -> Row:
     """Run the example once on an instance of its own."""
     with served(method, dp_size) as url, Others(url, pause_s, dp_size) as others:
         command = [sys.executable, "-m", "examples.draft_verify", "--url", url]
-        command += ["--rounds", str(rounds)]
+        command += ["--rounds", str(rounds), "--block", str(block)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     steps = [_step(match) for match in map(_STEP.match, output.splitlines()) if match]
     summary = json.loads(output.splitlines()[-1])
@@ -155,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draft and verify beside others' requests.")
     parser.add_argument("--runs", default=_RUNS, help="METHOD:GROUPS,...")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--block", type=int, default=8, help="tokens drafted in a round")
     parser.add_argument("--pause-s", type=float, default=0.5, help="between others' requests")
     parser.add_argument("--quick", action="store_true", help="three rounds, no four groups")
     given = parser.parse_args()
@@ -163,7 +164,7 @@ def main() -> None:
         runs, given.rounds = [run for run in runs if int(run[1]) < 4], 3
     rows = []
     for method, dp_size in runs:
-        rows.append(measure(method, int(dp_size), given.rounds, given.pause_s))
+        rows.append(measure(method, int(dp_size), given.rounds, given.block, given.pause_s))
         print(json.dumps(asdict(rows[-1])), flush=True)
     facts = {"machine": machine_facts(), "page_size": 16}
     print(json.dumps(facts | {"rows": [asdict(row) for row in rows]}))
