@@ -122,7 +122,11 @@ class Engine:
         if outputs:
             self._ports.deliver(outputs)
         if plan.chunks:
-            self._ports.deliver(self._compute(plan))
+            outputs = self._compute(plan)
+            if any(output.finish_reason is not None for output in outputs):
+                # Whoever has a whole answer may ask again at once: what it held is free by then.
+                self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+            self._ports.deliver(outputs)
         self._check_when_idle(has_news=bool(arrivals or plan.chunks))
         return not plan.chunks
 
