@@ -34,11 +34,9 @@ from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
 from workers.engine.pages import PagePool
-from workers.engine.prefix_cache import NoCache, PrefixCache
+from workers.engine.prefix_cache import PrefixCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
-from workers.engine.scheduler import Limits, Scheduler
-from workers.engine.waiting import Order, SchedulePolicy
 from workers.engine.watchdog import Watchdog
 from workers.errors import InvalidConfig
 from workers.model.checkpoint import open_checkpoint
@@ -47,6 +45,7 @@ from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
+from workers.parts import make_cache, make_lane, make_scheduler
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
 from workers.ranks.reporting import Place, Reporting, ReportSink, last_reports
@@ -122,7 +121,8 @@ def _load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
     pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
     kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
     batches = BatchBuilder(max_model_len, config.page_size, device)
-    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads)
+    lane = make_lane(config, device)
+    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
     logger.info(
         "loaded in %.1f s: %s on %s, room for %d tokens",
         time.monotonic() - started,
@@ -268,19 +268,6 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: PrefixCache) -> E
         ports,
         config.heartbeat_s,
     )
-
-
-def make_cache(config: WorkerConfig) -> PrefixCache:
-    """Return the prefix cache that the flags ask for."""
-    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
-
-
-def make_scheduler(config: WorkerConfig, pool: PagePool, cache: PrefixCache) -> Scheduler:
-    """Return the scheduler that the flags ask for."""
-    limits = Limits(
-        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
-    )
-    return Scheduler(limits, pool, cache, Order(SchedulePolicy(config.schedule_policy)))
 
 
 def _card(loaded: Loaded, port: int) -> Card:
