@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -62,12 +62,21 @@ class _NoText:
         return ""
 
 
+class Size(NamedTuple):
+    """So many streams of so many outputs, more than the benchmark computes."""
+
+    num_streams: int
+    num_outputs: int
+
+
 class Loop:
     """A step loop that the benchmark calls."""
 
-    def __init__(self, model: LlamaModel, lane: Lane, num_streams: int, threads: int) -> None:
-        device, room = model.device, 512
-        pool = PagePool(num_streams * room // PAGE_SIZE, PAGE_SIZE)
+    def __init__(self, model: LlamaModel, lane: Lane, size: Size, threads: int) -> None:
+        device, num_streams = model.device, size.num_streams
+        num_pages = 2 + (PROMPT_TOKENS + size.num_outputs) // PAGE_SIZE
+        room = num_pages * PAGE_SIZE
+        pool = PagePool(num_streams * num_pages, PAGE_SIZE)
         kv = KVCache.allocate(model.config, pool.capacity_tokens, device, model.dtype)
         batches = BatchBuilder(room, PAGE_SIZE, device)
         self.runner = ModelRunner(model, kv, batches, Sampler(0), threads, lane)
@@ -83,13 +92,13 @@ class Loop:
             heartbeat_s=60.0,
         )
 
-    def fill(self, num_streams: int, num_tokens: int, vocab_size: int) -> None:
-        """Take so many streams in, and compute their prompts."""
-        rng = random.Random(num_streams)
+    def fill(self, size: Size, vocab_size: int) -> None:
+        """Take the streams in, and compute their prompts."""
+        num_streams, rng = size.num_streams, random.Random(size.num_streams)
         for i in range(num_streams):
             prompt = [rng.randrange(3, vocab_size) for _ in range(PROMPT_TOKENS + i % PAGE_SIZE)]
             greedy = SamplingParams(temperature=0)
-            request = Request(i, prompt, greedy, i, num_tokens, frozenset(), _NoText())
+            request = Request(i, prompt, greedy, i, size.num_outputs, frozenset(), _NoText())
             self.inbox.put(Submit(request))
         for _ in range(2 + num_streams * (PROMPT_TOKENS + PAGE_SIZE) // 512):
             self.engine.step(0.0)
@@ -104,12 +113,12 @@ class Loop:
 
 def measure(model: LlamaModel, num_streams: int, turns: int, threads: int) -> dict[str, Any]:
     """One row."""
-    loops = [Loop(model, lane, num_streams, threads) for lane in (SameThread(), ForwardThread())]
+    size = Size(num_streams, (turns + 1) * TURN_STEPS + 2 * num_streams)
+    loops = [Loop(model, lane, size, threads) for lane in (SameThread(), ForwardThread())]
     prepared: list[float] = []
     _time_preparing(loops[1].runner, prepared)
-    num_tokens = (turns + 1) * TURN_STEPS + 8
     for loop in loops:
-        loop.fill(num_streams, num_tokens, model.config.vocab_size)
+        loop.fill(size, model.config.vocab_size)
         loop.turn()
     before = loops[1].runner.num_foreseen
     pairs = []

@@ -184,7 +184,7 @@ def _model(tiny_llama):
 
 
 def serve(model, lane, stop):
-    """The outputs of two requests, the second with a stop string; and how often foresight helped."""
+    """The outputs of two requests, the second with a stop string; and the steps foreseen."""
     pool = PagePool(40, PAGE_SIZE)
     scheduler = Scheduler(Limits(4, 4, 64), pool, RadixCache(PAGE_SIZE))
     kv = KVCache.allocate(model.config, pool.capacity_tokens, CPU, torch.float32)
