@@ -47,8 +47,12 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
         "log-level": options.log_level,
     }
     given = [(f"--{flag}", str(value)) for flag, value in flags.items() if value is not None]
-    switches = ["--disable-radix-cache"] if options.disable_radix_cache else []
-    return ["workers", *(word for pair in given for word in pair), *switches]
+    switches = {
+        "--disable-radix-cache": options.disable_radix_cache,
+        "--disable-overlap-schedule": options.disable_overlap_schedule,
+    }
+    on = [switch for switch, is_on in switches.items() if is_on]
+    return ["workers", *(word for pair in given for word in pair), *on]
 
 
 def worker_environment(instance: Instance, options: ServeOptions) -> dict[str, str]:

@@ -251,6 +251,8 @@ def _add_order(group: argparse._ArgumentGroup) -> None:
     policies, first = ("lpm", "fcfs"), "who goes first: the longest cached prefix, or by arrival"
     group.add_argument("--schedule-policy", default="lpm", choices=policies, help=first)
     group.add_argument("--disable-radix-cache", action="store_true", help="keep no prefix")
+    overlap = "prepare no step while another is computed; on a CPU none is anyway"
+    group.add_argument("--disable-overlap-schedule", action="store_true", help=overlap)
 
 
 def _add_instance(parser: argparse.ArgumentParser) -> None:

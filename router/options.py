@@ -46,6 +46,7 @@ class ServeOptions:
     page_size: int
     schedule_policy: str
     disable_radix_cache: bool
+    disable_overlap_schedule: bool
     max_request_bytes: int
     retry_max_retries: int
     drain_timeout_s: float

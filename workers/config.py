@@ -52,6 +52,7 @@ class WorkerConfig:
     page_size: int
     schedule_policy: str
     disable_radix_cache: bool
+    disable_overlap_schedule: bool
     max_request_bytes: int
     seed: int
     heartbeat_s: float
@@ -155,6 +156,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--schedule-policy", default="lpm", choices=policies, help=policy_help)
     cache_help = "compute every prompt anew"
     add("--disable-radix-cache", default=False, action="store_true", help=cache_help)
+    overlap_help = "prepare no step while another is computed; on a CPU none is anyway"
+    add("--disable-overlap-schedule", default=False, action="store_true", help=overlap_help)
     add("--max-request-bytes", default=32 * 2**20, help="bytes of a request body", **_int(1))
 
 

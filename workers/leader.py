@@ -29,13 +29,11 @@ from workers.engine.acceptance import AcceptedCounters, ChargeDesk
 from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import LoadMeter
-from workers.engine.pages import PagePool
-from workers.engine.prefix_cache import NoCache, PrefixCache
+from workers.engine.prefix_cache import PrefixCache
 from workers.engine.radix_cache import RadixCache
-from workers.engine.scheduler import Limits, Scheduler
-from workers.engine.waiting import Order, SchedulePolicy
 from workers.engine.watchdog import Watchdog
 from workers.loading import Loaded, load, tokenizer_dir
+from workers.parts import make_cache, make_scheduler
 from workers.ranks.thread import OnFatal
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
@@ -154,19 +152,6 @@ def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: PrefixCache) -> E
         ports,
         config.heartbeat_s,
     )
-
-
-def make_cache(config: WorkerConfig) -> PrefixCache:
-    """Return the prefix cache that the flags ask for."""
-    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
-
-
-def make_scheduler(config: WorkerConfig, pool: PagePool, cache: PrefixCache) -> Scheduler:
-    """Return the scheduler that the flags ask for."""
-    limits = Limits(
-        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
-    )
-    return Scheduler(limits, pool, cache, Order(SchedulePolicy(config.schedule_policy)))
 
 
 def _card(loaded: Loaded, port: int) -> Card:

@@ -30,6 +30,7 @@ from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
+from workers.parts import make_lane
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
 from workers.ranks.reporting import Place, Reporting, ReportSink, last_reports
@@ -73,7 +74,8 @@ def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
     pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
     kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
     batches = BatchBuilder(max_model_len, config.page_size, device)
-    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads)
+    lane = make_lane(config, device)
+    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
     logger.info(
         "loaded in %.1f s: %s on %s, room for %d tokens",
         time.monotonic() - started,

@@ -67,14 +67,23 @@ class SlotRunner:
     two that have not the same prefix does not go unnoticed.
     """
 
-    def __init__(self, page_size):
+    def __init__(self, page_size, looks_ahead=True):
         self.page_size = page_size
+        self.looks_ahead = looks_ahead
         self.slots = {}
         self.num_steps = 0
         self.errors = {}  # by the number of the step that raises
+        self.foreseen = []
 
     def warm_up(self):
         pass
+
+    def launch(self, plan):
+        """Computed when it is waited for: after what is prepared meanwhile."""
+        return lambda: self.run(plan)
+
+    def prepare(self, decodes):
+        self.foreseen = [(c.request.request_id, c.start, tuple(c.pages)) for c in decodes]
 
     def run(self, plan):
         self.num_steps += 1

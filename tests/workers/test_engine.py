@@ -2,7 +2,7 @@ import queue
 
 import pytest
 
-from tests.workers.fakes import SlotRunner, StepClock, expected_output, make_request
+from tests.workers.fakes import FakeText, SlotRunner, StepClock, expected_output, make_request
 from workers.engine.acceptance import AcceptedCounters, Charge
 from workers.engine.engine import MAX_FAILED_STEPS, Engine, Ports
 from workers.engine.inbox import Abort, Inbox, Settle, Submit
@@ -17,9 +17,9 @@ PAGE_SIZE = 4
 class Bench:
     """An engine whose rounds the test calls, and everything that it said."""
 
-    def __init__(self, num_pages=16, max_queued=8, pool=None):
+    def __init__(self, num_pages=16, max_queued=8, pool=None, looks_ahead=True):
         self.outputs, self.reports, self.fatal = [], [], []
-        self.runner = SlotRunner(PAGE_SIZE)
+        self.runner = SlotRunner(PAGE_SIZE, looks_ahead)
         self.inbox = Inbox()
         self.engine = Engine(
             self.inbox,
@@ -43,9 +43,9 @@ class Bench:
         return [o.token_id for o in self.outputs if o.request_id == request_id]
 
 
-@pytest.fixture(name="bench")
-def _bench():
-    return Bench()
+@pytest.fixture(name="bench", params=[True, False], ids=["overlap", "plain"])
+def _bench(request):
+    return Bench(looks_ahead=request.param)
 
 
 def charge(number, tokens, front_door=0, epoch=5):
@@ -189,6 +189,76 @@ def test_a_step_that_fails_ends_its_requests_and_the_loop_goes_on(bench):
     assert [type(o.error) for o in failed] == [StepFailed]
     assert "ValueError: bad weights" in str(failed[0].error)
     assert bench.tokens(2) == expected_output([2], 2)
+
+
+def during(bench, number, happen):
+    """Let something happen while that step is computed."""
+    run = bench.runner.run
+
+    def interrupted(plan):
+        if bench.runner.num_steps + 1 == number:
+            happen()
+        return run(plan)
+
+    bench.runner.run = interrupted
+
+
+def test_an_abort_during_a_step_ends_the_request_after_it(bench):
+    """
+    Its last token is still delivered, its pages are free, and the other goes on.
+    """
+    during(bench, 2, lambda: bench.inbox.put(Abort(1)))
+    for request_id in (1, 2):
+        bench.inbox.put(Submit(make_request(request_id, [request_id] * 3, max_new_tokens=4)))
+    while not bench.step():
+        pass
+
+    assert bench.tokens(1) == expected_output([1] * 3, 2)
+    assert bench.tokens(2) == expected_output([2] * 3, 4)
+    assert bench.reports[-1].holding_tokens == 0
+
+
+def test_a_charge_during_a_step_is_accepted_with_its_tokens_after_it(bench):
+    """
+    The report of the next step shows both; none in between shows one.
+    """
+    arrival = Submit(make_request(2, [2] * 3, charge=charge(2, 9)))
+    during(bench, 2, lambda: bench.inbox.put(arrival))
+    bench.step(Submit(make_request(1, [1] * 3, max_new_tokens=4)))
+    bench.step()
+    bench.step()
+
+    seen = [(r.num_steps, r.holding_tokens, r.accepted[0].tokens) for r in bench.reports]
+    assert seen == [(0, 3, 0), (1, 4, 0), (2, 5 + 3, 9)]
+
+
+def test_what_was_foreseen_of_one_that_stops_is_not_computed(bench):
+    """
+    Foreseen while the token was unknown that ends it.
+    """
+    first, second = expected_output([1] * 3, 2)
+    bench.step(Submit(make_request(1, [1] * 3, 4, text=FakeText(stop=f"{second} "))))
+    bench.step()
+    assert [place[:2] for place in bench.runner.foreseen] == [(1, 4)] * bench.runner.looks_ahead
+
+    assert bench.step(), "nothing left to do"
+    assert bench.tokens(1) == [first, second]
+    assert bench.runner.num_steps == 2
+
+
+def test_a_step_is_computed_to_its_end_if_preparing_fails():
+    """
+    Only then its requests end, and their pages are somebody else's.
+    """
+    bench = Bench()
+    prepare, bench.runner.prepare = bench.runner.prepare, lambda decodes: 1 // 0
+    bench.step(Submit(make_request(1, [1] * 3)))
+    bench.runner.prepare = prepare
+    bench.step(Submit(make_request(2, [2] * 3, max_new_tokens=1)))
+
+    assert bench.runner.num_steps == 2
+    assert [type(o.error) for o in bench.outputs if o.request_id == 1] == [StepFailed]
+    assert bench.tokens(2) == expected_output([2] * 3, 1)
 
 
 def test_steps_that_keep_failing_are_fatal(bench):

@@ -1,22 +1,27 @@
 """What a rank is put together from, as far as flags decide it."""
 
 import pytest
+import torch
 
 from tests.workers.fakes import SlotRunner, make_request
 from workers.config import parse
 from workers.engine.pages import PagePool
-from workers.leader import make_cache, make_scheduler
+from workers.parts import make_cache, make_lane, make_scheduler
 
 SHARED = list(range(40))
 
 
-def first_admitted(tmp_path, *flags):
-    """Who runs first: 2, which came first, or 3, cached before; and how many tokens it found."""
-    config = parse([
+def parsed(tmp_path, *flags):
+    return parse([
         "--instance", "one", "--instance-epoch", "5", "--run-dir", str(tmp_path),
         "--dp-rank", "0", "--dp-size", "1", "--num-front-doors", "1",
-        "--model", "m.gguf", "--served-model-name", "m", "--max-running-requests", "1", *flags,
+        "--model", "m.gguf", "--served-model-name", "m", *flags,
     ])  # fmt: skip
+
+
+def first_admitted(tmp_path, *flags):
+    """Who runs first: 2, which came first, or 3, cached before; and how many tokens it found."""
+    config = parsed(tmp_path, "--max-running-requests", "1", *flags)
     pool, runner = PagePool(20, config.page_size), SlotRunner(16)
     scheduler = make_scheduler(config, pool, make_cache(config))
     scheduler.add(make_request(1, SHARED, 1))
@@ -42,3 +47,22 @@ def test_flags_decide_about_order_and_cache(tmp_path, flags, expected):
     The longest cached prefix goes first; by arrival if told so, or if nothing is cached.
     """
     assert first_admitted(tmp_path, *flags) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "expected"),
+    [
+        ("cpu", [], False),
+        ("cuda", [], True),
+        ("cuda", ["--disable-overlap-schedule"], False),
+    ],
+)
+def test_steps_overlap_where_the_processor_has_nothing_else_to_do(
+    tmp_path, device, flags, expected
+):
+    """
+    On a device of its own, unless that is switched off; never on a CPU.
+    """
+    lane = make_lane(parsed(tmp_path, *flags), torch.device(device))
+
+    assert lane.is_concurrent == expected

@@ -49,8 +49,10 @@ class AnyTraffic(RuleBasedStateMachine):
         cache=st.sampled_from(["radix", "radix", "naive", "none"]),
         order=st.builds(Order, st.sampled_from(SchedulePolicy), st.integers(0, 4)),
         ratio=st.sampled_from([0.0, 0.5, 1.0]),
+        looks_ahead=st.booleans(),
     )
-    def start(self, num_pages, page_size, limits, cache, order, ratio):
+    def start(self, num_pages, page_size, limits, cache, order, ratio, looks_ahead):
+        self.looks_ahead = looks_ahead
         self.pool = PagePool(num_pages, page_size)
         cache = CACHES[cache](page_size)
         self.scheduler = Scheduler(limits, self.pool, cache, order, GrowthEstimate(ratio))
@@ -97,6 +99,9 @@ class AnyTraffic(RuleBasedStateMachine):
         assert all(chunk.num_new > 0 for chunk in plan.chunks)
         assert bool(plan.chunks) or not (self.live - {o.request_id for o in plan.failed})
         self.check_that_nobody_computes_what_another_does(plan, before)
+        if self.looks_ahead:
+            self.scheduler.foresee(plan)
+            self.scheduler.tables.check_integrity()
         return plan
 
     def reached(self):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tests.workers.fakes import make_request
 from workers.engine.batch import BatchBuilder
+from workers.engine.forward_thread import ForwardThread, SameThread
 from workers.engine.growth import GrowthEstimate
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import NoCache
@@ -84,18 +85,23 @@ def _oracle(model):
     return Oracle(model)
 
 
-def make_engine(model, cache, order, page_size, num_pages, limits):
+def make_engine(model, cache, order, page_size, num_pages, limits, lane=None):
     pool = PagePool(num_pages, page_size)
     scheduler = Scheduler(limits, pool, cache, order, GrowthEstimate(initial=0.0))
     kv = KVCache.allocate(model.config, pool.capacity_tokens, CPU, torch.float32)
-    runner = ModelRunner(model, kv, BatchBuilder(MAX_TOKENS, page_size, CPU), Sampler(0), 1)
+    batches = BatchBuilder(MAX_TOKENS, page_size, CPU)
+    runner = ModelRunner(model, kv, batches, Sampler(0), 1, lane)
+    runner.warm_up()
     return scheduler, runner
 
 
 def step(scheduler, runner):
     plan = scheduler.plan()
     assert not plan.failed
-    scheduler.commit(plan, runner.run(plan))
+    wait = runner.launch(plan)
+    if runner.looks_ahead:
+        runner.prepare(scheduler.foresee(plan))
+    scheduler.commit(plan, wait())
     scheduler.check_integrity()
 
 
@@ -115,14 +121,16 @@ def random_requests(draw, prompts, params):
 @given(data=st.data())
 def test_tokens_are_those_of_computing_each_sequence_afresh(model, oracle, params, data):
     """
-    Chunked, batched, with cached prefixes or none, forked, retracted and resumed.
+    Chunked, batched, with cached prefixes or none, forked, retracted and resumed, with overlap
+    and without.
     """
     page_size = data.draw(st.sampled_from([1, 4, 16]))
     num_pages = (MAX_TOKENS + data.draw(st.integers(0, 200))) // page_size
     cache = data.draw(st.sampled_from([RadixCache(page_size), NoCache()]))
     order = Order(data.draw(st.sampled_from(SchedulePolicy)), data.draw(st.integers(0, 3)))
     limits = Limits(data.draw(st.integers(1, 5)), 10, data.draw(st.integers(5, 90)))
-    scheduler, runner = make_engine(model, cache, order, page_size, num_pages, limits)
+    lane = data.draw(st.sampled_from([SameThread, ForwardThread]))()
+    scheduler, runner = make_engine(model, cache, order, page_size, num_pages, limits, lane)
     requests = []
     for request in random_requests(data.draw, oracle.prompts(params), params):
         requests.append(request)

@@ -2,8 +2,13 @@
 The step loop of a DP group, in a thread of its own.
 
     take arrivals ─► plan ─► report ─► forward and sample ─► commit ─► deliver ─┐
-         ▲                                                                      │
+         ▲                             └ foresee, prepare ┘                     │
          └───────────── idle: wait for an arrival, at most a heartbeat ◄────────┘
+
+While a step is computed, the tensors of the one that probably follows are made
+(workers.engine.foresight), if the runner has a thread for that.  Nothing else
+happens meanwhile: arrivals are taken in, and requests change, between steps.  So
+a report is as exact as without, and nobody waits longer to be admitted.
 
 Each round makes one report.  The round after the last finish plans nothing and
 reports that nothing is held, and only then does the loop wait: an idle group
@@ -30,7 +35,7 @@ from shm.load import LoadReport
 from workers.engine.acceptance import AcceptedCounters
 from workers.engine.inbox import Abort, Arrival, Inbox, Look, Settle, Submit
 from workers.engine.meter import LoadMeter
-from workers.engine.plan import Plan
+from workers.engine.plan import Chunk, Plan
 from workers.engine.request import Output, Request, Sample
 from workers.engine.scheduler import Scheduler
 from workers.errors import RequestRefused, StepFailed, Stopping
@@ -47,8 +52,21 @@ class Runner(Protocol):
         """Get ready to compute; called once, in the step loop's thread."""
         ...
 
-    def run(self, plan: Plan) -> Sequence[Sample]:
-        """Compute the plan's chunks; one sample for each that yields any, in order."""
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether preparing takes no time from what is being computed."""
+        ...
+
+    def launch(self, plan: Plan) -> Callable[[], Sequence[Sample]]:
+        """
+        Begin to compute the plan's chunks.
+
+        What comes back waits for one sample of each that yields any, in order.
+        """
+        ...
+
+    def prepare(self, decodes: Sequence[Chunk]) -> None:
+        """Get ready for what probably follows the plan being computed; it may be nothing."""
         ...
 
 
@@ -163,7 +181,7 @@ class Engine:
     def _compute(self, plan: Plan) -> list[Output]:
         started_ns = time.monotonic_ns()
         try:
-            samples = self._runner.run(plan)
+            samples = self._run_plan(plan)
         except Exception as error:
             self._num_failed_steps += 1
             logger.exception("step %d failed, its requests end", self._meter.num_steps + 1)
@@ -174,6 +192,15 @@ class Engine:
         outputs = self._scheduler.commit(plan, samples)
         self._meter.count_step(started_ns, plan.num_prefill_tokens)
         return outputs
+
+    def _run_plan(self, plan: Plan) -> Sequence[Sample]:
+        wait = self._runner.launch(plan)
+        try:
+            if self._runner.looks_ahead:
+                self._runner.prepare(self._scheduler.foresee(plan))
+        finally:
+            samples = wait()  # whatever happens, nothing is computed any more after it
+        return samples
 
     def _end(self) -> None:
         outputs = self._take_in(self._inbox.take(0.0))

@@ -90,6 +90,11 @@ class PageTables:
         self._tables[request.request_id].pages += self._pool.take(missing)
         return True
 
+    def grow_freely(self, request: Request, num_tokens: int) -> bool:
+        """As grow, if no page has to be evicted for it."""
+        is_free = self.missing(request, num_tokens) <= self._pool.num_free
+        return is_free and self.grow(request, num_tokens)
+
     def store(self, request: Request) -> None:
         """Offer the full pages of what is computed to the cache, and use the cache's."""
         table = self._tables[request.request_id]

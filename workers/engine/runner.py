@@ -1,22 +1,47 @@
-"""Computes plans with a model: tensors in, samples out."""
+"""
+Computes plans with a model: tensors in, samples out.
+
+    step loop   lay out k ─ launch k ─ lay out k+1, foreseen ─ wait ─ commit k, plan k+1 ─ launch
+    lane                    └─ forward and sample k ─────────────┘                       └─ ...
+
+What was laid out ahead is used if it lies where the next plan does, chunk by
+chunk and page by page, and is dropped otherwise.  It is the same batch as one
+laid out afterwards, so tokens do not depend on whether anything was foreseen.
+
+While the lane computes, it reads its own tensors, the KV cache and what a
+request had when it began; the step loop changes no request before the samples
+are there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
-from workers.engine.batch import BatchBuilder
+from workers.engine.batch import BatchBuilder, Place
+from workers.engine.forward_thread import Lane, SameThread
 from workers.engine.plan import Chunk, Plan
 from workers.engine.request import Request, Sample
+from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler, TokenLogprobs, prompt_logprobs
 
 
+class _Layout(NamedTuple):
+    """Tensors of a step, but for its token ids."""
+
+    places: Sequence[Place]
+    batch: ForwardBatch
+    attention: AttentionPlan
+
+
 class ModelRunner:
-    """Owns the KV cache.  Every call comes from the step loop's thread."""
+    """Owns the KV cache.  Every call comes from the step loop's thread.  lane: computes."""
 
     def __init__(
         self,
@@ -25,29 +50,70 @@ class ModelRunner:
         batches: BatchBuilder,
         sampler: Sampler,
         num_threads: int,
+        lane: Lane | None = None,
     ) -> None:
         self._model = model
         self._kv = kv
         self._batches = batches
         self._sampler = sampler
         self._num_threads = num_threads
+        self._lane: Lane = lane or SameThread()
+        self._ahead: _Layout | None = None
+        self.num_foreseen = 0
 
     def warm_up(self) -> None:
         """
         Compute one token into slot 0, which holds nothing yet.
 
-        The number of threads is set here because OpenMP keeps it per thread.
+        The number of threads is set where it is computed because OpenMP keeps it per thread.
         """
+        self._lane.begin(self._warm_up)()
+
+    def _warm_up(self) -> None:
         torch.set_num_threads(self._num_threads)
         zero = torch.zeros(1, dtype=torch.int64, device=self._kv.keys.device)
         span = SequenceSpan(num_new=1, num_total=1, slot_index=zero)
         with torch.inference_mode():
             self._model(ForwardBatch(zero, zero, zero, (span,), zero), self._kv)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether there is time to prepare while a plan is computed."""
+        return self._lane.is_concurrent
+
     def run(self, plan: Plan) -> list[Sample]:
-        """Compute the plan's chunks; one sample for each that yields any, in order."""
+        """Compute the plan's chunks and wait for it."""
+        return self.launch(plan)()
+
+    def launch(self, plan: Plan) -> Callable[[], list[Sample]]:
+        """
+        Begin to compute the plan's chunks.
+
+        What comes back waits for one sample of each that yields any, in order.
+        """
+        places = [Place.of(chunk) for chunk in plan.chunks]
+        ahead, self._ahead = self._ahead, None
         with torch.inference_mode():
-            logits = self._model(self._batches.build(plan), self._kv)
+            if ahead is None or ahead.places != places:
+                ahead = self._lay_out(places)
+            else:
+                self.num_foreseen += 1
+            batch = self._batches.fill(ahead.batch, plan)
+        return self._lane.begin(partial(self._compute, plan, batch, ahead.attention))
+
+    def prepare(self, decodes: Sequence[Chunk]) -> None:
+        """Lay out a step that may follow the one being computed; their tokens are not known."""
+        if decodes:
+            with torch.inference_mode():
+                self._ahead = self._lay_out([Place.foreseen(chunk) for chunk in decodes])
+
+    def _lay_out(self, places: Sequence[Place]) -> _Layout:
+        batch = self._batches.lay_out(places)
+        return _Layout(places, batch, AttentionPlan.of(batch, self._model.dtype))
+
+    def _compute(self, plan: Plan, batch: ForwardBatch, attention: AttentionPlan) -> list[Sample]:
+        with torch.inference_mode():
+            logits = self._model(batch, self._kv, attention)
             chunks = [chunk for chunk in plan.chunks if chunk.yields]
             if not any(chunk.scored for chunk in chunks):
                 return self._draw(logits, [chunk.request for chunk in chunks])

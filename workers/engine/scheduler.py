@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from workers.engine.foresight import foresee
 from workers.engine.growth import GrowthEstimate
 from workers.engine.page_tables import PageTables
 from workers.engine.pages import PagePool
@@ -121,6 +122,10 @@ class Scheduler:
         prefills = self._prefills(self.limits.max_step_tokens - len(decodes))
         num_prefill_tokens = sum(chunk.num_new for chunk in prefills)
         return Plan((*decodes, *prefills), num_prefill_tokens, tuple(failed))
+
+    def foresee(self, plan: Plan) -> list[Chunk]:
+        """Return the decodes that follow a plan not yet committed; see workers.engine.foresight."""
+        return foresee(plan, self._running, self.tables)
 
     def commit(self, plan: Plan, samples: Iterable[Sample]) -> list[Output]:
         """Record what a step computed; samples: one for each chunk that yields any, in order."""

@@ -169,13 +169,16 @@ class LlamaModel(torch.nn.Module):
                 module.pack()
 
     @torch.inference_mode()
-    def forward(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
+    def forward(
+        self, batch: ForwardBatch, kv: KVCache, attention: AttentionPlan | None = None
+    ) -> torch.Tensor:
         """
         Run the batch, store its keys and values in kv, return logits [R, vocab] float32.
 
+        attention: the batch's plan in the model's dtype, if it was made before.
         Row i of the logits belongs to row batch.output_index[i] of the token axis.
         """
-        plan = AttentionPlan.of(batch, self.dtype)
+        plan = attention or AttentionPlan.of(batch, self.dtype)
         turn = angles(batch.positions, self._inverse_frequency, self.dtype)
         hidden = embedding(batch.token_ids, self.embedding)
         for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):
