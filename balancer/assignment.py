@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from balancer.prefix_index import Expectation
+
 
 class End(Enum):
     """How an assignment's charge ends, as far as the front door knows."""
 
     REACHED = "reached"
-    """The request reached the group, which counts its charge in its own time."""
+    """The request reached the group, which counts its charge in its own time, and answered it."""
+    UNANSWERED = "unanswered"
+    """It was sent, and refused or given up before an answer began.  Its charge is as above."""
     NEVER_SENT = "never_sent"
     """No byte of it reached the group: the charge is taken back."""
 
@@ -26,4 +30,7 @@ class Assignment:
     """What it adds to the group's in-flight tokens; never changed afterwards."""
     book_tokens: int
     """What the front door believes it holds: the prompt and what has been streamed."""
+    cached_tokens: int = 0
+    """Of the prompt, what the group was believed to have cached."""
+    expectation: Expectation | None = None
     is_open: bool = True

@@ -28,6 +28,7 @@ from balancer.freshness import Freshness, FreshnessChange
 from balancer.ledger import Book, Ledger
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import Policy
+from balancer.prefix_index import PrefixEvent, PrefixIndex
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
@@ -52,10 +53,13 @@ class Controller:
         num_groups: int,
         rng: random.Random,
         max_load_age_ns: int,
+        prefixes: PrefixIndex | None = None,
     ) -> None:
+        """`prefixes` is given if the policy looks at them."""
         self.policy = policy
         self.ledger = ledger
         self.max_load_age_ns = max_load_age_ns
+        self.prefixes = prefixes
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
@@ -88,11 +92,16 @@ class Controller:
         candidates = candidates or self._suspects(excluded)
         if not candidates:
             raise NoCandidate(self._why_none(excluded))
+        if self.prefixes is not None and request.page_digests:
+            request = request.matched(self.prefixes.match(request.page_digests))
         dp_rank = self.policy.pick(candidates, request)
         tokens = request.prompt_tokens
         group_epoch = self.ledger.dispatch(dp_rank, tokens)
         balance_id = f"{self._rng.getrandbits(64):016x}"
         assignment = Assignment(balance_id, dp_rank, group_epoch, tokens, tokens)
+        if self.prefixes is not None and request.page_digests:
+            assignment.cached_tokens = request.cached_tokens[dp_rank]
+            assignment.expectation = self.prefixes.expect(dp_rank, request.page_digests)
         self._open[balance_id] = assignment
         self._weigh(dp_rank)
         return assignment
@@ -103,6 +112,7 @@ class Controller:
 
         With End.NEVER_SENT the charge is taken back here; else the group
         counts it, and it leaves in-flight with the report that shows that.
+        With End.REACHED its pages are still expected in the group, else no more.
         """
         if not assignment.is_open:
             return
@@ -114,6 +124,9 @@ class Controller:
             self.ledger.take_back(dp_rank, assignment.group_epoch, charge_tokens, book_tokens)
         else:
             self.ledger.end(dp_rank, assignment.group_epoch, book_tokens)
+        if self.prefixes is not None and assignment.expectation is not None:
+            settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
+            settle(assignment.expectation)
         if end is End.NEVER_SENT or not self._is_fresh[dp_rank]:
             self._weigh(dp_rank)  # else only the next report changes its load
 
@@ -147,6 +160,8 @@ class Controller:
         if entry.epoch > known:
             self.ledger.begin_group(dp_rank, entry.epoch)
             self._freshness.disregard(dp_rank)
+            if self.prefixes is not None:
+                self.prefixes.begin_group(dp_rank)
         elif entry.epoch < known and state in _CANDIDATES:
             state = GroupState.STARTING
         if state in _JUDGED:
@@ -186,6 +201,11 @@ class Controller:
             self._weigh(change.dp_rank)
         return self._freshness.to_tell(changes)
 
+    def observe_prefix(self, dp_rank: int, group_epoch: int, event: PrefixEvent) -> None:
+        """Take over what a group tells of its prefix cache; another epoch's is ignored."""
+        if self.prefixes is not None and group_epoch == self.ledger.epoch(dp_rank):
+            self.prefixes.observe(dp_rank, event)
+
     def loads(self) -> list[GroupLoad]:
         """Load of every group, chosen or not, by dp_rank."""
         return list(self._loads)
@@ -209,6 +229,8 @@ class Controller:
     def check_integrity(self) -> None:
         """Raise LedgerBroken if the books do not add up to the open assignments."""
         self.ledger.check_integrity()
+        if self.prefixes is not None:
+            self.prefixes.check_integrity()
         for dp_rank, book in enumerate(self.books()):
             epoch = self.ledger.epoch(dp_rank)
             here = (a for a in self._open.values() if a.dp_rank == dp_rank)

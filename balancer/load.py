@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -9,6 +10,18 @@ class RequestShape(NamedTuple):
     """What is known of a request before it is dispatched."""
 
     prompt_tokens: int
+    page_digests: Sequence[int] = ()
+    """Of its full pages (see shm.page_digest); empty: not known."""
+    page_size: int = 0
+    """Tokens in each of those pages."""
+    cached_tokens: Sequence[int] = ()
+    """Prompt tokens that each group need not compute, by dp_rank; empty: not known."""
+
+    def matched(self, pages: Sequence[int]) -> RequestShape:
+        """The shape, with how many leading pages each group has; the last token is computed."""
+        most = (self.prompt_tokens - 1) // self.page_size
+        size = self.page_size
+        return self._replace(cached_tokens=[min(count, most) * size for count in pages])
 
 
 class GroupLoad(NamedTuple):

@@ -10,7 +10,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("bench_dispatch", "bench_segment", "bench_proxy", "bench_level")
+BENCHMARKS = (
+    "bench_dispatch",
+    "bench_segment",
+    "bench_prefix",
+    "bench_proxy",
+    "bench_level",
+    "bench_engine",
+    "bench_draft_verify",
+)
 
 
 def main() -> None:

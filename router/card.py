@@ -37,7 +37,7 @@ class Card:
     model: str
     max_model_len: int
     tokenizer_dir: str | None = None
-    page_size: int = 1
+    page_size: int = 0
     kv_capacity_tokens: int = 0
     state: str = "ready"
     """`ready`, or `draining` once its process was asked to end."""

@@ -39,6 +39,7 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
         "max-total-tokens": options.max_total_tokens,
         "chunked-prefill-size": options.chunked_prefill_size,
         "page-size": options.page_size,
+        "schedule-policy": options.schedule_policy,
         "max-request-bytes": options.max_request_bytes,
         "drain-timeout-s": options.drain_timeout_s,
         "watchdog-timeout": options.watchdog_timeout_s,
@@ -46,7 +47,8 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
         "log-level": options.log_level,
     }
     given = [(f"--{flag}", str(value)) for flag, value in flags.items() if value is not None]
-    return ["workers", *(word for pair in given for word in pair)]
+    switches = ["--disable-radix-cache"] if options.disable_radix_cache else []
+    return ["workers", *(word for pair in given for word in pair), *switches]
 
 
 def worker_environment(instance: Instance, options: ServeOptions) -> dict[str, str]:

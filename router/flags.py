@@ -244,6 +244,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="tokens in a KV page",
     )
+    _add_order(group)
+
+
+def _add_order(group: argparse._ArgumentGroup) -> None:
+    policies, first = ("lpm", "fcfs"), "who goes first: the longest cached prefix, or by arrival"
+    group.add_argument("--schedule-policy", default="lpm", choices=policies, help=first)
+    group.add_argument("--disable-radix-cache", action="store_true", help="keep no prefix")
 
 
 def _add_instance(parser: argparse.ArgumentParser) -> None:

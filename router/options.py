@@ -44,6 +44,8 @@ class ServeOptions:
     max_total_tokens: int
     chunked_prefill_size: int
     page_size: int
+    schedule_policy: str
+    disable_radix_cache: bool
     max_request_bytes: int
     retry_max_retries: int
     drain_timeout_s: float

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from router.descriptors import raise_descriptor_limit
 from router.errors import ConfigError, StartError
-from router.front_door.server import listening_socket
+from router.front_door.listening import listening_socket
 from router.instance import Instance
 from router.logs import configure_logging
 from router.model_source import LocalModel, locate

@@ -51,6 +51,8 @@ class GroupEntry:
     max_model_len: int = 0
     tokenizer_dir: str | None = None
     """Folder with tokenizer.json and chat.json; None if its tokenizer is not known."""
+    page_size: int = 0
+    """Tokens in a page of its prefix cache; 0 if not known."""
 
 
 @dataclass(frozen=True, slots=True)

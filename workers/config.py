@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
 
 MAX_HEARTBEAT_S = 30.0
@@ -49,6 +50,8 @@ class WorkerConfig:
     max_total_tokens: int
     chunked_prefill_size: int
     page_size: int
+    schedule_policy: str
+    disable_radix_cache: bool
     max_request_bytes: int
     seed: int
     heartbeat_s: float
@@ -147,6 +150,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--max-total-tokens", default=32_768, help="tokens that the KV cache holds", **_int(1))
     add("--chunked-prefill-size", default=512, help="tokens that a step computes", **_int(1))
     add("--page-size", default=16, help="tokens in a KV page", **_int(1))
+    policies = tuple(policy.value for policy in SchedulePolicy)
+    policy_help = "who goes first: the longest cached prefix, or who came first"
+    add("--schedule-policy", default="lpm", choices=policies, help=policy_help)
+    cache_help = "compute every prompt anew"
+    add("--disable-radix-cache", default=False, action="store_true", help=cache_help)
     add("--max-request-bytes", default=32 * 2**20, help="bytes of a request body", **_int(1))
 
 

@@ -15,11 +15,8 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import uvloop
@@ -29,44 +26,25 @@ from shm.process import this_process
 from workers.card import Card, State
 from workers.config import WorkerConfig
 from workers.engine.acceptance import AcceptedCounters, ChargeDesk
-from workers.engine.batch import BatchBuilder
 from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
-from workers.engine.meter import GroupId, LoadMeter
+from workers.engine.meter import LoadMeter
 from workers.engine.pages import PagePool
-from workers.engine.runner import ModelRunner
+from workers.engine.prefix_cache import NoCache, PrefixCache
+from workers.engine.radix_cache import RadixCache
 from workers.engine.scheduler import Limits, Scheduler
+from workers.engine.waiting import Order, SchedulePolicy
 from workers.engine.watchdog import Watchdog
-from workers.errors import InvalidConfig
-from workers.model.checkpoint import open_checkpoint
-from workers.model.config import ModelConfig
-from workers.model.kv_cache import KVCache
-from workers.model.llama import LlamaModel
-from workers.model.sampling import Sampler
-from workers.model.text import TextCodec
-from workers.placement import Machine, choose_device, choose_dtype
-from workers.ranks.links import choose_interface
-from workers.ranks.reporting import Place, Reporting, ReportSink, last_reports
+from workers.loading import Loaded, load, tokenizer_dir
 from workers.ranks.thread import OnFatal
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
 from workers.server.drain import STEP_LIMIT_S, Drain
 from workers.server.intake import Intake, ServedModel
+from workers.server.prefix_feed import Cache, CacheState, PrefixFeed
 from workers.server.serving import Calls, LeaderServer, SignalMemory, bind
 
 logger = logging.getLogger("levelhead.workers")
-
-
-class Loaded(NamedTuple):
-    """A rank that is ready to serve."""
-
-    config: WorkerConfig
-    group: GroupId
-    codec: TextCodec
-    runner: ModelRunner
-    pool: PagePool
-    max_model_len: int
-    reports: ReportSink
 
 
 def run(
@@ -81,101 +59,13 @@ def run(
     Raises InvalidConfig, ModelError or SegmentError for what cannot work.
     """
     torch.set_num_threads(config.threads)
-    loaded = _load(config, on_fatal)
+    loaded = load(config, on_fatal)
     gc.collect()
     gc.freeze()
     signals = SignalMemory()
     on_loaded()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(loaded, signals, on_fatal))
-
-
-def next_epoch(now_ns: int, card_epoch: int, reports: Iterable[LoadReport], dp_rank: int) -> int:
-    """
-    Return the epoch of a group's new life: the time, unless its last life had a later one.
-
-    Clocks are set back.  A life that ended well has taken its card away, but its
-    last report is still published.
-    """
-    reported = [report.group_epoch for report in reports if report.dp_rank == dp_rank]
-    return max(now_ns, card_epoch + 1, *(epoch + 1 for epoch in reported))
-
-
-def _load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
-    started = time.monotonic()
-    logger.info("loading %s", config.model)
-    checkpoint = open_checkpoint(config.model)
-    try:
-        codec = checkpoint.tokenizer()
-        max_model_len = _max_model_len(config, checkpoint.config)
-        device, dtype = _place(config)
-        codec.save(_tokenizer_dir(config))
-        group = _group(config)
-        model = LlamaModel(checkpoint.config, device, dtype)
-        model.load(checkpoint)
-    finally:
-        checkpoint.close()
-    pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
-    kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
-    batches = BatchBuilder(max_model_len, config.page_size, device)
-    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads)
-    logger.info(
-        "loaded in %.1f s: %s on %s, room for %d tokens",
-        time.monotonic() - started,
-        dtype,
-        device,
-        pool.capacity_tokens,
-    )
-    reports = _reporting(config, group, on_fatal)
-    return Loaded(config, group, codec, runner, pool, max_model_len, reports)
-
-
-def _group(config: WorkerConfig) -> GroupId:
-    """Begin a life.  Raises InvalidConfig or SegmentError if the load segment is not there."""
-    reports = last_reports(config.instance, config.instance_epoch)
-    card_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
-    return GroupId(config.dp_rank, next_epoch(time.time_ns(), card_epoch, reports, config.dp_rank))
-
-
-def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
-    """Return the context length.  Raises InvalidConfig if the one asked for is impossible."""
-    capacity = config.max_total_tokens // config.page_size * config.page_size
-    asked = config.max_model_len
-    if asked is None:
-        if capacity < model.max_model_len:
-            logger.warning(
-                "context cut from %d to %d tokens, the KV cache has no room for more",
-                model.max_model_len,
-                capacity,
-            )
-        return min(model.max_model_len, capacity)
-    limits = {"the model's": model.max_model_len, "--max-total-tokens allows": capacity}
-    for name, limit in limits.items():
-        if asked > limit:
-            raise InvalidConfig(f"--max-model-len is {asked}; {name} {limit}")
-    return asked
-
-
-def _place(config: WorkerConfig) -> tuple[torch.device, torch.dtype]:
-    """Choose device and dtype; a CUDA device is made this process's own."""
-    machine = Machine.here()
-    device = choose_device(config.device, config.dp_rank, config.dp_size, machine)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device, choose_dtype(config.dtype, device, machine)
-
-
-def _reporting(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Reporting:
-    choose_interface(config.host)
-    place = Place(
-        group,
-        config.dp_size,
-        config.num_front_doors,
-        config.instance,
-        config.instance_epoch,
-        config.run_dir,
-    )
-    return Reporting(place, partial(bind, config.host), on_fatal)
 
 
 async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> None:
@@ -191,9 +81,11 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     def is_ready() -> bool:
         return watchdog.is_well() and not inbox.is_closed
 
-    engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal))
+    cache = make_cache(config)
+    engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), cache)
     drain = Drain(config.drain_timeout_s, time.monotonic)
-    app = build_app(_service(loaded, client, drain, is_ready))
+    feed = _prefix_feed(loaded, cache, client, is_ready)
+    app = build_app(_service(loaded, client, drain, is_ready)._replace(prefix_feed=feed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
@@ -218,11 +110,26 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
         logger.info("stopped: group %d", card.dp_rank)
 
 
+def _prefix_feed(
+    loaded: Loaded, cache: PrefixCache, client: EngineClient, is_ready: Callable[[], bool]
+) -> PrefixFeed | None:
+    """What tells front doors of the cache; None if it keeps nothing."""
+    if not isinstance(cache, RadixCache):
+        return None
+    journal, digests = cache.journal, cache.digests
+
+    def look(tell: Callable[[CacheState], None]) -> None:
+        client.look(lambda: CacheState(journal.read(), digests()), tell)
+
+    epoch, page_size = loaded.group.epoch, loaded.config.page_size
+    return PrefixFeed(Cache(epoch, page_size, journal, look, is_ready))
+
+
 def _service(
     loaded: Loaded, client: EngineClient, drain: Drain, is_ready: Callable[[], bool]
 ) -> Service:
     config = loaded.config
-    model = ServedModel(config.served_model_name, loaded.max_model_len)
+    model = ServedModel(config.served_model_name, loaded.max_model_len, config.dp_rank)
     return Service(
         Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
         client,
@@ -236,20 +143,30 @@ def _service(
     )
 
 
-def _engine(loaded: Loaded, inbox: Inbox, ports: Ports) -> Engine:
+def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: PrefixCache) -> Engine:
     config = loaded.config
-    limits = Limits(
-        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
-    )
     return Engine(
         inbox,
-        Scheduler(limits, loaded.pool),
+        make_scheduler(config, loaded.pool, cache),
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),
         ports,
         config.heartbeat_s,
     )
+
+
+def make_cache(config: WorkerConfig) -> PrefixCache:
+    """Return the prefix cache that the flags ask for."""
+    return NoCache() if config.disable_radix_cache else RadixCache(config.page_size)
+
+
+def make_scheduler(config: WorkerConfig, pool: PagePool, cache: PrefixCache) -> Scheduler:
+    """Return the scheduler that the flags ask for."""
+    limits = Limits(
+        config.max_running_requests, config.max_queued_requests, config.chunked_prefill_size
+    )
+    return Scheduler(limits, pool, cache, Order(SchedulePolicy(config.schedule_policy)))
 
 
 def _card(loaded: Loaded, port: int) -> Card:
@@ -265,9 +182,5 @@ def _card(loaded: Loaded, port: int) -> Card:
         max_model_len=loaded.max_model_len,
         page_size=config.page_size,
         kv_capacity_tokens=loaded.pool.capacity_tokens,
-        tokenizer_dir=str(_tokenizer_dir(config)),
+        tokenizer_dir=str(tokenizer_dir(config)),
     )
-
-
-def _tokenizer_dir(config: WorkerConfig) -> Path:
-    return (config.run_dir / "tokenizer").resolve()

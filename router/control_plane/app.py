@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from router.control_plane.admin import add_admin
@@ -19,7 +19,7 @@ from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
 from router.control_plane.membership import Membership
 from router.control_plane.metrics import exposition
-from router.control_plane.tokenizing import Tokenizing, add_tokenize
+from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.instance import Instance
 from shm.errors import TornRead
 
@@ -46,6 +46,15 @@ class Model(BaseModel):
     max_model_len: int
 
 
+class ModelInfo(BaseModel):
+    """The served model, as SGLang tells of it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_path: str
+    is_generation: bool = True
+
+
 class Models(BaseModel):
     """All served models."""
 
@@ -61,6 +70,7 @@ def build_app(control: ControlPlane) -> FastAPI:
     app.add_exception_handler(TornRead, _torn)
     app.add_exception_handler(Exception, _unexpected)
     _add_models(app, control)
+    _add_model_info(app, control)
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures)
@@ -99,6 +109,13 @@ def _add_models(app: FastAPI, control: ControlPlane) -> None:
                 return each
         names = ", ".join(each.id for each in served())
         raise HTTPException(404, f"the model {name!r} does not exist; there are: {names}")
+
+
+def _add_model_info(app: FastAPI, control: ControlPlane) -> None:
+    @app.get("/get_model_info", tags=["engine"])
+    async def model_info() -> ModelInfo:
+        """What SGLang's frontend language asks before anything else."""
+        return ModelInfo(model_path=any_ready(control.membership.groups).model)
 
 
 def _add_figures(app: FastAPI, control: ControlPlane) -> None:

@@ -81,6 +81,7 @@ def presented(member: Member, card: Card | None, *, process_alive: bool) -> Memb
             card.model,
             card.max_model_len,
             card.tokenizer_dir,
+            card.page_size,
         )
         return Member(entry, card)
     if card is not None and card.epoch == member.entry.epoch and process_alive:

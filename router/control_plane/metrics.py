@@ -57,6 +57,8 @@ _COUNTERS = (
      "book_decisions"),
     ("torn_snapshots", "Times that no whole copy of the load segment could be taken.",
      "torn_snapshots"),
+    ("predicted_cached_tokens", "Prompt tokens the chosen groups were believed to have cached.",
+     "predicted_cached_tokens"),
 )  # fmt: skip
 # name and key of the meters, help, label
 _KEYED = (
@@ -68,6 +70,8 @@ _KEYED = (
 _GAUGES = (
     ("open_connections", "Client connections.", "open_connections"),
     ("open_requests", "Inference requests under way.", "open_requests"),
+    ("prefix_groups", "Groups that are telling what they have cached.", "prefix_groups"),
+    ("prefix_digests", "Cached pages that the front door knows of.", "prefix_digests"),
     ("open_settlements", "Uncertain ends that no group has answered for yet.", "open_settlements"),
 )
 

@@ -62,10 +62,11 @@ def add_tokenize(app: FastAPI, membership: Membership, tokenizing: Tokenizing) -
     @app.post("/tokenize", tags=["engine"])
     async def tokenize(request: Request) -> Response:
         """Token ids of a prompt or of a conversation, from any ready group."""
-        return await tokenizing.answer(request, _any_ready(membership.groups))
+        return await tokenizing.answer(request, any_ready(membership.groups))
 
 
-def _any_ready(groups: tuple[GroupEntry, ...]) -> GroupEntry:
+def any_ready(groups: tuple[GroupEntry, ...]) -> GroupEntry:
+    """A group that can be asked.  Raises HTTPException, 503."""
     for entry in groups:
         if entry.state is GroupState.READY:
             return entry

@@ -11,7 +11,8 @@ import uvloop
 
 from router.front_door.dispatcher import Segments
 from router.front_door.garbage import calm_garbage_collection
-from router.front_door.server import FrontDoor, listening_socket
+from router.front_door.listening import listening_socket
+from router.front_door.server import FrontDoor
 from router.instance import Instance
 from router.logs import configure_logging
 from shm.board import Board

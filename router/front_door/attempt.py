@@ -19,7 +19,7 @@ from router.front_door.services import Services
 class Attempt:
     """A request on one group.  Its exchange says how far it got."""
 
-    __slots__ = ("_assignment", "_services", "address", "is_answered", "is_written")
+    __slots__ = ("_assignment", "_services", "address", "is_answered", "is_computed", "is_written")
 
     def __init__(self, services: Services, assignment: Assignment) -> None:
         self._services = services
@@ -28,6 +28,8 @@ class Attempt:
         """Where it is sent, and asked: a later life of the group may be elsewhere."""
         self.is_written = False
         self.is_answered = False
+        self.is_computed = False
+        """Whether the answer says that the prompt was computed."""
 
     @property
     def dp_rank(self) -> int:
@@ -72,7 +74,8 @@ class Attempt:
         """Release the assignment, the one place that does; twice does no harm."""
         if not self._assignment.is_open:
             return
-        end = End.REACHED if self.is_written else End.NEVER_SENT
+        answered = End.REACHED if self.is_computed else End.UNANSWERED
+        end = answered if self.is_written else End.NEVER_SENT
         self._services.dispatcher.controller.release(self._assignment, end)
         if self.is_written and not self.is_answered:
             self._services.settlement.ask(self.address, self._assignment)

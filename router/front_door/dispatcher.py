@@ -145,6 +145,7 @@ class Dispatcher:
     def _measure(self, assignment: Assignment, began_ns: int) -> None:
         meters = self._meters
         meters.dispatches[assignment.dp_rank] += 1
+        meters.predicted_cached_tokens += assignment.cached_tokens
         report = self.controller.ledger.report(assignment.dp_rank)
         if report is None or not self.controller.figures_are_fresh(assignment.dp_rank):
             meters.book_decisions += 1

@@ -27,7 +27,7 @@ from router.front_door.answer import Answer
 from router.front_door.attempt import Attempt
 from router.front_door.exchange import Client, Exchange
 from router.front_door.message import Request
-from router.front_door.prompt import PromptCount, text_bytes
+from router.front_door.prompt import GENERATE_PATH, PromptCount, text_bytes
 from router.front_door.services import Services
 from router.front_door.upstream import UpstreamConnection
 
@@ -87,13 +87,15 @@ class InferenceExchange(Exchange):
 
     def _dispatch(self, counted: PromptCount) -> None:
         services = self._services
-        self._shape = RequestShape(counted.tokens)
+        self._shape = RequestShape(counted.tokens, counted.page_digests, counted.page_size)
         try:
             assignment = services.dispatcher.assign(self._shape)
         except NoGroup as error:
             self._fail(error)
             return
-        self._learns = counted.source == "estimated" and services.counter.estimate.is_due()
+        tells_all = self._request.path != GENERATE_PATH  # there each choice has counts of its own
+        is_estimated = counted.source == "estimated" and tells_all
+        self._learns = is_estimated and services.counter.estimate.is_due()
         services.meters.prompt_tokens[counted.source] += counted.tokens
         self._try(assignment)
 
@@ -136,6 +138,7 @@ class InferenceExchange(Exchange):
         """Go elsewhere if it refuses; else pass it on, a stream's with its first byte."""
         if self._attempt is not None:
             self._attempt.is_answered = True
+            self._attempt.is_computed = status == 200  # which comes with the first output
         refusal = _REFUSALS.get(status)
         if refusal is not None and self._retry(refusal, f"it answered {status}"):
             return

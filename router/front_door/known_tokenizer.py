@@ -32,11 +32,11 @@ class KnownTokenizer:
         self._template = _environment().from_string(source) if source else None
         self._tokens = {name: chat[name] or "" for name in ("bos_token", "eos_token")}
 
-    def count_text(self, text: str) -> int:
+    def text_tokens(self, text: str) -> list[int]:
         """Tokens of a plain prompt, with what the tokenizer puts before it."""
-        return self._num_tokens(text, special=True)
+        return self._tokens_of(text, special=True)
 
-    def count_chat(self, messages: list[Any]) -> int | None:
+    def chat_tokens(self, messages: list[Any]) -> list[int] | None:
         """Tokens of a conversation; None if the template refuses it (the group will say why)."""
         if self._template is None:
             return None
@@ -45,11 +45,13 @@ class KnownTokenizer:
             text = self._template.render(messages=plain, add_generation_prompt=True, **self._tokens)
         except Exception:  # noqa: BLE001  a template is foreign code run on foreign data
             return None
-        return self._num_tokens(text, special=False)
+        return self._tokens_of(text, special=False)
 
-    def _num_tokens(self, text: str, *, special: bool) -> int:
+    def _tokens_of(self, text: str, *, special: bool) -> list[int]:
         # The batch call lets other threads run; a plain encode holds them all up.
-        return len(self._tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
+        encode = self._tokenizer.encode_batch_fast
+        ids: list[int] = encode([text], add_special_tokens=special)[0].ids
+        return ids
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,12 @@ class Meters:
         """Uncertain charges whose group has not said yet; as of the last time that was asked."""
         self.torn_snapshots = 0
         """Times that no whole copy of the load segment or the group table could be taken."""
+        self.predicted_cached_tokens = 0
+        """Prompt tokens that the chosen groups were believed to have cached."""
+        self.prefix_groups = 0
+        """Groups that are telling what their prefix caches hold."""
+        self.prefix_digests = 0
+        """Pages that they hold, as far as it is remembered."""
         self.open_connections = 0
         self.open_requests = 0
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)

@@ -1,5 +1,7 @@
 """
-How many prompt tokens a request has.
+How many prompt tokens a request has: those that its group will hold for it.
+
+Each copy that `n` asks for is a request of its own there, and holds all of the prompt.
 
 Exact where the groups' tokenizer is known: the chat template is rendered and
 the text is encoded as the group will do it.  Elsewhere, and for a prompt of
@@ -11,14 +13,19 @@ levelhead_prompt_tokens_total.
 from __future__ import annotations
 
 import logging
+import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from router.errors import BadRequest
 from router.front_door.known_tokenizer import KnownTokenizer
+from shm.page_digest import page_digests
 
 _log = logging.getLogger("levelhead.front_door")
 CHAT_PATH = b"/v1/chat/completions"
+GENERATE_PATH = b"/generate"
+_MAX_CHOICES = 128  # in one answer of a group of ours; it refuses more
 _FIRST_BYTES_PER_TOKEN = 4.0  # English prose under a 50k to 150k vocabulary
 _LEARNING_RATE = 0.05
 _EARLY_SAMPLES = 200
@@ -33,6 +40,10 @@ class PromptCount(NamedTuple):
     tokens: int
     source: str
     """`exact` or `estimated`."""
+    page_digests: Sequence[int] = ()
+    """Of the full pages of an only prompt that was counted exactly, if they are wanted."""
+    page_size: int = 0
+    """Tokens in each of those pages."""
 
 
 class ByteEstimate:
@@ -70,7 +81,25 @@ def text_bytes(body: dict[str, Any], path: bytes) -> tuple[int, int]:
         if not isinstance(messages, list) or not messages:
             raise BadRequest("messages: a list with at least one message is needed", "messages")
         return sum(_content_bytes(message) for message in messages), len(messages)
-    return _prompt_bytes(body.get("prompt")), 0
+    return _prompt_bytes(*_prompt(body, path)), 0
+
+
+def _prompt(body: dict[str, Any], path: bytes) -> tuple[Any, str]:
+    """The prompt of a body that is no conversation, and the name of its field."""
+    name = "prompt"
+    if path == GENERATE_PATH:
+        name = "text" if body.get("text") is not None else "input_ids"
+    return body.get(name), name
+
+
+def _num_copies(body: dict[str, Any], path: bytes) -> int:
+    """Outputs of each prompt; the group refuses what is no such number."""
+    if path == GENERATE_PATH:
+        sampling = body.get("sampling_params")
+        first = sampling[0] if isinstance(sampling, list) and sampling else sampling
+        body = first if isinstance(first, dict) else {}
+    value = body.get("n")
+    return value if type(value) is int and 1 <= value <= _MAX_CHOICES else 1
 
 
 def _content_bytes(message: Any) -> int:
@@ -87,20 +116,18 @@ def _content_bytes(message: Any) -> int:
     return 0
 
 
-def _prompt_bytes(prompt: Any) -> int:
+def _prompt_bytes(prompt: Any, name: str) -> int:
     if isinstance(prompt, list) and prompt and not _is_token_ids(prompt):
-        return sum(_one_prompt_bytes(part) for part in prompt)
-    return _one_prompt_bytes(prompt)
+        return sum(_one_prompt_bytes(part, name) for part in prompt)
+    return _one_prompt_bytes(prompt, name)
 
 
-def _one_prompt_bytes(prompt: Any) -> int:
+def _one_prompt_bytes(prompt: Any, name: str) -> int:
     if isinstance(prompt, str):
         return len(prompt.encode())
     if _is_token_ids(prompt):
         return len(prompt) * int(_FIRST_BYTES_PER_TOKEN)
-    raise BadRequest(
-        "prompt: a string, a list of token ids, or a list of those is needed", "prompt"
-    )
+    raise BadRequest(f"{name}: a string, a list of token ids, or a list of those is needed", name)
 
 
 def _is_token_ids(prompt: Any) -> bool:
@@ -114,6 +141,8 @@ class PromptCounter:
 
     def __init__(self) -> None:
         self.estimate = ByteEstimate()
+        self.page_size = 0
+        """Tokens in the pages that are named by digests; 0: none are."""
         self._folder: str | None = None
         self._known: KnownTokenizer | None = None
 
@@ -135,21 +164,34 @@ class PromptCounter:
         return self._known is not None
 
     def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
-        """Prompt tokens of a body whose text_bytes are `size`."""
+        """Prompt tokens of a body whose text_bytes are `size`, for each copy that it asks for."""
+        num_copies = _num_copies(body, path)
         too_long = size[0] > _LONGEST_EXACT_BYTES
-        exact = None if too_long else self._exact(body, path)
-        if exact is not None:
-            return PromptCount(exact, "exact")
-        return PromptCount(self.estimate.count(*size), "estimated")
+        prompts = None if too_long else self._tokens(body, path)
+        if prompts is None:
+            return PromptCount(self.estimate.count(*size) * num_copies, "estimated")
+        num_tokens, page_size = sum(map(len, prompts)) * num_copies, self.page_size
+        if not page_size or len(prompts) != 1:
+            return PromptCount(num_tokens, "exact")
+        return PromptCount(num_tokens, "exact", _digests(prompts[0], page_size), page_size)
 
-    def _exact(self, body: dict[str, Any], path: bytes) -> int | None:
+    def _tokens(self, body: dict[str, Any], path: bytes) -> list[Sequence[int]] | None:
+        """Tokens of each of the body's prompts; None if they cannot be known."""
         known = self._known
         if path == CHAT_PATH:
-            return known.count_chat(body["messages"]) if known else None
-        prompt = body["prompt"]
+            tokens = known.chat_tokens(body["messages"]) if known else None
+            return None if tokens is None else [tokens]
+        prompt, _ = _prompt(body, path)
         prompts = [prompt] if isinstance(prompt, str) or _is_token_ids(prompt) else prompt
-        texts = [each for each in prompts if isinstance(each, str)]
-        if texts and known is None:
+        if known is None and any(isinstance(each, str) for each in prompts):
             return None
-        num_given = sum(len(each) for each in prompts if not isinstance(each, str))
-        return num_given + sum(known.count_text(text) for text in texts if known)
+        return [
+            known.text_tokens(each) if known and isinstance(each, str) else each for each in prompts
+        ]
+
+
+def _digests(tokens: Sequence[int], page_size: int) -> Sequence[int]:
+    try:
+        return page_digests(tokens, page_size)
+    except struct.error:
+        return ()  # no token ids: the group will refuse them

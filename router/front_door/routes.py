@@ -12,9 +12,10 @@ import orjson
 from router.errors import MethodNotAllowed, RequestError
 from router.front_door.exchange import Client, Exchange, refusal
 from router.front_door.message import Request, response
+from router.front_door.prompt import GENERATE_PATH
 from router.front_door.upstream_pool import UpstreamPool
 
-INFERENCE_PATHS = frozenset((b"/v1/chat/completions", b"/v1/completions"))
+INFERENCE_PATHS = frozenset((b"/v1/chat/completions", b"/v1/completions", GENERATE_PATH))
 
 
 def is_inference(request: Request) -> bool:

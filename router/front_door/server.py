@@ -19,7 +19,8 @@ import orjson
 
 from balancer.controller import Controller
 from balancer.ledger import Ledger
-from balancer.methods import make_policy
+from balancer.methods import PREFIX_METHODS, make_policy
+from balancer.prefix_index import PrefixIndex
 from router.errors import RequestError
 from router.front_door.access import Access
 from router.front_door.client import ClientConnection
@@ -29,6 +30,7 @@ from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
+from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, is_inference, readiness
@@ -85,6 +87,9 @@ class FrontDoor:
         self._counter = PromptCounter()
         self._pool = UpstreamPool(loop)
         self.dispatcher = self._dispatcher(clock_ns)
+        self.prefixes = Prefixes(
+            self._pool, self.dispatcher.controller, self._counter, instance.instance_key
+        )
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
 
@@ -139,9 +144,11 @@ class FrontDoor:
         ids = random.Random(self._epoch)
         max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
         policy = make_policy(instance.method, rng)
-        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns)
+        prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
+        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
+        self.prefixes.follow(groups)
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:
             self._counter.use_tokenizer(folders.pop())
@@ -205,6 +212,7 @@ class FrontDoor:
             ticking.cancel()
         self.dispatcher.tick()  # what stays on the board are the books as they are now
         meters.close()
+        self.prefixes.stop()
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
@@ -227,7 +235,10 @@ class FrontDoor:
         self._pool.tick()
 
     def check_time(self) -> None:
-        """Close connections that have been silent for too long."""
+        """Close connections that have been silent for too long, and let expectations age."""
+        if self.prefixes.are_wanted:
+            self.dispatcher.refresh()  # without traffic too: follow the groups that are ready now
+            self.prefixes.age()
         now_s = self.clock_s()
         for connection in list(self._connections):
             connection.check_time(now_s)
@@ -248,6 +259,7 @@ class FrontDoor:
     ) -> None:
         """Answer whoever connects to the meters' socket with one JSON object."""
         self.dispatcher.refresh()
+        self.prefixes.measure(self.meters)
         controller = self.dispatcher.controller
         self.meters.open_settlements = self.settlement.num_open
         figures = self.meters.as_dict() | {
@@ -269,24 +281,3 @@ def _next_epoch(segments: Segments, slot: int) -> int:
     board = segments.board
     last = max(board.read(slot, rank).front_door_epoch for rank in range(board.num_groups))
     return max(time.time_ns(), last + 1)
-
-
-def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:
-    """
-    A socket bound to the public address.
-
-    shared: several front doors bind the same port (SO_REUSEPORT).  Raises
-    OSError if the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if shared:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        bound.bind((host, port))
-    except OSError:
-        bound.close()
-        raise
-    bound.setblocking(False)
-    return bound

@@ -25,7 +25,7 @@ def test_the_methods_are_those_of_the_command_line():
     """
     names = {"round_robin", "random", "least_requests", "power_of_two", "minimum_tokens"}
 
-    assert set(METHODS) == names
+    assert set(METHODS) == names | {"slack_affinity"}
     assert DEFAULT_METHOD == "minimum_tokens"
 
 
@@ -41,7 +41,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
     """
     A typing error is answered with what may be typed.
     """
-    with pytest.raises(UnknownMethod, match=r"'fastest': allowed are minimum_tokens, least_req"):
+    with pytest.raises(UnknownMethod, match=r"'fastest': allowed are minimum_tokens, slack_aff"):
         make_policy("fastest", random.Random(0))
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from router.front_door.server import listening_socket
+from router.front_door.listening import listening_socket
 from router.instance import Instance
 from router.shared_memory import SharedMemory
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter

@@ -6,7 +6,8 @@ import tempfile
 from contextlib import asynccontextmanager
 
 from router.front_door.dispatcher import Segments
-from router.front_door.server import FrontDoor, listening_socket
+from router.front_door.listening import listening_socket
+from router.front_door.server import FrontDoor
 from router.instance import Instance
 from router.shared_memory import SharedMemory
 from shm.board import Board

@@ -38,6 +38,19 @@ async def test_models_are_those_that_the_groups_serve():
         assert one.json() == listed["data"][1]
 
 
+async def test_sglangs_frontend_is_told_the_models_name(house):
+    """
+    That of a group that is ready; 503 while there is none.
+    """
+    async with asked(house, [entry(0, GroupState.DEAD, model="x"), entry(1)]) as client:
+        answer = await client.get("/get_model_info")
+    async with asked(house, [entry(0, GroupState.DEAD)]) as client:
+        none = await client.get("/get_model_info")
+
+    assert answer.json() == {"model_path": "m", "is_generation": True}
+    assert (none.status_code, none.headers["retry-after"]) == (503, "1")
+
+
 async def test_an_unknown_model_is_not_found(house):
     """
     404 in OpenAI's shape, naming those that there are.

@@ -32,8 +32,20 @@ def test_a_worker_understands_the_flags_that_it_is_given(tmp_path):
     assert (config.max_model_len, config.threads, config.model) == (99, 3, Path("/model"))
     for name in ("max_running_requests", "max_queued_requests", "max_total_tokens", "page_size",
                  "chunked_prefill_size", "seed", "device", "dtype", "log_level",
-                 "drain_timeout_s"):  # fmt: skip
+                 "drain_timeout_s", "schedule_policy", "disable_radix_cache"):  # fmt: skip
         assert getattr(config, name) == getattr(options, name)
+
+
+def test_a_worker_hears_of_the_order_and_of_a_cache_that_is_switched_off(tmp_path):
+    """
+    Neither is what it would be without the flags.
+    """
+    options = parse_serve(["--schedule-policy", "fcfs", "--disable-radix-cache"], {})
+
+    _, *flags = commands.worker(instance(tmp_path), options, Path("/model"), 1)
+    config = parse(flags)
+
+    assert (config.schedule_policy, config.disable_radix_cache) == ("fcfs", True)
 
 
 def test_what_is_not_given_is_left_to_the_worker(tmp_path):

@@ -1,14 +1,25 @@
 import pytest
 
 from router.errors import BadRequest
-from router.front_door.prompt import CHAT_PATH, ByteEstimate, PromptCounter, text_bytes
+from router.front_door.prompt import (
+    CHAT_PATH,
+    GENERATE_PATH,
+    ByteEstimate,
+    PromptCounter,
+    text_bytes,
+)
+from shm.page_digest import page_digests
 from tests.router.fakes import write_tokenizer
 
 COMPLETIONS = b"/v1/completions"
 
 
 def count(counter, body, path=CHAT_PATH):
-    return counter.count(body, path, text_bytes(body, path))
+    return counter.count(body, path, text_bytes(body, path))[:2]
+
+
+def digests(counter, body, path=CHAT_PATH):
+    return counter.count(body, path, text_bytes(body, path))[2:]
 
 
 def chat(*contents):
@@ -56,6 +67,34 @@ def test_without_a_tokenizer_tokens_are_estimated_from_bytes():
     """
     assert count(PromptCounter(), chat("x" * 400, "y" * 40)) == (118, "estimated")
     assert count(PromptCounter(), {"prompt": "x" * 400}, COMPLETIONS) == (100, "estimated")
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [({"text": "one two"}, 2), ({"text": ["one", "two three"]}, 3), ({"input_ids": [5, 6]}, 2),
+     ({"input_ids": [[5, 6], [7]]}, 3), ({"text": None, "input_ids": [5]}, 1)],
+)  # fmt: skip
+def test_prompts_of_sglangs_body_are_counted_exactly(known, body, tokens):
+    """
+    Text or token ids, one prompt or several.
+    """
+    assert count(known, body, GENERATE_PATH) == (tokens, "exact")
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "tokens"),
+    [({"prompt": "one two", "n": 3}, COMPLETIONS, 6), (chat("one") | {"n": 2}, CHAT_PATH, 4),
+     ({"text": "one", "sampling_params": {"n": 4}}, GENERATE_PATH, 4),
+     ({"text": ["one", "two"], "sampling_params": [{"n": 2}] * 2}, GENERATE_PATH, 4),
+     ({"text": "one", "sampling_params": 5, "n": 7}, GENERATE_PATH, 1),
+     ({"prompt": "one", "n": 0}, COMPLETIONS, 1), ({"prompt": "one", "n": True}, COMPLETIONS, 1),
+     ({"prompt": "one", "n": 10**9}, COMPLETIONS, 1)],
+)  # fmt: skip
+def test_a_prompt_counts_once_for_each_copy_that_is_asked_for(known, body, path, tokens):
+    """
+    The group holds as many; a number that it will refuse counts as one.
+    """
+    assert count(known, body, path) == (tokens, "exact")
 
 
 def test_an_estimate_is_at_least_one_token():
@@ -148,10 +187,61 @@ def test_the_text_of_a_message_is_found_in_every_form(content, num_bytes):
     assert text_bytes(chat(content), CHAT_PATH) == (num_bytes, 1)
 
 
-def test_a_prompt_of_the_wrong_type_names_the_parameter():
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [(COMPLETIONS, {"prompt": {"a": 1}}, "prompt"), (GENERATE_PATH, {"text": 5}, "text"),
+     (GENERATE_PATH, {"input_ids": ["x", 5]}, "input_ids"), (GENERATE_PATH, {}, "input_ids")],
+)  # fmt: skip
+def test_a_prompt_of_the_wrong_type_names_the_parameter(path, body, param):
     """
     The client is told what would be right.
     """
-    with pytest.raises(BadRequest, match="prompt: a string, a list") as refused:
-        text_bytes({"prompt": {"a": 1}}, COMPLETIONS)
-    assert refused.value.param == "prompt"
+    with pytest.raises(BadRequest, match=f"{param}: a string, a list") as refused:
+        text_bytes(body, path)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize("prompt", [[5, 6, 7], [[5, 6, 7]]])
+def test_the_pages_of_a_prompt_are_named_if_that_is_wanted(prompt):
+    """
+    Its full ones, as the groups' caches name them.
+    """
+    counter = PromptCounter()
+    assert digests(counter, {"prompt": prompt}, COMPLETIONS) == ((), 0)
+    counter.page_size = 2
+
+    assert digests(counter, {"prompt": prompt}, COMPLETIONS) == (page_digests([5, 6], 2), 2)
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [(chat("one two", "three"), CHAT_PATH), ({"prompt": "a b c d"}, COMPLETIONS),
+     ({"prompt": ["a b c d"]}, COMPLETIONS)],
+)  # fmt: skip
+def test_the_pages_of_texts_are_named_by_their_tokens(known, body, path):
+    """
+    The template's included; here every word is the unknown one.
+    """
+    known.page_size = 2
+
+    assert digests(known, body, path) == (page_digests([0, 0, 0, 0], 2), 2)
+
+
+@pytest.mark.parametrize("prompt", [["one", "two"], [[1, 2], [3, 4]], [1, -2], [1, 2**40]])
+def test_pages_that_no_group_will_hold_are_not_named(known, prompt):
+    """
+    Several prompts are several requests, and what is no token id is refused.
+    """
+    known.page_size = 2
+
+    assert not digests(known, {"prompt": prompt}, COMPLETIONS)[0]
+
+
+def test_an_estimated_prompt_has_no_pages():
+    """
+    Its tokens are not known.
+    """
+    counter = PromptCounter()
+    counter.page_size = 2
+
+    assert digests(counter, chat("one two three four five")) == ((), 0)

@@ -15,6 +15,7 @@ def request(target, method):
         (b"/v1/chat/completions", b"POST", True),
         (b"/v1/chat/completions?stream=1", b"POST", True),
         (b"/v1/completions", b"POST", True),
+        (b"/generate", b"POST", True),
         (b"/v1/completions/", b"POST", False),
         (b"/V1/completions", b"POST", False),
         (b"/tokenize", b"POST", False),

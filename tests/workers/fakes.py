@@ -1,19 +1,32 @@
 """Fakes of what the engine works with, each with the interface of the real thing."""
 
+from functools import reduce
+from itertools import accumulate
+
 from shm.load import Accepted, LoadReport
 from workers.engine.request import Request, Sample
+from workers.model.sampling import TokenLogprobs
 from workers.model.sampling_params import SamplingParams
 
 VOCAB_SIZE = 97
 END = 0
+START = 7
+
+
+def step(value, token):
+    """What the fake model makes of one more token."""
+    return (value * 31 + token + 1) % 1_000_003
 
 
 def next_token(tokens):
     """The fake model: a function of all tokens before, in order."""
-    value = 7
-    for token in tokens:
-        value = (value * 31 + token + 1) % 1_000_003
-    return value % VOCAB_SIZE
+    return reduce(step, tokens, START) % VOCAB_SIZE
+
+
+def fake_logprob(value, token):
+    """What the fake model thinks of a token after what value stands for."""
+    best = value % VOCAB_SIZE
+    return TokenLogprobs(token, -float(step(value, token) % 50), ((best, -0.25),))
 
 
 def expected_output(prompt, max_new_tokens, stop_ids=()):
@@ -47,9 +60,11 @@ class FakeText:
 
 class SlotRunner:
     """
-    A runner that keeps one token in each slot, and computes from what the slots hold.
+    A runner that keeps in each slot what the fake model makes of all tokens up to there.
 
-    So a page that two requests own, or that was lost or mixed up, changes outputs.
+    It computes from what the slots hold, and fails if one of them holds what
+    another sequence left there.  So a page that was lost, mixed up, or shared by
+    two that have not the same prefix does not go unnoticed.
     """
 
     def __init__(self, page_size):
@@ -68,12 +83,22 @@ class SlotRunner:
         return [sample for chunk in plan.chunks for sample in self._run(chunk)]
 
     def _run(self, chunk):
-        tokens = chunk.request.tokens(chunk.start, chunk.end)
-        for position, token in zip(range(chunk.start, chunk.end), tokens, strict=True):
-            self.slots[self._slot(chunk, position)] = token
-        if chunk.samples:
-            held = [self.slots[self._slot(chunk, position)] for position in range(chunk.end)]
-            yield Sample(next_token(held))
+        held = [self.slots[self._slot(chunk, position)] for position in range(chunk.start)]
+        tokens = chunk.request.tokens(0, chunk.end)
+        assert held == list(accumulate(tokens[: chunk.start], step, initial=START))[1:], chunk
+        value, scores = held[-1] if held else START, []
+        for position in range(chunk.start, chunk.end):
+            if position in chunk.scored:
+                scores.append(fake_logprob(value, tokens[position]))
+            value = step(value, tokens[position])
+            self.slots[self._slot(chunk, position)] = value
+        if chunk.end in chunk.scored:
+            scores.append(fake_logprob(value, chunk.request.prompt_ids[chunk.end]))
+        if chunk.yields:
+            token_id = value % VOCAB_SIZE if chunk.samples else None
+            wanted = chunk.samples and chunk.request.params.logprobs is not None
+            logprobs = fake_logprob(value, token_id) if wanted else None
+            yield Sample(token_id, logprobs, tuple(scores))
 
     def _slot(self, chunk, position):
         page, offset = divmod(position, self.page_size)
@@ -101,16 +126,15 @@ class StepClock:
         return self.now_ns
 
 
-def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, charge=None):
+def make_request(request_id, prompt, max_new_tokens=4, stop_ids=(), text=None, **more):
+    """A request; more: its other fields."""
     return Request(
         request_id=request_id,
         prompt_ids=list(prompt),
-        params=SamplingParams(),
-        seed=request_id,
         max_new_tokens=max_new_tokens,
         stop_ids=frozenset(stop_ids),
         text=text or FakeText(),
-        charge=charge,
+        **({"params": SamplingParams(), "seed": request_id} | more),
     )
 
 

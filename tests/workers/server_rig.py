@@ -23,26 +23,30 @@ MAX_MODEL_LEN = 200
 NUM_FRONT_DOORS = 2
 MAX_REQUEST_BYTES = 65_536
 EPOCH = 31
+DP_RANK = 3
 
 
 class Rig:
     """The app, and the engine whose rounds are run by `serving` or by the test."""
 
-    def __init__(self, codec, max_queued=8, instance_key=None):
+    def __init__(
+        self, codec, max_queued=8, max_running=1, cache=None, runner=None, instance_key=None
+    ):
         self.reports, self.fatal = [], []
-        self.runner = SlotRunner(page_size=4)
+        self.runner = runner or SlotRunner(page_size=4)
         self.inbox = Inbox()
         client = EngineClient(self.inbox, asyncio.get_running_loop())
+        self.scheduler = Scheduler(Limits(max_running, max_queued, 64), PagePool(64, 4), cache)
         self.engine = Engine(
             self.inbox,
-            Scheduler(Limits(1, max_queued, 64), PagePool(64, 4)),
+            self.scheduler,
             self.runner,
             AcceptedCounters(NUM_FRONT_DOORS),
             LoadMeter(GroupId(0, EPOCH), StepClock()),
             Ports(client.deliver, self.reports.append, self.fatal.append),
             heartbeat_s=60.0,
         )
-        model = ServedModel("tiny", MAX_MODEL_LEN)
+        model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK)
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
         desk = ChargeDesk(client.settle, StepClock())

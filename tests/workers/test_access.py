@@ -62,6 +62,16 @@ def test_with_the_key_all_is_served(codec, path):
     assert ask(codec, "POST", path, REQUESTS[path], headers)[0].status_code == 200
 
 
+def test_what_the_cache_holds_is_told_to_the_key_only(codec):
+    """
+    A rig without a cache has nothing to tell, and says so to who may ask.
+    """
+    key = {"x-levelhead-instance-key": KEY}
+
+    assert ask(codec, "GET", "/prefix_events")[0].status_code == 401
+    assert ask(codec, "GET", "/prefix_events", headers=key)[0].status_code == 404
+
+
 def test_health_is_open(codec):
     """
     Who asks whether a group lives needs no key; a path that looks like it does.

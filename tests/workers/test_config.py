@@ -69,6 +69,7 @@ def test_a_link_outlasts_the_longest_heartbeat():
         ("--drain-timeout-s", "inf", "inf is not a number of seconds, 0 or more"),
         ("--rendezvous", "file:///x", "--rendezvous"),
         ("--device", "tpu", "'tpu'"),
+        ("--schedule-policy", "lifo", "'lifo'.*lpm.*fcfs"),
         ("--max-total-tokens", "8", "--max-total-tokens is 8; it must be at least --page-size, 16"),
         ("--run-dir", "/nowhere", "--run-dir /nowhere: no such folder"),
         ("--unknown", "1", "--unknown"),

@@ -85,7 +85,7 @@ def test_the_last_report_says_that_nothing_is_held(bench):
     A report is sampled after the last finish: an idle group does not look busy for ever.
     """
     bench.step(Submit(make_request(1, [1], max_new_tokens=1, charge=charge(1, 4))))
-    assert bench.reports[-1].holding_tokens == 1
+    assert bench.reports[0].holding_tokens == 1
 
     assert bench.step(), "nothing left to do"
 
@@ -96,14 +96,28 @@ def test_the_last_report_says_that_nothing_is_held(bench):
     assert (last.dp_rank, last.group_epoch, last.max_requests) == (3, 77, 10)
 
 
+def test_what_a_finished_request_held_is_reported_free_before_it_is_answered(bench):
+    """
+    Its client may ask again at once, and would find its group busy with what has ended.
+    """
+    held = []
+    bench.deliver = lambda outputs: held.append(bench.reports[-1].holding_tokens)
+
+    bench.step(Submit(make_request(1, [1], max_new_tokens=2)))
+    bench.step()
+
+    assert held == [1, 0]
+    assert len(bench.reports) == 3, "no more reports than needed"
+
+
 class CountingPool(PagePool):
     """Counts how often its books are checked."""
 
     num_checks = 0
 
-    def check_integrity(self):
+    def check_integrity(self, used):
         self.num_checks += 1
-        super().check_integrity()
+        super().check_integrity(used)
 
 
 def test_books_are_checked_once_when_the_last_request_has_left():

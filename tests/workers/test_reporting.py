@@ -13,7 +13,7 @@ from shm.errors import SegmentError
 from tests.workers.fakes import make_report
 from workers.engine.meter import GroupId
 from workers.errors import InvalidConfig
-from workers.leader import next_epoch
+from workers.loading import next_epoch
 from workers.ranks.reporting import (
     FIRST_PAUSE_S,
     HEAD_START_S,

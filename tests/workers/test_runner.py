@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from tests.workers.fakes import make_request
 from workers.engine.batch import BatchBuilder, SlotRow
+from workers.engine.growth import GrowthEstimate
 from workers.engine.pages import PagePool
 from workers.engine.request import Request
 from workers.engine.runner import ModelRunner
@@ -64,7 +65,7 @@ def _expected(model):
 def serve(model, params, *, num_pages, page_size, budget, max_running):
     """Every prompt's output from the engine, and how many requests were retracted."""
     pool = PagePool(num_pages, page_size)
-    scheduler = Scheduler(Limits(max_running, 10, budget), pool)
+    scheduler = Scheduler(Limits(max_running, 10, budget), pool, growth=GrowthEstimate(initial=0.0))
     kv = KVCache.allocate(model.config, pool.capacity_tokens, CPU, torch.float32)
     runner = ModelRunner(model, kv, BatchBuilder(128, page_size, CPU), Sampler(0), 1)
     requests = {i: make_request(i, p, NUM_OUTPUTS) for i, p in PROMPTS.items()}

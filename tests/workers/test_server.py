@@ -135,8 +135,8 @@ def test_logprobs_have_each_apis_shape(codec):
     piece, usage = Piece("xx", tokens, FinishReason.STOP), Usage(1, 0, 2)
     head = Head("id", 0, "tiny")
 
-    chat = ChatAnswer(head, codec).whole(piece, usage)["choices"][0]["logprobs"]
-    completion = CompletionAnswer(head, codec).whole(piece, usage)["choices"][0]["logprobs"]
+    chat = ChatAnswer(head, codec).whole([piece], usage)["choices"][0]["logprobs"]
+    completion = CompletionAnswer(head, codec).whole([piece], usage)["choices"][0]["logprobs"]
 
     entry = {"token": text[0], "logprob": -0.5, "bytes": list(codec.token_bytes(40))}
     assert chat["content"][0] | {"top_logprobs": []} == entry | {"top_logprobs": []}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from workers.engine.scheduler import Chunk, Plan
+from workers.engine.plan import Chunk, Plan
 from workers.model.batch import ForwardBatch, SequenceSpan
 
 
@@ -53,17 +53,17 @@ class BatchBuilder:
         self._rows: dict[int, SlotRow] = {}
 
     def build(self, plan: Plan) -> ForwardBatch:
-        """Return the batch: chunks in the plan's order, logits for those that sample."""
+        """Return the batch: chunks in the plan's order, logits where they are wanted."""
         rows = [self._row(chunk) for chunk in plan.chunks]
         self._rows = {c.request.request_id: r for c, r in zip(plan.chunks, rows, strict=True)}
         token_ids: list[int] = []
         positions: list[int] = []
         output_index: list[int] = []
         for chunk in plan.chunks:
+            offset = len(token_ids) - chunk.start
             token_ids += chunk.request.tokens(chunk.start, chunk.end)
             positions += range(chunk.start, chunk.end)
-            if chunk.samples:
-                output_index.append(len(token_ids) - 1)
+            output_index += [offset + position for position in chunk.output_positions]
         pairs = list(zip(plan.chunks, rows, strict=True))
         return ForwardBatch(
             token_ids=self._tensor(token_ids),

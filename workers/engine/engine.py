@@ -28,10 +28,11 @@ from typing import NamedTuple, Protocol
 
 from shm.load import LoadReport
 from workers.engine.acceptance import AcceptedCounters
-from workers.engine.inbox import Abort, Arrival, Inbox, Settle, Submit
+from workers.engine.inbox import Abort, Arrival, Inbox, Look, Settle, Submit
 from workers.engine.meter import LoadMeter
+from workers.engine.plan import Plan
 from workers.engine.request import Output, Request, Sample
-from workers.engine.scheduler import Plan, Scheduler
+from workers.engine.scheduler import Scheduler
 from workers.errors import RequestRefused, StepFailed, Stopping
 
 logger = logging.getLogger("levelhead.workers.engine")
@@ -47,7 +48,7 @@ class Runner(Protocol):
         ...
 
     def run(self, plan: Plan) -> Sequence[Sample]:
-        """Compute the plan's chunks; one sample for each that samples, in order."""
+        """Compute the plan's chunks; one sample for each that yields any, in order."""
         ...
 
 
@@ -121,7 +122,11 @@ class Engine:
         if outputs:
             self._ports.deliver(outputs)
         if plan.chunks:
-            self._ports.deliver(self._compute(plan))
+            outputs = self._compute(plan)
+            if any(output.finish_reason is not None for output in outputs):
+                # Whoever has a whole answer may ask again at once: what it held is free by then.
+                self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+            self._ports.deliver(outputs)
         self._check_when_idle(has_news=bool(arrivals or plan.chunks))
         return not plan.chunks
 
@@ -144,6 +149,8 @@ class Engine:
                     self._accepted.count(charge)
                 case Abort(request_id):
                     self._scheduler.abort(request_id)
+                case Look(take):
+                    take()
         return refused
 
     def _add(self, request: Request) -> list[Output]:

@@ -9,6 +9,7 @@ so an abort never overtakes the request that it is about.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 from workers.engine.acceptance import Charge
@@ -34,7 +35,13 @@ class Abort(NamedTuple):
     request_id: int
 
 
-Arrival = Submit | Settle | Abort
+class Look(NamedTuple):
+    """A look at what only the step loop may touch; it must be short, and may not raise."""
+
+    take: Callable[[], None]
+
+
+Arrival = Submit | Settle | Abort | Look
 
 
 class Inbox:
@@ -45,12 +52,12 @@ class Inbox:
         self._arrivals: list[Arrival] = []
         self._closed = False
 
-    def put(self, arrival: Arrival) -> None:
-        """Leave something for the next step.  Raises Stopping once closed."""
+    def put(self, *arrivals: Arrival) -> None:
+        """Leave something for the next step, all of it for the same.  Raises Stopping if closed."""
         with self._changed:
             if self._closed:
                 raise Stopping
-            self._arrivals.append(arrival)
+            self._arrivals += arrivals
             self._changed.notify()
 
     def take(self, timeout_s: float) -> list[Arrival]:

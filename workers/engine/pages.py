@@ -1,14 +1,14 @@
 """
-The KV pages of a group and who owns them.
+The KV pages of a group that hold nothing.
 
-A page is page_size consecutive slots; slot = page * page_size + offset.  The
-table of a request lists its pages in the order of its positions, so position p
-lies in slot table[p // page_size] * page_size + p % page_size.
+A page is page_size consecutive slots; slot = page * page_size + offset.  Pages
+that hold something belong to a request or to the prefix cache, and
+`workers.engine.page_tables` knows which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class PagePool:
@@ -18,7 +18,6 @@ class PagePool:
         self.num_pages = num_pages
         self.page_size = page_size
         self._free = list(reversed(range(num_pages)))
-        self._tables: dict[int, list[int]] = {}
 
     def __repr__(self) -> str:
         return f"<PagePool {len(self._free)} of {self.num_pages} pages free>"
@@ -37,31 +36,18 @@ class PagePool:
         """Pages that num_tokens need."""
         return -(-num_tokens // self.page_size)
 
-    def missing(self, request_id: int, num_tokens: int) -> int:
-        """Pages that the request lacks to hold num_tokens."""
-        owned = len(self._tables.get(request_id, ()))
-        return max(0, self.pages_for(num_tokens) - owned)
+    def take(self, num_pages: int) -> list[int]:
+        """Hand out pages; there must be as many."""
+        assert num_pages <= len(self._free), f"{num_pages} pages asked for, {self}"
+        return [self._free.pop() for _ in range(num_pages)]
 
-    def grow(self, request_id: int, num_tokens: int) -> bool:
-        """Give the request room for num_tokens; False, and nothing changes, if there is none."""
-        missing = self.missing(request_id, num_tokens)
-        if missing > len(self._free):
-            return False
-        table = self._tables.setdefault(request_id, [])
-        table.extend(self._free.pop() for _ in range(missing))
-        return True
+    def put(self, pages: Sequence[int]) -> None:
+        """Take pages back; the first of them is handed out first again."""
+        self._free.extend(reversed(pages))
 
-    def table(self, request_id: int) -> Sequence[int]:
-        """The request's pages; none if it owns none."""
-        return self._tables.get(request_id, ())
-
-    def release(self, request_id: int) -> None:
-        """Take back all pages of the request; one without pages is fine."""
-        self._free.extend(reversed(self._tables.pop(request_id, [])))
-
-    def check_integrity(self) -> None:
-        """Raise AssertionError unless every page is free or owned, and once."""
-        pages = [*self._free, *(page for table in self._tables.values() for page in table)]
+    def check_integrity(self, used: Iterable[int]) -> None:
+        """Raise AssertionError unless every page is free or used, and once."""
+        pages = [*self._free, *used]
         assert sorted(pages) == list(range(self.num_pages)), (
             f"{len(pages)} pages accounted for, {len(set(pages))} of them different, "
             f"of {self.num_pages}"

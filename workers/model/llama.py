@@ -4,13 +4,14 @@ A Llama-family decoder over a slot-addressed KV cache.
 Plain torch, the same on every device and in every dtype.  Projections that
 read the same input are one matrix: query, key and value; gate and up.  Each
 Hugging Face weight is a view of its rows in such a matrix, and loading copies
-into the view.
+into the view.  Loaded matrices are packed (see workers.model.projection), and
+then have no views any more.
 """
 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import embedding, linear, rms_norm, silu
+from torch.nn.functional import embedding, rms_norm, silu
 
 from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch
@@ -18,6 +19,7 @@ from workers.model.checkpoint import Checkpoint
 from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.kv_cache import KVCache
+from workers.model.projection import Projection
 from workers.model.rope import angles, inverse_frequencies, rotate
 
 __all__ = ["DecoderLayer", "KVCache", "LlamaModel"]
@@ -36,34 +38,35 @@ class DecoderLayer(torch.nn.Module):
         self._config = config
         hidden, heads = config.hidden_size, config.num_heads * config.head_dim
         num_qkv = heads + 2 * config.num_kv_heads * config.head_dim
+        has_bias = config.attention_bias
         self.attention_norm = weight(hidden)
-        self.qkv = weight(num_qkv, hidden)
-        self.qkv_bias = weight(num_qkv) if config.attention_bias else None
-        self.attention_output = weight(hidden, heads)
-        self.attention_output_bias = weight(hidden) if config.attention_bias else None
+        self.qkv = Projection(weight(num_qkv, hidden), weight(num_qkv) if has_bias else None)
+        self.attention_output = Projection(
+            weight(hidden, heads), weight(hidden) if has_bias else None
+        )
         self.feed_forward_norm = weight(hidden)
-        self.gate_up = weight(2 * config.intermediate_size, hidden)
-        self.down = weight(hidden, config.intermediate_size)
+        self.gate_up = Projection(weight(2 * config.intermediate_size, hidden))
+        self.down = Projection(weight(hidden, config.intermediate_size))
 
     def named_views(self) -> dict[str, torch.Tensor]:
         """Return where each weight of a Hugging Face layer is kept, by its name there."""
         config = self._config
         kv_rows = config.num_kv_heads * config.head_dim
         rows = [config.num_heads * config.head_dim, kv_rows, kv_rows]
-        gate, up = self.gate_up.chunk(2)
+        gate, up = self.gate_up.view().chunk(2)
         views = {
             "input_layernorm.weight": self.attention_norm,
-            "self_attn.o_proj.weight": self.attention_output,
+            "self_attn.o_proj.weight": self.attention_output.view(),
             "post_attention_layernorm.weight": self.feed_forward_norm,
             "mlp.gate_proj.weight": gate,
             "mlp.up_proj.weight": up,
-            "mlp.down_proj.weight": self.down,
+            "mlp.down_proj.weight": self.down.view(),
         }
-        for letter, view in zip("qkv", torch.split(self.qkv, rows), strict=True):
+        for letter, view in zip("qkv", torch.split(self.qkv.view(), rows), strict=True):
             views[f"self_attn.{letter}_proj.weight"] = view
-        if self.qkv_bias is not None and self.attention_output_bias is not None:
-            views["self_attn.o_proj.bias"] = self.attention_output_bias
-            for letter, view in zip("qkv", torch.split(self.qkv_bias, rows), strict=True):
+        if self.qkv.bias is not None and self.attention_output.bias is not None:
+            views["self_attn.o_proj.bias"] = self.attention_output.bias
+            for letter, view in zip("qkv", torch.split(self.qkv.bias, rows), strict=True):
                 views[f"self_attn.{letter}_proj.bias"] = view
         return views
 
@@ -84,16 +87,17 @@ class DecoderLayer(torch.nn.Module):
         """
         config = self._config
         normed = rms_norm(hidden, hidden.shape[-1:], self.attention_norm, config.rms_norm_eps)
-        qkv = linear(normed, self.qkv, self.qkv_bias).view(len(hidden), -1, config.head_dim)
+        qkv = self.qkv(normed).view(len(hidden), -1, config.head_dim)
         num_turned = config.num_heads + config.num_kv_heads
         turned = rotate(qkv[:, :num_turned], *turn)
         keys.index_copy_(0, slots, turned[:, config.num_heads :])
         values.index_copy_(0, slots, qkv[:, num_turned:])
         attended = plan.attend(turned[:, : config.num_heads], keys, values).flatten(1)
-        hidden = hidden + linear(attended, self.attention_output, self.attention_output_bias)
+        hidden = hidden + self.attention_output(attended)
         normed = rms_norm(hidden, hidden.shape[-1:], self.feed_forward_norm, config.rms_norm_eps)
-        gate, up = linear(normed, self.gate_up).chunk(2, dim=-1)
-        return hidden + linear(silu(gate) * up, self.down)
+        gate, up = self.gate_up(normed).chunk(2, dim=-1)
+        output: torch.Tensor = hidden + self.down(silu(gate) * up)
+        return output
 
 
 class LlamaModel(torch.nn.Module):
@@ -116,7 +120,7 @@ class LlamaModel(torch.nn.Module):
             DecoderLayer(config, device, dtype) for _ in range(config.num_layers)
         )
         self.norm = self._weight(config.hidden_size)
-        self.head = self.embedding if config.tie_embeddings else self._weight(*shape)
+        self.head = Projection(self.embedding if config.tie_embeddings else self._weight(*shape))
         frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         self._inverse_frequency = frequencies.to(device)
 
@@ -130,8 +134,8 @@ class LlamaModel(torch.nn.Module):
             "model.embed_tokens.weight": self.embedding,
             "model.norm.weight": self.norm,
         }
-        if self.head is not self.embedding:
-            views["lm_head.weight"] = self.head
+        if not self.config.tie_embeddings:
+            views["lm_head.weight"] = self.head.view()
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             for name, view in layer.named_views().items():
@@ -140,7 +144,7 @@ class LlamaModel(torch.nn.Module):
 
     def load(self, checkpoint: Checkpoint) -> None:
         """
-        Copy every weight in, converted to the model's dtype.
+        Copy every weight in, converted to the model's dtype; once.
 
         Raises ShapeMismatch, MissingTensors, or UnsupportedModel for a weight that this
         architecture has no place for.
@@ -160,6 +164,9 @@ class LlamaModel(torch.nn.Module):
             missing.discard(name)
         if missing:
             raise MissingTensors(sorted(missing))
+        for module in self.modules():
+            if isinstance(module, Projection):
+                module.pack()
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv: KVCache) -> torch.Tensor:
@@ -175,4 +182,5 @@ class LlamaModel(torch.nn.Module):
             hidden = layer(hidden, turn, plan, batch.slots, keys, values)
         wanted = hidden[batch.output_index]
         wanted = rms_norm(wanted, wanted.shape[-1:], self.norm, self.config.rms_norm_eps)
-        return linear(wanted, self.head).float()
+        logits: torch.Tensor = self.head(wanted)
+        return logits.float()

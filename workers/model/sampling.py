@@ -13,17 +13,18 @@ resumed, or that runs in another batch, draws the same tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from workers.model.errors import BrokenLogits
 from workers.model.sampling_params import SamplingParams
 
-__all__ = ["SampledTokens", "Sampler", "SamplingParams", "TokenLogprobs"]
+__all__ = ["SampledTokens", "Sampler", "SamplingParams", "TokenLogprobs", "prompt_logprobs"]
 
 _MASK = (1 << 64) - 1
 _NUM_CANDIDATES = 256
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,17 +188,41 @@ def token_logprobs(
     rows = [row for row, wish in enumerate(params) if wish.logprobs is not None]
     if not rows:
         return found
-    logprobs = logits[torch.tensor(rows, device=logits.device)].log_softmax(dim=-1)
-    wanted = torch.tensor([token_ids[row] for row in rows], device=logits.device)
-    chosen = logprobs.gather(-1, wanted[:, None])[:, 0].tolist()
-    num_top = min(logits.shape[-1], max(params[row].logprobs or 0 for row in rows))
-    best = logprobs.topk(num_top, dim=-1)
-    for i, (row, values, ids) in enumerate(
-        zip(rows, best.values.tolist(), best.indices.tolist(), strict=True)
-    ):
-        top = tuple(zip(ids, values, strict=True))[: params[row].logprobs]
-        found[row] = TokenLogprobs(token_ids[row], chosen[i], top)
+    num_top = max(params[row].logprobs or 0 for row in rows)
+    picked = logits[torch.tensor(rows, device=logits.device)]
+    scored = _score(picked, [token_ids[row] for row in rows], num_top)
+    for row, each in zip(rows, scored, strict=True):
+        found[row] = replace(each, top=each.top[: params[row].logprobs])
     return found
+
+
+def prompt_logprobs(
+    logits: torch.Tensor, token_ids: Sequence[int], num_top: int
+) -> tuple[TokenLogprobs, ...]:
+    """
+    Return the log-probability of each token in its row of logits [R, vocab].  Raises BrokenLogits.
+
+    Some rows at a time, because a prompt has many and each is as wide as the vocabulary.
+    """
+    found: list[TokenLogprobs] = []
+    for start in range(0, len(token_ids), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        _check_finite(logits[rows].amax(dim=-1))
+        found += _score(logits[rows], token_ids[rows], num_top)
+    return tuple(found)
+
+
+def _score(logits: torch.Tensor, token_ids: Sequence[int], num_top: int) -> list[TokenLogprobs]:
+    """Return each row's log-probability of its token, and its num_top best."""
+    logprobs = logits.log_softmax(dim=-1)
+    wanted = torch.tensor(token_ids, device=logits.device)
+    chosen: list[float] = logprobs.gather(-1, wanted[:, None])[:, 0].tolist()
+    best = logprobs.topk(min(logits.shape[-1], num_top), dim=-1)
+    tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        TokenLogprobs(token_id, logprob, tuple(zip(*top, strict=True)))
+        for token_id, logprob, top in zip(token_ids, chosen, tops, strict=True)
+    ]
 
 
 def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:

@@ -1,20 +1,20 @@
 """
-The shapes of answers: chat completions and completions, whole and in chunks.
+The shapes of OpenAI's answers: chat completions and completions, whole and in chunks.
 
-An Answer belongs to one request and remembers what a later chunk depends on.
+An Answer belongs to one job and remembers what a later chunk depends on.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from workers.engine.request import FinishReason
 from workers.model.sampling import TokenLogprobs
 from workers.model.text import TextCodec
 
-_LEAST_LOGPROB = -9999.0  # JSON has no infinity
+LEAST_LOGPROB = -9999.0  # JSON has no infinity
 
 
 class Head(NamedTuple):
@@ -43,17 +43,26 @@ class Usage(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Some of an answer.  logprobs: None unless they were asked for."""
+    """
+    Some of one choice of an answer.
+
+    logprobs: None unless they were asked for.
+    prompt_logprobs: in the choice's first piece, of the prompt positions asked for.
+    """
 
     text: str
     logprobs: Sequence[TokenLogprobs] | None
     finish_reason: FinishReason | None
+    choice: int = 0
+    token_ids: Sequence[int] = ()
+    prompt_logprobs: Sequence[TokenLogprobs] = ()
+    num_cached: int = 0
 
 
 class Answer(Protocol):
-    """One of the two shapes."""
+    """One of the shapes."""
 
-    def opening(self) -> dict[str, Any] | None:
+    def opening(self, num_choices: int) -> list[dict[str, Any]]:
         """What a stream begins with, if anything."""
         ...
 
@@ -65,8 +74,8 @@ class Answer(Protocol):
         """What a stream ends with, if the client wants token counts."""
         ...
 
-    def whole(self, piece: Piece, usage: Usage) -> dict[str, Any]:
-        """The answer in one piece."""
+    def whole(self, pieces: Sequence[Piece], usage: Usage) -> Any:
+        """The answer in one go, each choice in one piece."""
         ...
 
 
@@ -77,32 +86,39 @@ class ChatAnswer:
         self._codec = codec
         self._head = head._asdict()
 
-    def opening(self) -> dict[str, Any]:
-        """The chunk that says whose turn it is."""
-        return self._chunk({"role": "assistant", "content": ""}, None, None)
+    def opening(self, num_choices: int) -> list[dict[str, Any]]:
+        """Return chunks that say whose turn it is."""
+        delta = {"role": "assistant", "content": ""}
+        return [self._chunk(index, delta, None, None) for index in range(num_choices)]
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        """A part of the message."""
-        return self._chunk({"content": piece.text}, self._logprobs(piece), piece.finish_reason)
+        """A part of a message."""
+        delta = {"content": piece.text}
+        return self._chunk(piece.choice, delta, self._logprobs(piece), piece.finish_reason)
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The chunk with token counts and no choice."""
         head = self._head | {"object": "chat.completion.chunk"}
         return head | {"choices": [], "usage": usage.body()}
 
-    def whole(self, piece: Piece, usage: Usage) -> dict[str, Any]:
-        """The message in one piece."""
-        message = {"role": "assistant", "content": piece.text}
-        choice = {"index": 0, "message": message, "logprobs": self._logprobs(piece)}
-        choice |= {"finish_reason": _reason(piece.finish_reason)}
+    def whole(self, pieces: Sequence[Piece], usage: Usage) -> dict[str, Any]:
+        """The messages in one go."""
         head = self._head | {"object": "chat.completion"}
-        return head | {"choices": [choice], "usage": usage.body()}
+        return head | {"choices": [self._choice(p) for p in pieces], "usage": usage.body()}
+
+    def _choice(self, piece: Piece) -> dict[str, Any]:
+        return {
+            "index": piece.choice,
+            "message": {"role": "assistant", "content": piece.text},
+            "logprobs": self._logprobs(piece),
+            "finish_reason": _reason(piece.finish_reason),
+        }
 
     def _chunk(
-        self, delta: dict[str, str], logprobs: object, reason: FinishReason | None
+        self, index: int, delta: dict[str, str], logprobs: object, reason: FinishReason | None
     ) -> dict[str, Any]:
         choice = {
-            "index": 0,
+            "index": index,
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": _reason(reason),
@@ -121,55 +137,97 @@ class ChatAnswer:
     def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
         raw = self._codec.token_bytes(token_id)
         text = self._codec.token_text(token_id)
-        return {"token": text, "logprob": max(logprob, _LEAST_LOGPROB), "bytes": list(raw)}
+        return {"token": text, "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(raw)}
+
+
+class Echo(NamedTuple):
+    """
+    A prompt that is repeated before its completion.
+
+    num_added: leading tokens that the tokenizer put there, and that no text stands for.
+    """
+
+    text: str
+    token_ids: Sequence[int]
+    num_added: int = 0
+
+
+class _Offsets:
+    """Where each token's text begins, in characters."""
+
+    def __init__(self, start: int = 0) -> None:
+        self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._end = start
+
+    def step(self, raw: bytes) -> int:
+        """Return the offset of a token of those bytes, and go on to that of the next one."""
+        offset = self._end
+        self._end += len(self._characters.decode(raw))
+        return offset
 
 
 class CompletionAnswer:
     """
-    Answer of /v1/completions.
+    Answer of /v1/completions.  echoes: for each choice, or none at all.
 
     A token that is no text by itself, but part of a character, is written as OpenAI
     writes it, "bytes:\\xf0\\x9f", and its offset is that of the character.
     """
 
-    def __init__(self, head: Head, codec: TextCodec) -> None:
+    def __init__(self, head: Head, codec: TextCodec, echoes: Sequence[Echo] = ()) -> None:
         self._codec = codec
         self._head = head._asdict() | {"object": "text_completion"}
-        self._characters = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._offset = 0
+        self._echoes = dict(enumerate(echoes))
+        self._offsets: dict[int, _Offsets] = {}
 
-    def opening(self) -> None:
+    def opening(self, num_choices: int) -> list[dict[str, Any]]:
         """Nothing: a completion has no role."""
+        return []
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
-        """A part of the text."""
-        choice = {"index": 0, "text": piece.text, "logprobs": self._logprobs(piece)}
-        choice |= {"finish_reason": _reason(piece.finish_reason)}
-        return self._head | {"choices": [choice]}
+        """A part of a text."""
+        return self._head | {"choices": [self._choice(piece)]}
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """The chunk with token counts and no choice."""
         return self._head | {"choices": [], "usage": usage.body()}
 
-    def whole(self, piece: Piece, usage: Usage) -> dict[str, Any]:
-        """The text in one piece."""
-        return self.chunk(piece) | {"usage": usage.body()}
+    def whole(self, pieces: Sequence[Piece], usage: Usage) -> dict[str, Any]:
+        """The texts in one go."""
+        choices = [self._choice(piece) for piece in pieces]
+        return self._head | {"choices": choices, "usage": usage.body()}
 
-    def _logprobs(self, piece: Piece) -> dict[str, Any] | None:
-        if piece.logprobs is None:
-            return None
+    def _choice(self, piece: Piece) -> dict[str, Any]:
+        echo = self._echoes.pop(piece.choice, None)
         return {
-            "tokens": [self._name(token.token_id) for token in piece.logprobs],
-            "token_logprobs": [max(t.logprob, _LEAST_LOGPROB) for t in piece.logprobs],
-            "top_logprobs": [self._top(token) for token in piece.logprobs],
-            "text_offset": [self._pass(token.token_id) for token in piece.logprobs],
+            "index": piece.choice,
+            "text": piece.text if echo is None else echo.text + piece.text,
+            "logprobs": None if piece.logprobs is None else self._logprobs(piece, echo),
+            "finish_reason": _reason(piece.finish_reason),
         }
 
-    def _pass(self, token_id: int) -> int:
-        """Return the token's offset, and go on to that of the next one."""
-        offset = self._offset
-        self._offset += len(self._characters.decode(self._codec.text_bytes(token_id)))
-        return offset
+    def _logprobs(self, piece: Piece, echo: Echo | None) -> dict[str, Any]:
+        tokens: list[TokenLogprobs | None] = list(piece.logprobs or ())
+        ids = [token.token_id for token in piece.logprobs or ()]
+        offsets: list[int] = []
+        if echo is not None:
+            tokens = [None, *piece.prompt_logprobs, *tokens]
+            offsets = self._echo_offsets(echo)
+            self._offsets[piece.choice] = _Offsets(len(echo.text))
+            ids = [*echo.token_ids, *ids]
+        after = self._offsets.setdefault(piece.choice, _Offsets())
+        offsets += [after.step(self._codec.text_bytes(i)) for i in ids[len(offsets) :]]
+        return {
+            "tokens": [self._name(i) for i in ids],
+            "token_logprobs": [t and max(t.logprob, LEAST_LOGPROB) for t in tokens],
+            "top_logprobs": [t and self._top(t) for t in tokens],
+            "text_offset": offsets,
+        }
+
+    def _echo_offsets(self, echo: Echo) -> list[int]:
+        offsets, added = _Offsets(), [0] * echo.num_added
+        rest: Iterable[int] = echo.token_ids[echo.num_added :]
+        return added + [offsets.step(self._codec.token_bytes(i)) for i in rest]
 
     def _name(self, token_id: int) -> str:
         raw = self._codec.token_bytes(token_id)
@@ -180,7 +238,7 @@ class CompletionAnswer:
 
     def _top(self, token: TokenLogprobs) -> dict[str, float]:
         pairs = (*token.top, (token.token_id, token.logprob))
-        return {self._name(i): max(logprob, _LEAST_LOGPROB) for i, logprob in pairs}
+        return {self._name(i): max(logprob, LEAST_LOGPROB) for i, logprob in pairs}
 
 
 def _reason(reason: FinishReason | None) -> str | None:

@@ -23,6 +23,7 @@ from workers.server.drain import Drain
 from workers.server.errors import ApiError, ClientGone
 from workers.server.generation import Generation
 from workers.server.intake import Intake
+from workers.server.prefix_feed import PrefixEvents, PrefixFeed
 from workers.server.sending import read_body
 
 logger = logging.getLogger("levelhead.workers.server")
@@ -35,6 +36,7 @@ class Service(NamedTuple):
     epoch: the group's.  max_request_bytes: of a body.  is_ready: whether the engine
     takes requests, and gets on with them.  instance_key: what requests must bring;
     None: nothing.
+    prefix_feed: tells what the prefix cache holds; None if there is none.
     """
 
     intake: Intake
@@ -46,6 +48,7 @@ class Service(NamedTuple):
     max_request_bytes: int
     is_ready: Callable[[], bool]
     instance_key: str | None = None
+    prefix_feed: PrefixFeed | None = None
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -54,10 +57,14 @@ def build_app(service: Service) -> ASGIApp:
     generation = {
         "/v1/chat/completions": service.intake.chat,
         "/v1/completions": service.intake.completion,
+        "/generate": service.intake.generate,
     }
     for path, prepare in generation.items():
         endpoint = Generation(service.client, prepare, service.max_request_bytes, service.drain)
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))
+    if service.prefix_feed is not None:
+        events = PrefixEvents(service.prefix_feed)
+        app.router.routes.append(Route("/prefix_events", events, methods=["GET"]))
     _add_information(app, service)
     _add_tokenize(app, service)
     _add_settle(app, service)

@@ -11,6 +11,7 @@ that asks for a penalty must not get an answer without one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -23,8 +24,8 @@ from workers.server.errors import ApiError, from_error, from_validation
 Body = TypeVar("Body", bound=BaseModel)
 
 _STRICT = ConfigDict(strict=True)
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
+Neutral = Mapping[str, tuple[Any, ...]]
+_NEUTRAL: Neutral = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
@@ -51,6 +52,8 @@ class GenerationBody(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     model: str | None = None
+    n: int | None = None
+    priority: int | None = None
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -70,10 +73,7 @@ class GenerationBody(BaseModel):
 
     def check_supported(self) -> None:
         """Raise ApiError if the body asks for something that is not implemented."""
-        for name, neutral in _NEUTRAL.items():
-            value = (self.model_extra or {}).get(name)
-            if not any(_is_same(value, usual) for usual in neutral):
-                raise ApiError(400, f"{name}={value!r} is not supported", param=name)
+        check_neutral(self.model_extra or {}, _NEUTRAL)
         if self.stream_options is not None and not self.stream:
             raise ApiError(400, "stream_options needs stream=true", param="stream_options")
 
@@ -136,20 +136,15 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """Body of /v1/completions.  Without max_tokens OpenAI gives 16."""
 
-    prompt: str | list[int] | list[str]
+    prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int | None = 16
     logprobs: int | None = None
+    echo: bool | None = None
 
-    def single_prompt(self) -> str | list[int]:
-        """Return the one prompt, as text or tokens.  Raises ApiError."""
-        if isinstance(self.prompt, str):
-            return self.prompt
-        texts = [item for item in self.prompt if isinstance(item, str)]
-        if not texts:
-            return [item for item in self.prompt if isinstance(item, int)]
-        if len(texts) > 1:
-            raise ApiError(400, f"prompt has {len(texts)} texts, one is supported", param="prompt")
-        return texts[0]
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, as text or tokens."""
+        return as_prompts(self.prompt)
 
 
 class TokenizeBody(BaseModel):
@@ -184,6 +179,24 @@ def parse(kind: type[Body], data: bytes) -> Body:
         return kind.model_validate(values)
     except ValidationError as error:
         raise from_validation(error) from error
+
+
+def check_neutral(extra: Mapping[str, Any], neutral: Neutral, where: str = "") -> None:
+    """Raise ApiError unless fields that are known and not implemented say "as usual"."""
+    for name, usual in neutral.items():
+        value = extra.get(name)
+        if not any(_is_same(value, each) for each in usual):
+            raise ApiError(400, f"{where}{name}={value!r} is not supported", param=where + name)
+
+
+def as_prompts(
+    given: str | list[int] | list[str] | list[list[int]],
+) -> list[str | list[int]]:
+    """Return the prompts that a field holds: texts, or lists of token ids."""
+    if isinstance(given, str):
+        return [given]
+    ids = [item for item in given if isinstance(item, int)]
+    return [ids] if len(ids) == len(given) else [i for i in given if not isinstance(i, int)]
 
 
 def _is_same(value: object, usual: object) -> bool:

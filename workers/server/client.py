@@ -10,33 +10,37 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from workers.engine.acceptance import Charge, OpenCharge
-from workers.engine.inbox import Abort, Inbox, Settle, Submit
+from workers.engine.inbox import Abort, Inbox, Look, Settle, Submit
 from workers.engine.request import Output, Request
 from workers.errors import Stopping
 from workers.server.errors import ClientGone
 
+_Seen = TypeVar("_Seen")
+
 
 class Stream:
     """
-    Outputs of one request, for the one task that reads them.
+    Outputs of some requests, for the one task that reads them.
 
-    abandon: tells the engine that nobody reads any more.
+    abandon: tells the engine that nobody reads any more what those would say.
     """
 
-    def __init__(self, abandon: Callable[[], None]) -> None:
+    def __init__(self, request_ids: Iterable[int], abandon: Callable[[set[int]], None]) -> None:
         self._abandon = abandon
         self._outputs: list[Output] = []
         self._arrived = asyncio.Event()
-        self._is_over = False
+        self._open = set(request_ids)
         self._client_gone = False
 
     def push(self, output: Output) -> None:
         """Add an output."""
         self._outputs.append(output)
-        self._is_over = output.is_last
+        if output.is_last:
+            self._open.discard(output.request_id)
         self._arrived.set()
 
     def disconnect(self) -> None:
@@ -54,10 +58,10 @@ class Stream:
         return outputs
 
     def close(self) -> None:
-        """Stop the request unless it has ended; twice does no harm."""
-        if not self._is_over:
-            self._is_over = True
-            self._abandon()
+        """Stop the requests that have not ended; twice does no harm."""
+        if self._open:
+            left, self._open = self._open, set()
+            self._abandon(left)
 
 
 class EngineClient:
@@ -73,9 +77,9 @@ class EngineClient:
         """Return a number that no other request has."""
         return next(self._ids)
 
-    def submit(self, request: Request, charge: OpenCharge | None) -> Stream:
+    def submit(self, requests: Sequence[Request], charge: OpenCharge | None) -> Stream:
         """
-        Hand request over, and its charge with it.
+        Hand requests over, to be taken in by the same step, and their one charge with the first.
 
         Raises Stopping, and then the charge stays with the caller.  Whoever gets
         the stream closes it on every exit.
@@ -83,10 +87,10 @@ class EngineClient:
         if self._inbox.is_closed:
             raise Stopping
         if charge is not None:
-            request.charge = charge.take()
-        stream = Stream(lambda: self._abandon(request.request_id))
-        self._streams[request.request_id] = stream
-        self._inbox.put(Submit(request))
+            requests[0].charge = charge.take()
+        stream = Stream((request.request_id for request in requests), self._abandon)
+        self._streams |= {request.request_id: stream for request in requests}
+        self._inbox.put(*map(Submit, requests))
         return stream
 
     def settle(self, charge: Charge) -> None:
@@ -98,6 +102,20 @@ class EngineClient:
         """
         if not self._inbox.is_closed:
             self._inbox.put(Settle(charge))
+
+    def look(self, see: Callable[[], _Seen], tell: Callable[[_Seen], None]) -> None:
+        """
+        Have the step loop see something that it alone may touch; tell is told, here.
+
+        Raises Stopping.
+        """
+
+        def take() -> None:
+            seen = see()
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(tell, seen)
+
+        self._inbox.put(Look(take))
 
     def deliver(self, outputs: Sequence[Output]) -> None:
         """Bring a step's outputs over.  Called by the step loop, in its thread."""
@@ -113,7 +131,8 @@ class EngineClient:
                 del self._streams[output.request_id]
             stream.push(output)
 
-    def _abandon(self, request_id: int) -> None:
-        self._streams.pop(request_id, None)
+    def _abandon(self, request_ids: set[int]) -> None:
+        for request_id in request_ids:
+            self._streams.pop(request_id, None)
         if not self._inbox.is_closed:
-            self._inbox.put(Abort(request_id))
+            self._inbox.put(*map(Abort, sorted(request_ids)))

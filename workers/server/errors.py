@@ -71,9 +71,13 @@ def from_error(error: WorkerError | ModelError, param: str | None = None) -> Api
     return ApiError(row.status, str(error), param, row.code, row.kind)
 
 
-def from_validation(error: ValidationError) -> ApiError:
-    """What a client is told about a body of the wrong types: the first thing that is wrong."""
+def from_validation(error: ValidationError, where: str = "") -> ApiError:
+    """
+    What a client is told about a body of the wrong types: the first thing that is wrong.
+
+    where: what stands before the names of fields.
+    """
     first: Any = error.errors(include_url=False, include_context=False)[0]
     path = [str(part) for part in first["loc"]]
-    message = f"{'.'.join(path) or 'body'}: {first['msg']}"
-    return ApiError(400, message, param=path[0] if path else None)
+    message = f"{where}{'.'.join(path) or 'body'}: {first['msg']}"
+    return ApiError(400, message, param=where + path[0] if path else None)

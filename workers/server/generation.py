@@ -1,8 +1,9 @@
 """
-The two endpoints that generate: a body in, an answer or an event stream out.
+The endpoints that generate: a body in, an answer or an event stream out.
 
 The status is sent with the first output, so whatever the engine refuses gets
-the status that fits.  One step's outputs for a request are one write.  While an
+the status that fits.  One step's outputs for a job are one write.  The choices of a
+job are requests of their own; if the engine refuses one of them, all end.  While an
 answer is made, a task of its own waits for the client to hang up, so that the
 engine hears of it at once, streaming or not.
 """
@@ -16,9 +17,9 @@ from typing import Any, NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from workers.engine.request import Output, Request
-from workers.errors import WorkerError
+from workers.errors import RequestRefused, WorkerError
 from workers.model.errors import ModelError
-from workers.server.answers import Answer, Piece, Usage
+from workers.server.answers import Answer
 from workers.server.charge import CHARGE
 from workers.server.client import EngineClient, Stream
 from workers.server.drain import Drain
@@ -32,12 +33,18 @@ from workers.server.sending import (
     send_json,
     start_events,
 )
+from workers.server.tally import Tally
 
 
 class Job(NamedTuple):
-    """A request for the engine, and how its answer is to look."""
+    """
+    Requests for the engine, one for each choice, and how their answer is to look.
 
-    request: Request
+    num_copies: of each prompt, side by side.
+    """
+
+    requests: tuple[Request, ...]
+    num_copies: int
     answer: Answer
     is_stream: bool
     wants_usage_chunk: bool
@@ -71,7 +78,7 @@ class Generation:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             job = await self._prepare(await read_body(receive, self._max_body_bytes))
-            stream = self._client.submit(job.request, scope.get(CHARGE))
+            stream = self._client.submit(job.requests, scope.get(CHARGE))
         except ClientGone:
             return
         except ApiError as error:
@@ -95,40 +102,44 @@ async def _watch(receive: Receive, stream: Stream) -> None:
 
 
 async def _answer(job: Job, stream: Stream, send: Send) -> None:
+    tally = Tally(job.requests, job.num_copies)
     outputs = await stream.next()
-    if outputs[0].error is not None:
-        await send_error(send, from_error(outputs[0].error))
+    refused = next((output.error for output in outputs if output.error is not None), None)
+    if refused is not None:
+        await send_error(send, from_error(refused))
     elif job.is_stream:
-        await _send_stream(job, outputs, stream, send)
+        await _send_stream(job, tally, outputs, stream, send)
     else:
-        while not outputs[-1].is_last:
-            outputs += await stream.next()
-        await _send_whole(job, outputs, send)
+        await _send_whole(job, tally, outputs, stream, send)
 
 
-async def _send_whole(job: Job, outputs: list[Output], send: Send) -> None:
-    error = outputs[-1].error
-    if error is not None:
-        await send_error(send, from_error(error))
+async def _send_whole(
+    job: Job, tally: Tally, outputs: list[Output], stream: Stream, send: Send
+) -> None:
+    while True:
+        for output in outputs:
+            tally.add(output)
+        if tally.is_over:
+            break
+        outputs = await stream.next()
+    if tally.error is not None:
+        await send_error(send, from_error(tally.error))
     else:
-        piece, num_outputs = _piece(job, outputs), _num_outputs(outputs)
-        usage = Usage(job.request.num_prompt, outputs[-1].num_cached, num_outputs)
-        await send_json(send, job.answer.whole(piece, usage))
+        await send_json(send, job.answer.whole(tally.pieces(), tally.usage))
 
 
-async def _send_stream(job: Job, outputs: list[Output], stream: Stream, send: Send) -> None:
-    opening = job.answer.opening()
-    data = b"" if opening is None else _chunk_event(job, opening)
-    num_outputs = 0
+async def _send_stream(
+    job: Job, tally: Tally, outputs: list[Output], stream: Stream, send: Send
+) -> None:
+    data = b"".join(_chunk_event(job, chunk) for chunk in job.answer.opening(len(job.requests)))
     await start_events(send)
     while True:
-        num_outputs += _num_outputs(outputs)
-        data += b"".join(_event(job, output) for output in outputs)
-        last = outputs[-1]
-        if last.is_last:
-            usage = Usage(job.request.num_prompt, last.num_cached, num_outputs)
-            if job.wants_usage_chunk and last.error is None:
-                data += event(job.answer.usage_chunk(usage))
+        data += b"".join(_event(job, tally, output) for output in outputs)
+        if tally.error is not None:
+            return await send_events(send, data + _error_event(tally.error), is_last=True)
+        if tally.is_over:
+            if job.wants_usage_chunk:
+                data += event(job.answer.usage_chunk(tally.usage))
             return await send_events(send, data + DONE, is_last=True)
         if data:
             await send_events(send, data, is_last=False)
@@ -136,13 +147,12 @@ async def _send_stream(job: Job, outputs: list[Output], stream: Stream, send: Se
         outputs = await stream.next()
 
 
-def _event(job: Job, output: Output) -> bytes:
+def _event(job: Job, tally: Tally, output: Output) -> bytes:
     """Return what an output adds to a stream: nothing while its text is not certain."""
-    if output.error is not None:
-        return event(from_error(output.error).body)
-    if not (output.text or output.logprobs or output.is_last):
+    index = tally.add(output)
+    if output.error is not None or not (output.text or output.logprobs or output.is_last):
         return b""
-    return _chunk_event(job, job.answer.chunk(_piece(job, [output])))
+    return _chunk_event(job, job.answer.chunk(tally.piece(index)))
 
 
 def _chunk_event(job: Job, chunk: dict[str, Any]) -> bytes:
@@ -150,13 +160,5 @@ def _chunk_event(job: Job, chunk: dict[str, Any]) -> bytes:
     return event(chunk | {"usage": None} if job.wants_usage_chunk else chunk)
 
 
-def _piece(job: Job, outputs: list[Output]) -> Piece:
-    logprobs = None
-    if job.request.params.logprobs is not None:
-        logprobs = [output.logprobs for output in outputs if output.logprobs is not None]
-    text = "".join(output.text for output in outputs)
-    return Piece(text, logprobs, outputs[-1].finish_reason)
-
-
-def _num_outputs(outputs: list[Output]) -> int:
-    return sum(output.token_id is not None for output in outputs)
+def _error_event(error: RequestRefused) -> bytes:
+    return event(from_error(error).body) + DONE

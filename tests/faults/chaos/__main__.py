@@ -21,11 +21,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--load-balance-method", default="minimum_tokens", metavar="METHOD")
     parser.add_argument("--log", type=Path, help="where to keep what the instance logged")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = write_tiny_llama(Path(folder) / "model")
-        report = run_chaos(model, arguments.seed, arguments.seconds, arguments.log)
+        report = run_chaos(
+            model,
+            arguments.seed,
+            arguments.seconds,
+            arguments.log,
+            arguments.load_balance_method,
+        )
     sys.stdout.write(report.line() + "\n")
     return 0 if report.is_clean else 1
 

@@ -47,7 +47,12 @@ class Residue(NamedTuple):
 
     @property
     def pages(self) -> int:
-        """KV pages that nobody can be using: rounded up."""
+        """
+        KV pages that nobody can be using: rounded up.
+
+        Pages of the prefix cache are kept on purpose and are none of them; that pages are
+        either free or cached when it is idle, each group's engine checks itself.
+        """
         return -(-self.kv_used_tokens // _PAGE_TOKENS) + self.held_requests
 
 

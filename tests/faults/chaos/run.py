@@ -38,23 +38,29 @@ class Found(NamedTuple):
     injector: Injector
 
 
-def start_instance(model: Path) -> RunningInstance:
+def start_instance(model: Path, method: str) -> RunningInstance:
     """The instance that is going to suffer."""
     return RunningInstance(
         *("--model", str(model), "--served-model-name", _MODEL, "--dtype", "float32"),
         *("--dp-size", str(_NUM_GROUPS), "--front-doors", str(_NUM_DOORS)),
-        *("--threads-per-rank", "1", "--drain-timeout-s", "10"),
+        *("--threads-per-rank", "1", "--drain-timeout-s", "10", "--load-balance-method", method),
     )
 
 
-def run_chaos(model: Path, seed: int, seconds: float, log: Path | None = None) -> Report:
+def run_chaos(
+    model: Path,
+    seed: int,
+    seconds: float,
+    log: Path | None = None,
+    method: str = "minimum_tokens",
+) -> Report:
     """Run it; everything but the report goes to standard error."""
     began_s = time.monotonic()
 
     def clock_s() -> float:
         return time.monotonic() - began_s
 
-    instance = start_instance(model)
+    instance = start_instance(model, method)
     try:
         run_dir = run_folder_of(instance.process.pid)
         port = int(instance.url.rpartition(":")[2])

@@ -1,0 +1,109 @@
+"""What the controller does with prefixes: matched, expected, believed, forgotten."""
+
+import random
+
+import pytest
+
+from balancer.assignment import End
+from balancer.controller import Controller
+from balancer.ledger import Ledger
+from balancer.load import RequestShape
+from balancer.policies.slack_affinity import SlackAffinity
+from balancer.prefix_index import Change, PrefixEvent, PrefixIndex
+from tests.balancer.loads import (
+    EPOCH,
+    GROUP_EPOCH,
+    MAX_LOAD_AGE_NS,
+    NUM_GROUPS,
+    SLOT,
+    group,
+    holding,
+)  # fmt: skip
+
+PROMPT = RequestShape(2010, page_digests=(1, 2), page_size=1000)
+
+
+@pytest.fixture(name="controller")
+def _controller():
+    ledger = Ledger(
+        slot=SLOT, epoch=EPOCH, num_front_doors=2, num_groups=NUM_GROUPS, note=lambda *_: None
+    )
+    policy, prefixes = SlackAffinity(random.Random(0)), PrefixIndex(NUM_GROUPS)
+    controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1), MAX_LOAD_AGE_NS, prefixes)
+    for dp_rank in range(NUM_GROUPS):
+        controller.observe_group(group(dp_rank))
+        controller.observe_reports([holding(dp_rank, 0)])
+    yield controller
+    controller.check_integrity()
+
+
+def told(controller, dp_rank, *digests, epoch=GROUP_EPOCH):
+    controller.observe_prefix(dp_rank, epoch, PrefixEvent(Change.STORED, digests))
+
+
+def test_a_request_goes_where_its_prefix_was_stored(controller):
+    """
+    And what is believed of it is in the assignment, the last token left out.
+    """
+    told(controller, 1, 1, 2)
+
+    whole = controller.assign(PROMPT)
+    controller.release(whole, End.NEVER_SENT)
+    exact = controller.assign(PROMPT._replace(prompt_tokens=2000))
+
+    assert (whole.dp_rank, whole.cached_tokens) == (1, 2000)
+    assert (exact.dp_rank, exact.cached_tokens) == (1, 1000)
+
+
+def test_a_fork_follows_a_request_that_is_still_under_way(controller):
+    """
+    Before the group has said anything.
+    """
+    first = controller.assign(PROMPT)
+
+    assert controller.assign(PROMPT).dp_rank == first.dp_rank
+
+
+@pytest.mark.parametrize(
+    ("end", "pages"), [(End.REACHED, 2), (End.UNANSWERED, 0), (End.NEVER_SENT, 0)]
+)
+def test_only_an_answer_says_that_the_prompt_was_computed(controller, end, pages):
+    """
+    A request that was refused, or sent again elsewhere, leaves nothing behind.
+    """
+    assignment = controller.assign(PROMPT)
+    controller.release(assignment, end)
+    controller.release(assignment, End.NEVER_SENT)
+
+    assert controller.prefixes.match(PROMPT.page_digests)[assignment.dp_rank] == pages
+
+
+def test_what_a_group_told_in_another_life_is_ignored(controller):
+    """
+    Whether it comes late, or the table is late.
+    """
+    told(controller, 0, 1, 2, epoch=GROUP_EPOCH - 1)
+    told(controller, 0, 1, 2, epoch=GROUP_EPOCH + 1)
+
+    assert controller.prefixes.match([1]) == [0, 0, 0]
+
+
+def test_a_new_life_of_a_group_has_an_empty_cache(controller):
+    """
+    Its table row is enough.
+    """
+    told(controller, 0, 1, 2)
+    told(controller, 1, 1)
+    controller.observe_group(group(0, epoch=GROUP_EPOCH + 1))
+
+    assert controller.prefixes.match([1, 2]) == [0, 1, 0]
+
+
+def test_a_prompt_whose_pages_are_not_known_is_dispatched_all_the_same(controller):
+    """
+    Nothing is believed and nothing expected of it.
+    """
+    assignment = controller.assign(RequestShape(40))
+    controller.release(assignment, End.REACHED)
+
+    assert (assignment.cached_tokens, assignment.expectation) == (0, None)

@@ -1,0 +1,149 @@
+"""
+A rank from its flags to the moment at which it could serve: device, weights, KV cache, reports.
+
+No rank waits for another here.  A life is begun once, while loading: its epoch is later
+than that of any life before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from shm.load import LoadReport
+from workers.card import Card
+from workers.config import WorkerConfig
+from workers.engine.batch import BatchBuilder
+from workers.engine.meter import GroupId
+from workers.engine.pages import PagePool
+from workers.engine.runner import ModelRunner
+from workers.errors import InvalidConfig
+from workers.model.checkpoint import open_checkpoint
+from workers.model.config import ModelConfig
+from workers.model.kv_cache import KVCache
+from workers.model.llama import LlamaModel
+from workers.model.sampling import Sampler
+from workers.model.text import TextCodec
+from workers.placement import Machine, choose_device, choose_dtype
+from workers.ranks.links import choose_interface
+from workers.ranks.reporting import Place, Reporting, ReportSink, last_reports
+from workers.ranks.thread import OnFatal
+from workers.server.serving import bind
+
+logger = logging.getLogger("levelhead.workers")
+
+
+class Loaded(NamedTuple):
+    """A rank that is ready to serve."""
+
+    config: WorkerConfig
+    group: GroupId
+    codec: TextCodec
+    runner: ModelRunner
+    pool: PagePool
+    max_model_len: int
+    reports: ReportSink
+
+
+def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
+    """
+    Do all that comes before serving; on_fatal is called when reporting has failed for good.
+
+    Raises InvalidConfig, ModelError or SegmentError for what cannot work.
+    """
+    started = time.monotonic()
+    logger.info("loading %s", config.model)
+    checkpoint = open_checkpoint(config.model)
+    try:
+        codec = checkpoint.tokenizer()
+        max_model_len = _max_model_len(config, checkpoint.config)
+        device, dtype = _place(config)
+        codec.save(tokenizer_dir(config))
+        group = _group(config)
+        model = LlamaModel(checkpoint.config, device, dtype)
+        model.load(checkpoint)
+    finally:
+        checkpoint.close()
+    pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
+    kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
+    batches = BatchBuilder(max_model_len, config.page_size, device)
+    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads)
+    logger.info(
+        "loaded in %.1f s: %s on %s, room for %d tokens",
+        time.monotonic() - started,
+        dtype,
+        device,
+        pool.capacity_tokens,
+    )
+    reports = _reporting(config, group, on_fatal)
+    return Loaded(config, group, codec, runner, pool, max_model_len, reports)
+
+
+def next_epoch(now_ns: int, card_epoch: int, reports: Iterable[LoadReport], dp_rank: int) -> int:
+    """
+    Return the epoch of a group's new life: the time, unless its last life had a later one.
+
+    Clocks are set back.  A life that ended well has taken its card away, but its
+    last report is still published.
+    """
+    reported = [report.group_epoch for report in reports if report.dp_rank == dp_rank]
+    return max(now_ns, card_epoch + 1, *(epoch + 1 for epoch in reported))
+
+
+def tokenizer_dir(config: WorkerConfig) -> Path:
+    """Where every rank saves the tokenizer, for front doors."""
+    return (config.run_dir / "tokenizer").resolve()
+
+
+def _group(config: WorkerConfig) -> GroupId:
+    """Begin a life.  Raises InvalidConfig or SegmentError if the load segment is not there."""
+    reports = last_reports(config.instance, config.instance_epoch)
+    card_epoch = Card.last_epoch(config.run_dir, config.dp_rank)
+    return GroupId(config.dp_rank, next_epoch(time.time_ns(), card_epoch, reports, config.dp_rank))
+
+
+def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
+    """Return the context length.  Raises InvalidConfig if the one asked for is impossible."""
+    capacity = config.max_total_tokens // config.page_size * config.page_size
+    asked = config.max_model_len
+    if asked is None:
+        if capacity < model.max_model_len:
+            logger.warning(
+                "context cut from %d to %d tokens, the KV cache has no room for more",
+                model.max_model_len,
+                capacity,
+            )
+        return min(model.max_model_len, capacity)
+    limits = {"the model's": model.max_model_len, "--max-total-tokens allows": capacity}
+    for name, limit in limits.items():
+        if asked > limit:
+            raise InvalidConfig(f"--max-model-len is {asked}; {name} {limit}")
+    return asked
+
+
+def _place(config: WorkerConfig) -> tuple[torch.device, torch.dtype]:
+    """Choose device and dtype; a CUDA device is made this process's own."""
+    machine = Machine.here()
+    device = choose_device(config.device, config.dp_rank, config.dp_size, machine)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device, choose_dtype(config.dtype, device, machine)
+
+
+def _reporting(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Reporting:
+    choose_interface(config.host)
+    place = Place(
+        group,
+        config.dp_size,
+        config.num_front_doors,
+        config.instance,
+        config.instance_epoch,
+        config.run_dir,
+    )
+    return Reporting(place, partial(bind, config.host), on_fatal)
