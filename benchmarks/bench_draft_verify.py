@@ -22,21 +22,18 @@ import argparse
 import itertools
 import json
 import re
-import signal
 import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import httpx
 
+from benchmarks.instance import served
 from benchmarks.machine import machine_facts
 
-_READY = re.compile(r"levelhead is ready: (http://\S+)/v1")
 _STEP = re.compile(r"(\w+)(?: \d+)?\s+\d+\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([\d.]+)")
 _RUNS = "slack_affinity:1,slack_affinity:2,slack_affinity:4,minimum_tokens:2"
 
@@ -70,24 +67,6 @@ class Row:
     is_greedy: bool
 
 
-@contextmanager
-def served(method: str, dp_size: int) -> Iterator[str]:
-    """The URL of an instance, which is stopped in the end."""
-    command = [sys.executable, "-m", "router.cli", "serve", "--port", "0"]
-    command += ["--dp-size", str(dp_size), "--load-balance-method", method]
-    command += ["--threads-per-rank", "1", "--dtype", "float32"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = next(filter(None, map(_READY.search, process.stdout)), None)
-        if found is None:
-            raise RuntimeError("levelhead serve did not become ready")
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
 class Others:
     """A thread that sends short requests, with a pause after each; counts them by group."""
 
@@ -117,7 +96,9 @@ class Others:
 
 def measure(method: str, dp_size: int, rounds: int, block: int, pause_s: float) -> Row:
     """Run the example once on an instance of its own."""
-    with served(method, dp_size) as url, Others(url, pause_s, dp_size) as others:
+    flags = ["--dp-size", str(dp_size), "--load-balance-method", method]
+    flags += ["--threads-per-rank", "1", "--dtype", "float32"]
+    with served(*flags) as url, Others(url, pause_s, dp_size) as others:
         command = [sys.executable, "-m", "examples.draft_verify", "--url", url]
         command += ["--rounds", str(rounds), "--block", str(block)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

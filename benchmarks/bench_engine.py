@@ -14,9 +14,12 @@ A round: so many streams at once, each with its own prompt of about 128 tokens,
 128 output tokens, greedy, whatever the model says (`ignore_eos`).  Prompts are
 never asked twice, and nobody profits from a prefix cache.
 
-Read `decode_tokens_per_s`: the streams' own rates, from first piece to end, summed.
-`tokens_per_s` is all output tokens over the round, prompts included.  `ratio` is
-the median over repeats of decode(levelhead) / decode(peer) in the same repeat.
+Read `decode_tokens_per_s`: output tokens of all streams over the time in which all
+decode, from the last one's first piece to the first one's end, so that it does not
+depend on the order in which prompts are computed.  `tokens_per_s` is all output
+tokens over the round, prompts included.  `ratio` is the median over repeats of
+decode(levelhead) / decode(peer) in the same repeat.  Between rounds is a pause of
+two seconds: a server that polls for a while after its last request disturbs the next.
 
 The last line on stdout is one JSON object.
 """
@@ -28,24 +31,22 @@ import asyncio
 import json
 import random
 import re
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import httpx
 
+from benchmarks.instance import served
 from benchmarks.machine import machine_facts
 
-_READY = re.compile(r"levelhead is ready: (http://\S+)/v1")
 _MODEL = "SmolLM2-135M-Instruct"
 _WORDS = ("level", "spirit", "bubble", "wall", "shelf", "beam", "floor", "line")
 _OURS = "levelhead"
+_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -65,36 +66,26 @@ class Round:
     first_piece_s: float
 
 
-@contextmanager
-def levelhead(threads: int, dtype: str) -> Iterator[str]:
-    """Serve one group; the URL of its front door."""
-    command = [sys.executable, "-m", "router.cli", "serve", "--port", "0", "--dp-size", "1"]
-    command += ["--threads-per-rank", str(threads), "--dtype", dtype, "--log-level", "warning"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = next(filter(None, map(_READY.search, process.stdout)), None)
-        if found is None:
-            raise RuntimeError("levelhead serve did not become ready")
-        yield found[1]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
 async def drive(url: str, num_streams: int, shape: Shape, rng: random.Random) -> Round:
     """One round."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
         bodies = [_body(shape, rng) for _ in range(num_streams)]
         began_s = time.monotonic()
-        times = await asyncio.gather(*(_stream(client, body) for body in bodies))
+        streams = await asyncio.gather(*(_stream(client, body) for body in bodies))
         ended_s = time.monotonic()
     return Round(
-        sum((shape.output_tokens - 1) / (end_s - first_s) for first_s, end_s in times),
+        _decode_rate(streams, shape.output_tokens),
         num_streams * shape.output_tokens / (ended_s - began_s),
-        median(first_s for first_s, _ in times) - began_s,
+        median(times[0] for times in streams) - began_s,
     )
+
+
+def _decode_rate(streams: Sequence[Sequence[float]], output_tokens: int) -> float:
+    """Tokens a second while all decode; each stream's tokens are spread over its pieces."""
+    began_s, ended_s = max(times[0] for times in streams), min(times[-1] for times in streams)
+    shares = [sum(began_s < t <= ended_s for t in times) / len(times) for times in streams]
+    return output_tokens * sum(shares) / (ended_s - began_s)
 
 
 def _body(shape: Shape, rng: random.Random) -> dict[str, Any]:
@@ -109,19 +100,18 @@ def _body(shape: Shape, rng: random.Random) -> dict[str, Any]:
     }
 
 
-async def _stream(client: httpx.AsyncClient, body: Mapping[str, Any]) -> tuple[float, float]:
-    """Return when its first piece came, and its last."""
-    pieces, first_s = [], 0.0
+async def _stream(client: httpx.AsyncClient, body: Mapping[str, Any]) -> list[float]:
+    """Return when each event with text came."""
+    pieces, times = [], []
     async with client.stream("POST", "/v1/completions", json=body) as answer:
         answer.raise_for_status()
         async for piece in answer.aiter_raw():
-            first_s = first_s or time.monotonic()
+            times += [time.monotonic()] * len(re.findall(rb'"text": ?"[^"]', piece))
             pieces.append(piece)
-    ended_s = time.monotonic()
     counts = re.findall(rb'"completion_tokens": ?(\d+)', b"".join(pieces))
     if not counts or int(counts[-1]) != body["max_tokens"]:
         raise RuntimeError(f"asked for {body['max_tokens']} tokens, usage says {counts[-1:]}")
-    return first_s, ended_s
+    return times
 
 
 def measure(
@@ -135,6 +125,7 @@ def measure(
     for repeat in range(repeats):
         for n in streams:
             for name in sorted(urls, reverse=bool(repeat % 2)):
+                time.sleep(_PAUSE_S)
                 it = asyncio.run(drive(urls[name], n, shape, rng))
                 rounds[n, name].append(it)
                 print(f"{name}, {n} streams: {it.decode_tokens_per_s:.1f}/s", file=sys.stderr)
@@ -186,7 +177,8 @@ def main() -> None:
         (1, Shape(128, 32)) if arguments.quick else (arguments.repeats, Shape(128, 128))
     )
     streams = [int(n) for n in arguments.streams.split(",")]
-    with levelhead(arguments.threads, arguments.dtype) as url:
+    flags = ["--dp-size", "1", "--threads-per-rank", str(arguments.threads)]
+    with served(*flags, "--dtype", arguments.dtype, "--log-level", "warning") as url:
         urls = {_OURS: url, **dict(arguments.peer)}
         rows = make_rows(measure(urls, streams, shape, repeats, arguments.seed))
     print("  ".join(f"{name:>19}" for name in rows[0]))

@@ -23,11 +23,7 @@ import argparse
 import asyncio
 import json
 import random
-import re
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -35,9 +31,9 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.instance import served
 from benchmarks.machine import machine_facts
 
-_READY = re.compile(r"levelhead is ready: (http://\S+)/v1")
 _LOOK_PERIOD_S = 0.1
 _LONG_SHARE = 0.125
 _WORDS = ("level", "spirit", "bubble", "wall", "shelf", "beam", "floor", "line")
@@ -95,18 +91,8 @@ def skewed_load(rate: float, seconds: float, seed: int) -> list[Ask]:
 
 def measure(method: str, asks: Sequence[Ask], dp_size: int) -> Run:
     """Start an instance, drive it, stop it."""
-    command = [sys.executable, "-m", "router.cli", "serve", "--port", "0"]
-    command += ["--dp-size", str(dp_size), "--load-balance-method", method]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        found = next(filter(None, map(_READY.search, process.stdout)), None)
-        if found is None:
-            raise RuntimeError("levelhead serve did not become ready")
-        return asyncio.run(_drive(found[1], method, asks))
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+    with served("--dp-size", str(dp_size), "--load-balance-method", method) as url:
+        return asyncio.run(_drive(url, method, asks))
 
 
 async def _drive(url: str, method: str, asks: Sequence[Ask]) -> Run:
