@@ -56,7 +56,7 @@ def run(
 
     Raises InvalidConfig, ModelError or SegmentError for what cannot work.
     """
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(1)  # the step loop's thread has its own; see ModelRunner.warm_up
     loaded = load(config, on_fatal)
     gc.collect()
     gc.freeze()

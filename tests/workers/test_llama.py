@@ -188,11 +188,13 @@ def test_one_long_context_does_not_pad_the_short_ones(lengths):
     spans = tuple(SequenceSpan(1, n, torch.full((n,), i)) for i, n in enumerate(lengths))
     rows = torch.arange(len(lengths))
 
-    plan = AttentionPlan.of(ForwardBatch(rows, rows, rows, spans, rows), torch.float32)
+    kv = KVCache(torch.empty(1, 1, len(lengths), 8), torch.empty(1, 1, len(lengths), 8))
+
+    plan = AttentionPlan.of(ForwardBatch(rows, rows, rows, spans, rows), kv)
 
     gathered = [i for group in plan.decodes for i in rows_of(group, len(lengths))]
     assert sorted(gathered) == list(range(len(lengths)))
-    assert sum(len(group.slots) for group in plan.decodes) < 2 * sum(lengths)
+    assert sum(len(group.gathered) for group in plan.decodes) < 2 * sum(lengths)
     assert sum(int((group.mask == 0).sum()) for group in plan.decodes) == sum(lengths)
 
 

@@ -65,7 +65,10 @@ class ModelRunner:
         """
         Compute one token into slot 0, which holds nothing yet.
 
-        The number of threads is set where it is computed because OpenMP keeps it per thread.
+        The number of threads is set where it is computed because OpenMP keeps it per
+        thread, and no other thread may have a team: GNU's OpenMP counts the threads of
+        all teams, and if they are more than the cores, each sleeps after every operation
+        and is woken for the next, which makes a decode step half as long again.
         """
         self._lane.begin(self._warm_up)()
 
@@ -109,7 +112,7 @@ class ModelRunner:
 
     def _lay_out(self, places: Sequence[Place]) -> _Layout:
         batch = self._batches.lay_out(places)
-        return _Layout(places, batch, AttentionPlan.of(batch, self._model.dtype))
+        return _Layout(places, batch, AttentionPlan.of(batch, self._kv))
 
     def _compute(self, plan: Plan, batch: ForwardBatch, attention: AttentionPlan) -> list[Sample]:
         with torch.inference_mode():

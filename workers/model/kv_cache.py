@@ -17,7 +17,8 @@ class KVCache:
     Who owns which slot is the engine's business; a slot that no sequence names
     is never read, so slots need no clearing.
 
-    keys, values: [num_layers, num_slots, num_kv_heads, head_dim].
+    keys, values: [num_layers, num_kv_heads, num_slots, head_dim], so that what is
+    gathered of some slots is one matrix for each head; contiguous.
     """
 
     keys: torch.Tensor
@@ -28,6 +29,22 @@ class KVCache:
         cls, config: ModelConfig, num_slots: int, device: torch.device | str, dtype: torch.dtype
     ) -> KVCache:
         """Return a cache of num_slots zeroed slots."""
-        shape = (config.num_layers, num_slots, config.num_kv_heads, config.head_dim)
+        shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
         keys = torch.zeros(shape, device=device, dtype=dtype)
         return cls(keys, torch.zeros_like(keys))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self.keys.dtype
+
+    def rows(self, slots: torch.Tensor) -> torch.Tensor:
+        """
+        Return where slots [L] are in a layer seen as [num_kv_heads * num_slots, head_dim].
+
+        [num_kv_heads * L], head by head.  Rows of such a matrix are gathered nearly
+        twice as fast as slots of each head.
+        """
+        _, num_kv_heads, num_slots, _ = self.keys.shape
+        heads = torch.arange(num_kv_heads, device=slots.device) * num_slots
+        return (heads[:, None] + slots).flatten()

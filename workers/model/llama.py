@@ -83,15 +83,15 @@ class DecoderLayer(torch.nn.Module):
         Return the layer's output [T, hidden_size], and store the new keys and values.
 
         turn: cosine and sine of each row's position.
-        keys, values: this layer's part of the cache, [num_slots, num_kv_heads, head_dim].
+        keys, values: this layer's part of the cache, [num_kv_heads, num_slots, head_dim].
         """
         config = self._config
         normed = rms_norm(hidden, hidden.shape[-1:], self.attention_norm, config.rms_norm_eps)
         qkv = self.qkv(normed).view(len(hidden), -1, config.head_dim)
         num_turned = config.num_heads + config.num_kv_heads
         turned = rotate(qkv[:, :num_turned], *turn)
-        keys.index_copy_(0, slots, turned[:, config.num_heads :])
-        values.index_copy_(0, slots, qkv[:, num_turned:])
+        keys.index_copy_(1, slots, turned[:, config.num_heads :].transpose(0, 1))
+        values.index_copy_(1, slots, qkv[:, num_turned:].transpose(0, 1))
         attended = plan.attend(turned[:, : config.num_heads], keys, values).flatten(1)
         hidden = hidden + self.attention_output(attended)
         normed = rms_norm(hidden, hidden.shape[-1:], self.feed_forward_norm, config.rms_norm_eps)
@@ -175,10 +175,10 @@ class LlamaModel(torch.nn.Module):
         """
         Run the batch, store its keys and values in kv, return logits [R, vocab] float32.
 
-        attention: the batch's plan in the model's dtype, if it was made before.
+        attention: the batch's plan, if it was made before.
         Row i of the logits belongs to row batch.output_index[i] of the token axis.
         """
-        plan = attention or AttentionPlan.of(batch, self.dtype)
+        plan = attention or AttentionPlan.of(batch, kv)
         turn = angles(batch.positions, self._inverse_frequency, self.dtype)
         hidden = embedding(batch.token_ids, self.embedding)
         for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):

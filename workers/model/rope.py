@@ -64,15 +64,18 @@ def angles(
     positions: torch.Tensor, inverse_frequency: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Return cosine and sine for positions [T], each [T, 1, head_dim / 2] in dtype.
+    Return cosine and sine for positions [T], each [T, 1, head_dim] in dtype.
+
+    The sine of the first half is negative, as `rotate` wants it.
 
     Computed in float32 whatever dtype is: bfloat16 cannot count past 256.
     """
     turn = positions.float()[:, None, None] * inverse_frequency
-    return turn.cos().to(dtype), turn.sin().to(dtype)
+    cosine, sine = turn.cos().to(dtype), turn.sin().to(dtype)
+    return torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1)
 
 
 def rotate(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
     """Return heads [T, num_heads, head_dim] turned by the angles of their positions."""
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+    partners = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return torch.addcmul(heads * cosine, partners, sine)
