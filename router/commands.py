@@ -8,6 +8,11 @@ from pathlib import Path
 from router.instance import Instance
 from router.options import ServeOptions
 
+_MALLOC_TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432"
+    ":glibc.malloc.trim_threshold=1073741824"
+)
+
 
 def front_door(instance: Instance, slot: int) -> list[str]:
     """`python -m` arguments of a front door."""
@@ -57,15 +62,19 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
 
 def worker_environment(instance: Instance, options: ServeOptions) -> dict[str, str]:
     """
-    The instance's secret, which other users could read on a command line, and threads.
+    The instance's secret, which other users could read on a command line, threads, memory.
 
-    The libraries under torch are kept to the number that torch is told.
+    The libraries under torch are kept to the number that torch is told.  glibc is asked
+    for huge pages, and to keep what it is given back: a decode step reads all weights and
+    gathers from all over the KV cache.  What the operator has set there comes later, and wins.
     """
     threads = str(threads_per_rank(options))
+    tunables = [_MALLOC_TUNABLES, os.environ.get("GLIBC_TUNABLES")]
     return {
         "LEVELHEAD_INSTANCE_KEY": instance.instance_key,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        "GLIBC_TUNABLES": ":".join(filter(None, tunables)),
     }
 
 
