@@ -11,6 +11,7 @@ from tests.workers.tiny import write_tiny_llama
 from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.checkpoint import open_checkpoint
+from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.llama import KVCache, LlamaModel
 
@@ -30,6 +31,9 @@ VARIANTS = {
 }
 PROMPTS = [list(range(5, 5 + n)) for n in (1, 2, 9, 30)]
 NUM_SLOTS = 512
+
+
+TINY = ModelConfig(1, 8, 8, 1, 1, 8, 16, 1e4, 1e-5, 64, True, (), None)
 
 
 def load(folder, dtype=torch.float32):
@@ -66,7 +70,8 @@ class Run:
             tokens += new
             positions += range(len(held), len(held) + len(new))
             slots.append(given)
-            spans.append(SequenceSpan(len(new), len(held) + len(new), self.slots[name]))
+            number = list(self.slots).index(name)
+            spans.append(SequenceSpan(len(new), len(held) + len(new), self.slots[name], number))
         rows = range(len(tokens)) if output_rows is None else output_rows
         batch = ForwardBatch(
             torch.tensor(tokens),
@@ -157,6 +162,29 @@ def test_greedy_tokens_are_those_of_transformers_alone_and_batched(pair):
     assert outputs == expected
 
 
+def test_what_is_kept_of_decoding_sequences_changes_no_logit(pair):
+    """
+    Long enough for windows to be made, used and outgrown, beside a prompt and alone.
+    """
+    model, reference = pair
+    rng = torch.Generator().manual_seed(3)
+    tokens = {
+        name: torch.randint(0, 512, (n + 70,), generator=rng).tolist()
+        for name, n in (("a", 9), ("b", 12))
+    }
+    expected = {name: reference_logits(reference, ids) for name, ids in tokens.items()}
+    run = Run(model)
+    run.step([("a", tokens["a"][:9]), ("b", tokens["b"][:12])])
+
+    for i in range(70):
+        chunks = [("a", [tokens["a"][9 + i]]), ("b", [tokens["b"][12 + i]])]
+        logits = run.step([*chunks, ("c", [1, 2, 3])] if i in (7, 20) else chunks)
+
+        wanted = torch.stack([expected["a"][9 + i], expected["b"][12 + i]])
+        torch.testing.assert_close(logits[:2], wanted, atol=1e-4, rtol=1e-4)
+    assert run.kv.windows.num_read > 50
+
+
 def test_a_joining_prompt_does_not_disturb_those_that_decode(pair):
     """
     A step of decodes and a prefill chunk, in any order, gives each its own logits.
@@ -188,7 +216,7 @@ def test_one_long_context_does_not_pad_the_short_ones(lengths):
     spans = tuple(SequenceSpan(1, n, torch.full((n,), i)) for i, n in enumerate(lengths))
     rows = torch.arange(len(lengths))
 
-    kv = KVCache(torch.empty(1, 1, len(lengths), 8), torch.empty(1, 1, len(lengths), 8))
+    kv = KVCache.allocate(TINY, len(lengths), "cpu", torch.float32)
 
     plan = AttentionPlan.of(ForwardBatch(rows, rows, rows, spans, rows), kv)
 

@@ -112,7 +112,7 @@ class BatchBuilder:
             positions=self._tensor(positions),
             slots=torch.cat([row.slots(place.start, place.end) for place, row in pairs]),
             sequences=tuple(
-                SequenceSpan(place.num_new, place.end, row.slots(0, place.end))
+                SequenceSpan(place.num_new, place.end, row.slots(0, place.end), place.request_id)
                 for place, row in pairs
             ),
             output_index=self._tensor(output_index),

@@ -2,7 +2,8 @@
 Causal attention of one batch over the slots of the KV cache.
 
 What does not depend on the layer - which slots to gather, what to mask - is
-worked out once for a batch, in a plan, and each layer attends through it.
+worked out once for a batch, in a plan.  A pass begins with what is already
+gathered of the plan's sequences, and each layer attends through that.
 
 * Decoding sequences (one new token each) are one padded call for all whose
   lengths have the same number of bits: a slot matrix [B, L], short rows filled
@@ -11,7 +12,8 @@ worked out once for a batch, in a plan, and each layer attends through it.
   batched matrix products with a softmax between them, a matrix for each sequence
   and key head: torch's own attention takes two to three times as long for one
   query on a CPU.  The query heads that share a key head are rows of its matrix,
-  so that keys and values are never repeated.
+  so that keys and values are never repeated.  What is gathered of sequences that
+  stay together is kept in a window (workers.model.decode_window).
 * A prefill chunk is one call for each sequence.  Its mask is causal from the
   lower right corner: the last new token sees everything.
 """
@@ -22,12 +24,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from workers.model.batch import ForwardBatch, SequenceSpan
-from workers.model.kv_cache import KVCache
+from workers.model.decode_window import Window
+from workers.model.kv_cache import KVCache, LayerCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,22 @@ class DecodeGroup:
     """
     Sequences of a batch that have one new token, and lengths of as many bits.
 
+    names, lengths: of each sequence, as SequenceSpan has them.
     rows: [B] rows of the token axis; None if they are all its rows, in order.
     gathered: [num_kv_heads * B * L] rows of a layer, each sequence padded to the longest, L.
     mask: [B, 1, L] 0 where a sequence has a token, -inf where it is padded.
     """
 
+    names: tuple[int | None, ...]
+    lengths: tuple[int, ...]
     rows: torch.Tensor | None
     gathered: torch.Tensor
     mask: torch.Tensor
+
+    @property
+    def longest(self) -> int:
+        """L."""
+        return self.mask.shape[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +90,52 @@ class AttentionPlan:
         is_all = len(alike) == 1 and not chunks
         return cls(tuple(_decode_group(group, kv, is_all) for group in alike), chunks)
 
-    def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
+
+class Kept(NamedTuple):
+    """
+    A decode group's window, in one pass.
+
+    is_new: nothing is in it yet.
+    newest: [num_kv_heads * B] rows of a layer that have each sequence's new token.
+    written: [num_kv_heads * B] rows of the window that it goes to.
+    mask: [B, 1, room] as DecodeGroup's.
+    """
+
+    window: Window
+    is_new: bool
+    newest: torch.Tensor
+    written: torch.Tensor
+    mask: torch.Tensor
+
+
+class Attention(NamedTuple):
+    """The attention of one pass."""
+
+    plan: AttentionPlan
+    kept: tuple[Kept | None, ...]
+    """For each of the plan's decodes."""
+
+    @classmethod
+    def begin(cls, plan: AttentionPlan, kv: KVCache) -> Attention:
+        """Begin a pass; passes over one cache follow each other."""
+        found = kv.windows.begin([(group.names, group.lengths) for group in plan.decodes])
+        pairs = zip(plan.decodes, found, strict=True)
+        return cls(plan, tuple(_kept(group, *window) for group, window in pairs))
+
+    def attend(self, queries: torch.Tensor, cache: LayerCache) -> torch.Tensor:
         """
         Return the attention output of each new token, [T, num_heads, head_dim].
 
-        queries: [T, num_heads, head_dim].
-        keys, values: [num_kv_heads, num_slots, head_dim], this batch's already stored.
+        queries: [T, num_heads, head_dim].  cache has the batch's keys and values already.
         """
         output = torch.empty_like(queries)
-        for group in self.decodes:
+        for group, kept in zip(self.plan.decodes, self.kept, strict=True):
             if group.rows is None:
-                return _decode(queries, keys, values, group)
-            output[group.rows] = _decode(queries[group.rows], keys, values, group)
-        for chunk in self.chunks:
+                return _decode(queries, cache, group, kept)
+            output[group.rows] = _decode(queries[group.rows], cache, group, kept)
+        for chunk in self.plan.chunks:
             new = slice(chunk.start, chunk.stop)
-            output[new] = _prefill(queries[new], keys, values, chunk)
+            output[new] = _prefill(queries[new], cache, chunk)
         return output
 
 
@@ -115,10 +156,13 @@ def _decode_group(
     lengths = torch.tensor([span.num_total for span in spans], device=device)
     is_padding = torch.arange(slots.shape[1], device=device) >= lengths[:, None]
     slots = torch.where(is_padding, slots[:, :1], slots)
-    mask = torch.zeros(slots.shape, device=device, dtype=kv.dtype)
-    mask.masked_fill_(is_padding, float("-inf"))
-    index = None if is_all else torch.tensor(rows, device=device)
-    return DecodeGroup(index, kv.rows(slots.flatten()), mask[:, None, :])
+    return DecodeGroup(
+        names=tuple(span.name for span in spans),
+        lengths=tuple(span.num_total for span in spans),
+        rows=None if is_all else torch.tensor(rows, device=device),
+        gathered=kv.rows(slots.flatten()),
+        mask=_mask(is_padding, kv.dtype),
+    )
 
 
 def _chunk(end: int, span: SequenceSpan, kv: KVCache) -> PrefillChunk:
@@ -130,36 +174,71 @@ def _chunk(end: int, span: SequenceSpan, kv: KVCache) -> PrefillChunk:
     return PrefillChunk(end - span.num_new, end, kv.rows(span.slot_index), mask)
 
 
+def _kept(group: DecodeGroup, window: Window | None, is_new: bool) -> Kept | None:
+    if window is None:
+        return None
+    device, num_sequences = group.mask.device, len(group.lengths)
+    lengths = torch.tensor(group.lengths, device=device)
+    of_all_heads = lengths.repeat(len(group.gathered) // (num_sequences * group.longest))
+    starts = torch.arange(len(of_all_heads), device=device)
+    newest = group.gathered[starts * group.longest + of_all_heads - 1]
+    return Kept(
+        window,
+        is_new,
+        newest,
+        starts * window.room + of_all_heads - 1,
+        _mask(torch.arange(window.room, device=device) >= lengths[:, None], group.mask.dtype),
+    )
+
+
+def _mask(is_padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    mask = torch.zeros(is_padding.shape, device=is_padding.device, dtype=dtype)
+    return mask.masked_fill_(is_padding, float("-inf"))[:, None, :]
+
+
 def _decode(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: DecodeGroup
+    queries: torch.Tensor, cache: LayerCache, group: DecodeGroup, kept: Kept | None
 ) -> torch.Tensor:
     """Attend for one token of each sequence: queries [B, num_heads, head_dim]."""
     num_sequences, _, head_dim = queries.shape
-    num_kv_heads = len(keys)
+    num_kv_heads = len(cache.keys)
     shape = (num_kv_heads * num_sequences, -1, head_dim)
+    keys, values = _read(cache, group, kept, shape)
+    mask = group.mask if kept is None else kept.mask
     by_head = queries.view(num_sequences, num_kv_heads, -1, head_dim).transpose(0, 1)
-    scores = torch.bmm(
-        by_head.reshape(shape) * head_dim**-0.5,
-        keys.view(-1, head_dim).index_select(0, group.gathered).view(shape).transpose(1, 2),
-    ).view(num_kv_heads, num_sequences, -1, group.mask.shape[-1])
-    weights = scores.add_(group.mask).softmax(dim=-1)
-    output = torch.bmm(
-        weights.view(num_kv_heads * num_sequences, -1, group.mask.shape[-1]),
-        values.view(-1, head_dim).index_select(0, group.gathered).view(shape),
-    )
+    scores = torch.bmm(by_head.reshape(shape) * head_dim**-0.5, keys.transpose(1, 2))
+    by_sequence = scores.view(num_kv_heads, num_sequences, -1, mask.shape[-1])
+    weights = by_sequence.add_(mask).softmax(dim=-1)
+    output = torch.bmm(weights.view(scores.shape), values)
     return output.view(by_head.shape).transpose(0, 1).reshape(queries.shape)
 
 
-def _prefill(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, chunk: PrefillChunk
-) -> torch.Tensor:
+def _read(
+    cache: LayerCache, group: DecodeGroup, kept: Kept | None, shape: tuple[int, int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return keys and values of a decode group, [num_kv_heads * B, L or room, head_dim]."""
+    pools = [part.view(-1, part.shape[-1]) for part in (cache.keys, cache.values)]
+    if kept is None:
+        keys, values = (pool.index_select(0, group.gathered).view(shape) for pool in pools)
+        return keys, values
+    keys, values = kept.window.keys[cache.number], kept.window.values[cache.number]
+    for part, pool in zip((keys, values), pools, strict=True):
+        if kept.is_new:
+            part[:, : group.longest] = pool.index_select(0, group.gathered).view(shape)
+        else:
+            new = pool.index_select(0, kept.newest)
+            part.view(-1, shape[-1]).index_copy_(0, kept.written, new)
+    return keys, values
+
+
+def _prefill(queries: torch.Tensor, cache: LayerCache, chunk: PrefillChunk) -> torch.Tensor:
     """Attend for the new tokens of one sequence: queries [num_new, num_heads, head_dim]."""
-    num_kv_heads, _, head_dim = keys.shape
+    num_kv_heads, _, head_dim = cache.keys.shape
     shape = (1, num_kv_heads, -1, head_dim)
     output = scaled_dot_product_attention(
         queries.transpose(0, 1).unsqueeze(0),
-        keys.view(-1, head_dim).index_select(0, chunk.gathered).view(shape),
-        values.view(-1, head_dim).index_select(0, chunk.gathered).view(shape),
+        cache.keys.view(-1, head_dim).index_select(0, chunk.gathered).view(shape),
+        cache.values.view(-1, head_dim).index_select(0, chunk.gathered).view(shape),
         attn_mask=chunk.mask,
         is_causal=chunk.mask is None,
         enable_gqa=True,

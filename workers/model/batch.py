@@ -25,11 +25,13 @@ class SequenceSpan:
     num_new: rows that it has on the token axis, its last num_new positions.
     num_total: tokens of it whose keys and values exist after this pass.
     slot_index: [num_total] int64, the slots of its positions 0 .. num_total - 1.
+    name: the same at each step of a sequence and never another's; None: it has none.
     """
 
     num_new: int
     num_total: int
     slot_index: torch.Tensor
+    name: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

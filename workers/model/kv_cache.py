@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from workers.model.config import ModelConfig
+from workers.model.decode_window import DecodeWindows
+
+_WINDOW_SHARE = 0.5
+"""Slots that windows may have, by slots of the cache; only on a CPU, where gathering is slow."""
+
+
+class LayerCache(NamedTuple):
+    """A layer's part of the cache.  keys, values: [num_kv_heads, num_slots, head_dim]."""
+
+    number: int
+    keys: torch.Tensor
+    values: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +32,12 @@ class KVCache:
 
     keys, values: [num_layers, num_kv_heads, num_slots, head_dim], so that what is
     gathered of some slots is one matrix for each head; contiguous.
+    windows: copies of what is read at every step.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
+    windows: DecodeWindows
 
     @classmethod
     def allocate(
@@ -31,12 +46,19 @@ class KVCache:
         """Return a cache of num_slots zeroed slots."""
         shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
         keys = torch.zeros(shape, device=device, dtype=dtype)
-        return cls(keys, torch.zeros_like(keys))
+        is_cpu = keys.device.type == "cpu"
+        max_window_slots = int(num_slots * _WINDOW_SHARE) if is_cpu else 0
+        windows = DecodeWindows(keys.shape, keys, max_window_slots)
+        return cls(keys, torch.zeros_like(keys), windows)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of keys and values."""
         return self.keys.dtype
+
+    def layer(self, number: int) -> LayerCache:
+        """Return one layer's part."""
+        return LayerCache(number, self.keys[number], self.values[number])
 
     def rows(self, slots: torch.Tensor) -> torch.Tensor:
         """

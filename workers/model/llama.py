@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import embedding, rms_norm, silu
 
-from workers.model.attention import AttentionPlan
+from workers.model.attention import Attention, AttentionPlan
 from workers.model.batch import ForwardBatch
 from workers.model.checkpoint import Checkpoint
 from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
-from workers.model.kv_cache import KVCache
+from workers.model.kv_cache import KVCache, LayerCache
 from workers.model.projection import Projection
 from workers.model.rope import angles, inverse_frequencies, rotate
 
@@ -74,25 +74,23 @@ class DecoderLayer(torch.nn.Module):
         self,
         hidden: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor],
-        plan: AttentionPlan,
+        attention: Attention,
         slots: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+        cache: LayerCache,
     ) -> torch.Tensor:
         """
         Return the layer's output [T, hidden_size], and store the new keys and values.
 
         turn: cosine and sine of each row's position.
-        keys, values: this layer's part of the cache, [num_kv_heads, num_slots, head_dim].
         """
         config = self._config
         normed = rms_norm(hidden, hidden.shape[-1:], self.attention_norm, config.rms_norm_eps)
         qkv = self.qkv(normed).view(len(hidden), -1, config.head_dim)
         num_turned = config.num_heads + config.num_kv_heads
         turned = rotate(qkv[:, :num_turned], *turn)
-        keys.index_copy_(1, slots, turned[:, config.num_heads :].transpose(0, 1))
-        values.index_copy_(1, slots, qkv[:, num_turned:].transpose(0, 1))
-        attended = plan.attend(turned[:, : config.num_heads], keys, values).flatten(1)
+        cache.keys.index_copy_(1, slots, turned[:, config.num_heads :].transpose(0, 1))
+        cache.values.index_copy_(1, slots, qkv[:, num_turned:].transpose(0, 1))
+        attended = attention.attend(turned[:, : config.num_heads], cache).flatten(1)
         hidden = hidden + self.attention_output(attended)
         normed = rms_norm(hidden, hidden.shape[-1:], self.feed_forward_norm, config.rms_norm_eps)
         gate, up = self.gate_up(normed).chunk(2, dim=-1)
@@ -170,19 +168,19 @@ class LlamaModel(torch.nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, batch: ForwardBatch, kv: KVCache, attention: AttentionPlan | None = None
+        self, batch: ForwardBatch, kv: KVCache, plan: AttentionPlan | None = None
     ) -> torch.Tensor:
         """
         Run the batch, store its keys and values in kv, return logits [R, vocab] float32.
 
-        attention: the batch's plan, if it was made before.
+        plan: the batch's, if it was made before.
         Row i of the logits belongs to row batch.output_index[i] of the token axis.
         """
-        plan = attention or AttentionPlan.of(batch, kv)
+        attention = Attention.begin(plan or AttentionPlan.of(batch, kv), kv)
         turn = angles(batch.positions, self._inverse_frequency, self.dtype)
         hidden = embedding(batch.token_ids, self.embedding)
-        for layer, keys, values in zip(self.layers, kv.keys, kv.values, strict=True):
-            hidden = layer(hidden, turn, plan, batch.slots, keys, values)
+        for number, layer in enumerate(self.layers):
+            hidden = layer(hidden, turn, attention, batch.slots, kv.layer(number))
         wanted = hidden[batch.output_index]
         wanted = rms_norm(wanted, wanted.shape[-1:], self.norm, self.config.rms_norm_eps)
         logits: torch.Tensor = self.head(wanted)
