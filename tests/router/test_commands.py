@@ -75,6 +75,23 @@ def test_the_cores_are_shared_out(tmp_path, dp_size):
     assert environment["OMP_NUM_THREADS"] == str(threads)
 
 
+def test_what_the_operator_has_set_for_the_allocator_and_openmp_wins(tmp_path, monkeypatch):
+    """
+    glibc takes the last of two values for one tunable.
+    """
+    options = parse_serve([], {})
+    usual = commands.worker_environment(instance(tmp_path), options)
+    assert "glibc.malloc.hugetlb=1" in usual["GLIBC_TUNABLES"].split(":")
+    assert usual["GOMP_SPINCOUNT"] == "10000"
+
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    told = commands.worker_environment(instance(tmp_path), options)
+
+    assert told["GLIBC_TUNABLES"] == usual["GLIBC_TUNABLES"] + ":glibc.malloc.hugetlb=0"
+    assert told["GOMP_SPINCOUNT"] == "5"
+
+
 def test_the_secret_is_in_the_environment_and_on_no_command_line(tmp_path):
     """
     Command lines are everybody's to read.
