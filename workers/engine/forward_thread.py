@@ -21,11 +21,9 @@ class Lane(Protocol):
     @property
     def is_concurrent(self) -> bool:
         """Whether whoever begins a pass gets on while it is computed."""
-        ...
 
     def begin(self, compute: Callable[[], T]) -> Callable[[], T]:
         """Begin a pass; what comes back waits for its result, and raises what it raised."""
-        ...
 
 
 class SameThread:
