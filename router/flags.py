@@ -221,6 +221,11 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests that wait beside a full batch",
     )
+    _add_token_limits(group)
+    _add_order(group)
+
+
+def _add_token_limits(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-total-tokens",
         type=values.integer(1),
@@ -244,7 +249,6 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="tokens in a KV page",
     )
-    _add_order(group)
 
 
 def _add_order(group: argparse._ArgumentGroup) -> None:

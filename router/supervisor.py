@@ -32,7 +32,6 @@ from router.instance import Instance
 from router.options import ServeOptions
 from router.pauses import Life, Pauses
 from router.ping import Ping
-from router.question import GRACE_S
 from router.unit import Unit
 
 _log = logging.getLogger("levelhead.serve")
@@ -146,7 +145,7 @@ class Supervisor:
             partial(Child.start, name, command, environment),
             question.of_rank(self._cards, dp_rank, self._instance.drain_timeout_s),
             self._clock_s,
-            self._instance.drain_timeout_s + GRACE_S,
+            self._instance.drain_timeout_s + question.GRACE_S,
         )
 
     def _front_door(self, slot: int) -> Unit:
@@ -156,7 +155,7 @@ class Supervisor:
             partial(Child.start, name, commands.front_door(self._instance, slot), {}),
             question.of_front_door(self._instance, slot),
             self._clock_s,
-            self._instance.drain_timeout_s + GRACE_S,
+            self._instance.drain_timeout_s + question.GRACE_S,
             partial(self._reclaim, slot),
         )
 

@@ -2,6 +2,7 @@
 The rules about rooms, seen by breaking them.
 """
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("router", "balancer", "shm", "workers")
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -48,6 +51,31 @@ def test_tests_are_one_package():
     """
     folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
     assert {folder for folder in folders if not (folder / "__init__.py").exists()} == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_file_is_long(room):
+    """
+    Blank lines and docstrings count too: what is read is what is counted.
+    """
+    lengths = {path: len(path.read_text().splitlines()) for path in (ROOT / room).rglob("*.py")}
+    assert lengths
+    assert {path for path, lines in lengths.items() if lines > MAX_FILE_LINES} == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_function_is_long(room):
+    """
+    From `def` to its last line.
+    """
+    functions = [
+        (path.name, node.name, node.end_lineno - node.lineno + 1)
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert functions
+    assert [each for each in functions if each[-1] > MAX_FUNCTION_LINES] == []
 
 
 @pytest.mark.slow

@@ -43,14 +43,14 @@ class Card:
 
     def write(self, run_dir: Path) -> None:
         """Put the card into run_dir."""
-        path = self._path(run_dir)
+        path = _path_of(run_dir, self.dp_rank)
         partial = path.with_suffix(f".{self.epoch}.partial")
         partial.write_text(json.dumps(asdict(self)))
         partial.replace(path)
 
     def remove(self, run_dir: Path) -> None:
         """Take the card away, unless a later incarnation has replaced it."""
-        path = self._path(run_dir)
+        path = _path_of(run_dir, self.dp_rank)
         if _epoch_in(path) == self.epoch:
             path.unlink()
 
@@ -58,9 +58,6 @@ class Card:
     def last_epoch(cls, run_dir: Path, dp_rank: int) -> int:
         """Epoch of the card that an earlier incarnation left; 0 if there is none."""
         return _epoch_in(_path_of(run_dir, dp_rank))
-
-    def _path(self, run_dir: Path) -> Path:
-        return _path_of(run_dir, self.dp_rank)
 
 
 def _path_of(run_dir: Path, dp_rank: int) -> Path:

@@ -33,7 +33,7 @@ from workers.model.text import TextCodec
 from workers.parts import make_lane
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
-from workers.ranks.reporting import Place, Reporting, ReportSink, last_reports
+from workers.ranks.reporting import Place, Reporting, last_reports
 from workers.ranks.thread import OnFatal
 from workers.server.serving import bind
 
@@ -49,7 +49,7 @@ class Loaded(NamedTuple):
     runner: ModelRunner
     pool: PagePool
     max_model_len: int
-    reports: ReportSink
+    reports: Reporting
 
 
 def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:

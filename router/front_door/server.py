@@ -71,12 +71,7 @@ class FrontDoor:
         self._epoch = _next_epoch(segments, slot)
         self._segments = segments
         self.clock_s = clock_s
-        self.limits = Limits(
-            instance.max_request_bytes,
-            instance.max_header_bytes,
-            instance.keep_alive_s,
-            instance.request_timeout_s,
-        )
+        self.limits = _limits(instance)
         self._access = Access(instance.host, instance.api_key, instance.admin_api_key)
         self._control = Address(instance.control_socket, 0)
         self._connections: set[ClientConnection] = set()
@@ -274,6 +269,15 @@ class FrontDoor:
             await writer.drain()
             writer.close()
             await writer.wait_closed()
+
+
+def _limits(instance: Instance) -> Limits:
+    return Limits(
+        instance.max_request_bytes,
+        instance.max_header_bytes,
+        instance.keep_alive_s,
+        instance.request_timeout_s,
+    )
 
 
 def _next_epoch(segments: Segments, slot: int) -> int:

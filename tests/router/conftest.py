@@ -1,9 +1,17 @@
-"""A front door with one group, over real sockets in one event loop."""
+"""
+A front door with one group, over real sockets in one event loop; and what keeps
+processes and groups, with stand-ins for them.
+"""
+
+import asyncio
 
 import pytest
 
+from tests.router.fakes import soon
 from tests.router.groups import FakeGroup
 from tests.router.house import House
+from tests.router.keeper import Keeper
+from tests.router.sleepers import Board, supervising
 
 
 @pytest.fixture
@@ -39,3 +47,34 @@ async def client(door):
     """A connection to the door."""
     async with door.client() as connected:
         yield connected
+
+
+@pytest.fixture
+async def keeper():
+    """A membership over segments for two groups."""
+    async with Keeper.built() as built:
+        yield built
+
+
+@pytest.fixture
+async def leader():
+    """A process that might be a group's leader."""
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await soon(process.wait())
+
+
+@pytest.fixture
+def board():
+    """Whom a supervisor tells of front doors that have ended."""
+    return Board()
+
+
+@pytest.fixture
+async def supervisor(tmp_path, board):
+    """Over no process yet; what a test has it keep is stopped at the end."""
+    built = supervising(tmp_path, board.reclaim)
+    yield built
+    await soon(built.stop())

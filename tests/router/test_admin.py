@@ -1,6 +1,5 @@
 """What an operator may do, asked without a network."""
 
-import asyncio
 import signal
 
 import httpx
@@ -11,7 +10,6 @@ from router.control_plane.figures import Figures
 from router.control_plane.tokenizing import Tokenizing
 from shm.group_table import GroupState
 from tests.router.fakes import soon, turns
-from tests.router.keeper import Keeper
 from tests.router.test_app import error_of
 
 STARTING, READY, SUSPECT, DRAINING, DEAD = (
@@ -19,22 +17,6 @@ STARTING, READY, SUSPECT, DRAINING, DEAD = (
 )
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def keeper():
-    async with Keeper.built() as built:
-        yield built
-
-
-@pytest.fixture
-async def leader():
-    """The process of group 0's leader."""
-    process = await asyncio.create_subprocess_exec("sleep", "60")
-    yield process
-    if process.returncode is None:
-        process.kill()
-    await soon(process.wait())
 
 
 @pytest.fixture

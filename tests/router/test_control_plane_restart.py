@@ -6,15 +6,8 @@ import httpx
 import pytest
 
 from shm.group_table import GroupState
-from tests.router.keeper import Keeper
 
 STARTING, READY, DEAD = (GroupState(word) for word in ("starting", "ready", "dead"))
-
-
-@pytest.fixture
-async def keeper():
-    async with Keeper.built() as built:
-        yield built
 
 
 @pytest.mark.anyio

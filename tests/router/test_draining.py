@@ -1,4 +1,3 @@
-import asyncio
 import signal
 from dataclasses import replace
 
@@ -6,27 +5,10 @@ import pytest
 
 from shm.group_table import GroupState
 from tests.router.fakes import soon, turns, until
-from tests.router.keeper import Keeper
 
 STARTING, READY, DRAINING, DEAD = (
     GroupState(word) for word in ("starting", "ready", "draining", "dead")
 )
-
-
-@pytest.fixture
-async def keeper():
-    async with Keeper.built() as built:
-        yield built
-
-
-@pytest.fixture
-async def leader():
-    """A process that might be a group's leader."""
-    process = await asyncio.create_subprocess_exec("sleep", "60")
-    yield process
-    if process.returncode is None:
-        process.kill()
-    await soon(process.wait())
 
 
 @pytest.fixture

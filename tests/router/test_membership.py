@@ -1,4 +1,3 @@
-import asyncio
 import logging
 
 import httpx
@@ -7,25 +6,9 @@ import pytest
 from shm.group_table import GroupState
 from tests.descriptors import no_descriptors
 from tests.router.fakes import soon, until
-from tests.router.keeper import SECOND_NS, Keeper
+from tests.router.keeper import SECOND_NS
 
 STARTING, READY, DEAD = (GroupState(word) for word in ("starting", "ready", "dead"))
-
-
-@pytest.fixture
-async def keeper():
-    async with Keeper.built() as built:
-        yield built
-
-
-@pytest.fixture
-async def leader():
-    """A process that might be a group's leader."""
-    process = await asyncio.create_subprocess_exec("sleep", "60")
-    yield process
-    if process.returncode is None:
-        process.kill()
-    await soon(process.wait())
 
 
 @pytest.mark.anyio

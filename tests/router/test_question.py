@@ -11,6 +11,7 @@ from router.instance import Instance
 from router.pulse import Answer, Patience
 from tests.descriptors import no_descriptors
 from tests.router.fakes import soon
+from workers.server import drain
 
 GIVEN, MISSED, NOT_YET, LEAVING, UNKNOWN = Answer
 
@@ -175,6 +176,13 @@ async def test_a_rank_that_drains_is_leaving_and_has_a_limit(instance):
 
     assert await asked.ask(11) is LEAVING
     assert asked.patience == Patience(max_not_yet=None, max_leaving=22)
+
+
+def test_no_rank_is_killed_that_still_ends_in_order():
+    """
+    The two rooms share no code, so their limits are compared here.
+    """
+    assert question.GRACE_S > drain.MAX_STOP_S
 
 
 async def test_a_rank_whose_card_is_gone_is_asked_where_it_was(instance):

@@ -12,7 +12,7 @@ from router.errors import SupervisionLost
 from router.pauses import Life, Pauses
 from router.pulse import Answer
 from tests.router.fakes import soon, turns, until
-from tests.router.sleepers import Board, Sleeper, are_gone, asking, end, supervising
+from tests.router.sleepers import Sleeper, are_gone, asking, end, supervising
 
 pytestmark = pytest.mark.anyio
 
@@ -21,18 +21,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend():
     """The loop of the root process."""
     return "asyncio"
-
-
-@pytest.fixture
-def board():
-    return Board()
-
-
-@pytest.fixture
-async def supervisor(tmp_path, board):
-    built = supervising(tmp_path, board.reclaim)
-    yield built
-    await soon(built.stop())
 
 
 # How soon

@@ -7,7 +7,7 @@ import pytest
 from router.errors import StartError
 from router.pauses import Life
 from tests.router.fakes import soon, turns, until
-from tests.router.sleepers import Board, Sleeper, end, supervising
+from tests.router.sleepers import Sleeper, end
 
 pytestmark = pytest.mark.anyio
 
@@ -16,18 +16,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend():
     """The loop of the root process."""
     return "asyncio"
-
-
-@pytest.fixture
-def board():
-    return Board()
-
-
-@pytest.fixture
-async def supervisor(tmp_path, board):
-    built = supervising(tmp_path, board.reclaim)
-    yield built
-    await soon(built.stop())
 
 
 async def test_a_process_that_ends_before_all_are_ready_fails_the_start(supervisor, tmp_path):

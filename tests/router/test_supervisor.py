@@ -3,8 +3,8 @@ import signal
 
 import pytest
 
-from tests.router.fakes import soon, turns
-from tests.router.sleepers import Board, Sleeper, are_gone, end, supervising
+from tests.router.fakes import turns
+from tests.router.sleepers import Sleeper, are_gone, end, supervising
 
 pytestmark = pytest.mark.anyio
 
@@ -13,18 +13,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend():
     """The loop of the root process."""
     return "asyncio"
-
-
-@pytest.fixture
-def board():
-    return Board()
-
-
-@pytest.fixture
-async def supervisor(tmp_path, board):
-    built = supervising(tmp_path, board.reclaim)
-    yield built
-    await soon(built.stop())
 
 
 async def test_a_process_that_ends_is_started_again(supervisor, tmp_path):

@@ -1,15 +1,9 @@
 import pytest
 
 from shm.group_table import GroupState
-from tests.router.keeper import SECOND_NS, Keeper
+from tests.router.keeper import SECOND_NS
 
 READY, SUSPECT = (GroupState(word) for word in ("ready", "suspect"))
-
-
-@pytest.fixture
-async def keeper():
-    async with Keeper.built() as built:
-        yield built
 
 
 @pytest.mark.anyio

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from tests.workers.server_rig import serving
-from workers.model.checkpoint import open_checkpoint
 
 KEY = "a1" * 32
 CHARGE = {"dp_balance_id": f"{1:016x}", "front_door": "1/7", "charge_tokens": 12}
@@ -19,11 +18,6 @@ REQUESTS = {
     "/settle": CHARGE,
     "/tokenize": {"prompt": "x"},
 }
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 def ask(codec, method, path, body=None, headers=None, instance_key=KEY):

@@ -11,8 +11,7 @@ from tests.workers.server_rig import Connection, Rig, events, post, serving
 from workers.engine.batch import BatchBuilder
 from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
-from workers.model.checkpoint import open_checkpoint
-from workers.model.llama import KVCache, LlamaModel
+from workers.model.llama import KVCache
 from workers.model.sampling import Sampler
 
 CHAT = "/v1/chat/completions"
@@ -25,23 +24,6 @@ CHARGE = [
     ("x-levelhead-front-door", "0/5"),
     ("x-levelhead-charge-tokens", "27"),
 ]
-
-
-@pytest.fixture(name="checkpoint", scope="module")
-def _checkpoint(tiny_llama):
-    return open_checkpoint(tiny_llama)
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(checkpoint):
-    return checkpoint.tokenizer()
-
-
-@pytest.fixture(name="model", scope="module")
-def _model(checkpoint):
-    model = LlamaModel(checkpoint.config, CPU, torch.float32)
-    model.load(checkpoint)
-    return model
 
 
 def sampled(codec, model, **body):

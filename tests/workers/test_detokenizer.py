@@ -1,10 +1,8 @@
 from itertools import pairwise
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.model.checkpoint import open_checkpoint
 from workers.model.detokenizer import Detokenizer
 
 
@@ -135,8 +133,3 @@ def test_real_tokens_stream_as_the_codec_decodes_them(codec, token_ids):
     text = "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
 
     assert text == codec.decode(token_ids)
-
-
-@pytest.fixture(scope="module", name="codec")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()

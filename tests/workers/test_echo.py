@@ -4,15 +4,9 @@ import pytest
 
 from tests.workers.fakes import START, expected_output, fake_logprob, step
 from tests.workers.server_rig import events, post
-from workers.model.checkpoint import open_checkpoint
 
 COMPLETIONS = "/v1/completions"
 TEXT = "The quick brown fox, señor"
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 def fake_logprobs(tokens):

@@ -20,8 +20,7 @@ from workers.engine.request import State
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.errors import RequestRefused, StepFailed
-from workers.model.checkpoint import open_checkpoint
-from workers.model.llama import KVCache, LlamaModel
+from workers.model.llama import KVCache
 from workers.model.sampling import Sampler
 
 CPU = torch.device("cpu")
@@ -173,14 +172,6 @@ def test_the_schedule_is_the_same_with_and_without_foresight(
     )
 
     assert plain == ahead
-
-
-@pytest.fixture(name="model", scope="module")
-def _model(tiny_llama):
-    checkpoint = open_checkpoint(tiny_llama)
-    model = LlamaModel(checkpoint.config, CPU, torch.float32)
-    model.load(checkpoint)
-    return model
 
 
 def serve(model, lane, stop):

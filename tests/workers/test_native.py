@@ -8,16 +8,10 @@ import pytest
 from tests.workers.fakes import START, expected_output, fake_logprob, step
 from tests.workers.server_rig import DP_RANK, MAX_MODEL_LEN, events, post, serving
 from workers.engine.radix_cache import RadixCache
-from workers.model.checkpoint import open_checkpoint
 
 GENERATE = "/generate"
 PROMPT = [40, 41, 42, 43, 44, 45, 46, 47, 48]
 FIVE = {"max_new_tokens": 5, "ignore_eos": True}
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 def generate(codec, **body):

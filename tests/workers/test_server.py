@@ -5,17 +5,11 @@ import pytest
 
 from tests.workers.fakes import expected_output
 from tests.workers.server_rig import MAX_MODEL_LEN, Connection, Rig, events, post, serving
-from workers.model.checkpoint import open_checkpoint
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
 PROMPT = [40, 41, 42]
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 def test_a_chat_completion_has_openais_shape(codec):

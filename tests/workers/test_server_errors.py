@@ -3,18 +3,12 @@ import asyncio
 import pytest
 
 from tests.workers.server_rig import MAX_MODEL_LEN, MAX_REQUEST_BYTES, events, post, serving
-from workers.model.checkpoint import open_checkpoint
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 MESSAGES = [{"role": "user", "content": "Hello"}]
 PROMPT = [40, 41, 42]
 LONG = [5] * MAX_MODEL_LEN
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 @pytest.mark.parametrize(

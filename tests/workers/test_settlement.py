@@ -8,15 +8,9 @@ import orjson
 import pytest
 
 from tests.workers.server_rig import EPOCH, Connection, Rig, serving
-from workers.model.checkpoint import open_checkpoint
 
 COMPLETIONS = "/v1/completions"
 GOOD = {"prompt": [40, 41, 42], "max_tokens": 3}
-
-
-@pytest.fixture(name="codec", scope="module")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 def headers(number=1, front_door="1/7", tokens="12"):

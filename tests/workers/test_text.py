@@ -8,16 +8,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from tests.workers.tiny import CHAT_TEMPLATE, CORPUS, tiny_tokenizer
-from workers.model.checkpoint import open_checkpoint
 from workers.model.errors import ChatTemplateError, UnsupportedModel
 from workers.model.text import TextCodec
 
 MESSAGES = [{"role": "user", "content": "What is 12 + 34?"}]
-
-
-@pytest.fixture(scope="module", name="codec")
-def _codec(tiny_llama):
-    return open_checkpoint(tiny_llama).tokenizer()
 
 
 @settings(max_examples=200, deadline=None)

@@ -17,8 +17,7 @@ from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.engine.waiting import Order, SchedulePolicy
 from workers.model.batch import ForwardBatch, SequenceSpan
-from workers.model.checkpoint import open_checkpoint
-from workers.model.llama import KVCache, LlamaModel
+from workers.model.llama import KVCache
 from workers.model.sampling import Sampler, SamplingParams
 
 CPU = torch.device("cpu")
@@ -29,22 +28,7 @@ SAMPLED = SamplingParams(temperature=0.8, top_p=0.95)
 SEED = 5
 TRUNK = [(k * k * 7 + k * 11) % 500 + 3 for k in range(64)]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Steps this small lose more in a second thread than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(name="model", scope="module")
-def _model(tiny_llama):
-    checkpoint = open_checkpoint(tiny_llama)
-    model = LlamaModel(checkpoint.config, CPU, torch.float32)
-    model.load(checkpoint)
-    return model
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Oracle:

@@ -86,10 +86,6 @@ class BatchBuilder:
         self._device = device
         self._rows: dict[int, SlotRow] = {}
 
-    def build(self, plan: Plan) -> ForwardBatch:
-        """Return the batch: chunks in the plan's order, logits where they are wanted."""
-        return self.fill(self.lay_out([Place.of(chunk) for chunk in plan.chunks]), plan)
-
     def lay_out(self, places: Sequence[Place]) -> ForwardBatch:
         """
         Return a batch that has no token ids yet.

@@ -50,12 +50,10 @@ class Runner(Protocol):
 
     def warm_up(self) -> None:
         """Get ready to compute; called once, in the step loop's thread."""
-        ...
 
     @property
     def looks_ahead(self) -> bool:
         """Whether preparing takes no time from what is being computed."""
-        ...
 
     def launch(self, plan: Plan) -> Callable[[], Sequence[Sample]]:
         """
@@ -63,11 +61,9 @@ class Runner(Protocol):
 
         What comes back waits for one sample of each that yields any, in order.
         """
-        ...
 
     def prepare(self, decodes: Sequence[Chunk]) -> None:
         """Get ready for what probably follows the plan being computed; it may be nothing."""
-        ...
 
 
 class Ports(NamedTuple):

@@ -8,10 +8,8 @@ writes is its own until then; torch lets other threads run while it computes.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -23,11 +21,9 @@ class Lane(Protocol):
     @property
     def is_concurrent(self) -> bool:
         """Whether whoever begins a pass gets on while it is computed."""
-        ...
 
     def begin(self, compute: Callable[[], T]) -> Callable[[], T]:
         """Begin a pass; what comes back waits for its result, and raises what it raised."""
-        ...
 
 
 class SameThread:
@@ -44,39 +40,15 @@ class ForwardThread:
     """
     Computes passes in one thread of its own.
 
-    The thread is a daemon, because one that hangs in a pass must not keep the
-    process; it starts with the first pass and ends with the last reference.
+    It starts with the first pass and ends with the last reference.  One that hangs
+    in a pass does not keep the process, which leaves without waiting for its threads.
     """
 
     is_concurrent = True
 
     def __init__(self) -> None:
-        self._passes: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = ThreadPoolExecutor(1, "forward")
 
     def begin(self, compute: Callable[[], T]) -> Callable[[], T]:
         """Hand it to the thread."""
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=_compute_all, args=(self._passes,), name="forward", daemon=True
-            )
-            self._thread.start()
-        future: Future[T] = Future()
-        self._passes.put(lambda: _settle(future, compute))
-        return future.result
-
-    def __del__(self) -> None:
-        self._passes.put(None)
-
-
-def _compute_all(passes: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (compute := passes.get()) is not None:
-        compute()
-        del compute
-
-
-def _settle(future: Future[T], compute: Callable[[], T]) -> None:
-    try:
-        future.set_result(compute())
-    except BaseException as error:  # noqa: BLE001 - whoever waits for the pass raises it
-        future.set_exception(error)
+        return self._thread.submit(compute).result

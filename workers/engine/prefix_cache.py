@@ -28,39 +28,31 @@ class PrefixCache(Protocol):
     @property
     def num_pages(self) -> int:
         """Pages that the cache owns."""
-        ...
 
     @property
     def num_evictable(self) -> int:
         """Of those, the ones on which nobody has a lock."""
-        ...
 
     @property
     def num_locks(self) -> int:
         """Locks that were not given back."""
-        ...
 
     @property
     def version(self) -> int:
         """Changes whenever a match may give another answer than before."""
-        ...
 
     @property
     def keeps(self) -> bool:
         """Whether what is inserted can be found later."""
-        ...
 
     def match(self, tokens: list[int]) -> list[int]:
         """Return the pages of the longest cached prefix.  Changes nothing, however often."""
-        ...
 
     def lock(self, tokens: list[int]) -> Lock:
         """Lock the longest cached prefix, which may be empty."""
-        ...
 
     def unlock(self, lock: Lock) -> None:
         """Give a lock back, once."""
-        ...
 
     def insert(self, tokens: list[int], pages: Sequence[int]) -> list[int]:
         """
@@ -70,19 +62,15 @@ class PrefixCache(Protocol):
         the one offered, it had those tokens already, and the offered page
         remains the caller's; so do the pages beyond what it returns.
         """
-        ...
 
     def evict(self, num_pages: int) -> list[int]:
         """Give up at most num_pages, the longest unused first; they are the caller's."""
-        ...
 
     def pages(self) -> list[int]:
         """Return all pages that the cache owns."""
-        ...
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless the books agree."""
-        ...
 
 
 class NoCache:

@@ -51,15 +51,12 @@ class OutputText(Protocol):
     @property
     def stopped(self) -> bool:
         """Whether a stop string was hit."""
-        ...
 
     def push(self, token_id: int) -> str:
         """Add a token and return the text that has become certain."""
-        ...
 
     def finish(self) -> str:
         """Return what was held back."""
-        ...
 
 
 @dataclass(slots=True, eq=False)

@@ -30,19 +30,15 @@ class Checkpoint(Protocol):
     @property
     def config(self) -> ModelConfig:
         """The model's shape and constants."""
-        ...
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield each weight once, on the CPU, under its Hugging Face name."""
-        ...
 
     def tokenizer(self) -> TextCodec:
         """Return what turns text into this model's tokens and back."""
-        ...
 
     def close(self) -> None:
         """Let go of the file; a second call does nothing."""
-        ...
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

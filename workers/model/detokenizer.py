@@ -23,7 +23,6 @@ class TokenBytes(Protocol):
 
     def text_bytes(self, token_id: int) -> bytes:
         """Return the bytes that token_id adds to the output; none for special tokens."""
-        ...
 
 
 class Detokenizer:

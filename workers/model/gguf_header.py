@@ -15,9 +15,10 @@ length is believed before it is compared with what is left of the file.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -158,9 +159,7 @@ def _tensor_info(cursor: _Cursor) -> TensorInfo:
     except ValueError as error:
         raise _Malformed(f"tensor {name} has unknown type {kind}") from error
     block_size, block_bytes = GGML_QUANT_SIZES[quantization]
-    num_values = 1
-    for length in shape:
-        num_values *= length
+    num_values = math.prod(shape)
     if num_values == 0 or shape[-1] % block_size:
         raise _Malformed(f"tensor {name} has shape {shape} in blocks of {block_size}")
     return TensorInfo(name, shape, quantization, offset, num_values // block_size * block_bytes)
@@ -172,4 +171,4 @@ def _placed(info: TensorInfo, data_start: int, file_bytes: int) -> TensorInfo:
         raise _Malformed(
             f"tensor {info.name} ends at byte {offset + info.num_bytes}, the file at {file_bytes}"
         )
-    return TensorInfo(info.name, info.shape, info.quantization, offset, info.num_bytes)
+    return replace(info, offset=offset)

@@ -45,15 +45,12 @@ class Peer(Protocol):
 
     def send(self, words: Sequence[int]) -> None:
         """Send words to the other side."""
-        ...
 
     def receive(self, num_words: int) -> list[int]:
         """Return what the other side sends next.  Raises ReportRefused if it is no report."""
-        ...
 
     def close(self) -> None:
         """Disconnect."""
-        ...
 
 
 class Entrance(Protocol):
@@ -61,11 +58,9 @@ class Entrance(Protocol):
 
     def next_round(self) -> list[str]:
         """Wait for leaders; return the names of the links that they want."""
-        ...
 
     def open(self, name: str) -> Peer:
         """Make a link.  Raises LinkLost if the leader does not come."""
-        ...
 
 
 class ReportSender:

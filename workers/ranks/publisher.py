@@ -24,7 +24,6 @@ class Writer(Protocol):
 
     def publish(self, reports: Sequence[LoadReport], published_ns: int) -> None:
         """Make these the current reports."""
-        ...
 
 
 class Publisher:

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 from shm.errors import InvalidRecord, TornRead
 from shm.load import LoadReader, LoadReport, LoadSnapshot, LoadWriter
@@ -50,22 +50,6 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 
 
-class ReportSink(Protocol):
-    """
-    What the step loop hands its reports to.
-
-    start: starts its threads.  put: never waits.
-    """
-
-    def start(self) -> None:
-        """Begin to pass reports on."""
-        ...
-
-    def put(self, report: LoadReport) -> None:
-        """Replace what was handed over before."""
-        ...
-
-
 class Place(NamedTuple):
     """Where a leader stands, and what it writes if it publishes."""
 
@@ -79,8 +63,9 @@ class Place(NamedTuple):
 
 class Reporting:
     """
-    The sink of a leader's reports.
+    What the step loop hands its reports to.
 
+    start: starts its threads.  put: replaces what was handed over before, and never waits.
     bind: a socket bound to a free port, for the store.
     """
 

@@ -25,15 +25,12 @@ class Counters(Protocol):
 
     def get(self, key: str, /) -> bytes:
         """Return what was set."""
-        ...
 
     def set(self, key: str, value: str, /) -> None:
         """Replace what was set."""
-        ...
 
     def add(self, key: str, amount: int, /) -> int:
         """Add to a counter, which begins at 0, and return the sum."""
-        ...
 
 
 class Rounds:

@@ -64,19 +64,15 @@ class Answer(Protocol):
 
     def opening(self, num_choices: int) -> list[dict[str, Any]]:
         """What a stream begins with, if anything."""
-        ...
 
     def chunk(self, piece: Piece) -> dict[str, Any]:
         """A part of a stream."""
-        ...
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         """What a stream ends with, if the client wants token counts."""
-        ...
 
     def whole(self, pieces: Sequence[Piece], usage: Usage) -> Any:
         """The answer in one go, each choice in one piece."""
-        ...
 
 
 class ChatAnswer:

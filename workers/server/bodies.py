@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from workers.model.errors import InvalidSampling
 from workers.model.sampling_params import SamplingParams
 from workers.server.errors import ApiError, from_error, from_validation
+from workers.server.sampling_fields import SamplingFields
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -46,23 +47,13 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(SamplingFields):
     """What both generating endpoints understand."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
-
     model: str | None = None
-    n: int | None = None
     priority: int | None = None
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -79,23 +70,8 @@ class GenerationBody(BaseModel):
 
     def sampling(self, logprobs: int | None, max_tokens: int | None) -> SamplingParams:
         """Return the sampling parameters.  Raises ApiError naming the field."""
-        given: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": 0 if self.top_k == -1 else self.top_k,
-            "min_p": self.min_p,
-            "ignore_eos": self.ignore_eos,
-        }
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         try:
-            return SamplingParams(
-                seed=self.seed,
-                max_tokens=max_tokens,
-                stop=tuple(stop),
-                stop_token_ids=tuple(self.stop_token_ids or ()),
-                logprobs=logprobs,
-                **{name: value for name, value in given.items() if value is not None},
-            )
+            return self.as_params(self.seed, max_tokens, logprobs)
         except InvalidSampling as error:
             raise from_error(error, param=self.param_of(error.field)) from error
 

@@ -32,6 +32,7 @@ from workers.server.sending import (
     send_events,
     send_json,
     start_events,
+    watch,
 )
 from workers.server.tally import Tally
 
@@ -85,7 +86,7 @@ class Generation:
             return await send_error(send, error)
         except (WorkerError, ModelError) as error:
             return await send_error(send, from_error(error))
-        watcher = asyncio.create_task(_watch(receive, stream))
+        watcher = asyncio.create_task(watch(receive, stream.disconnect))
         try:
             await _answer(job, stream, send)
         except ClientGone:
@@ -93,12 +94,6 @@ class Generation:
         finally:
             watcher.cancel()
             stream.close()
-
-
-async def _watch(receive: Receive, stream: Stream) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    stream.disconnect()
 
 
 async def _answer(job: Job, stream: Stream, send: Send) -> None:

@@ -211,8 +211,7 @@ class Intake:
 
 
 def _wish(body: GenerationBody, params: SamplingParams) -> Wish:
-    num_copies = 1 if body.n is None else body.n
-    return Wish(params, num_copies, body.priority or 0, body.param_of("max_tokens"))
+    return Wish(params, body.num_copies, body.priority or 0, body.param_of("max_tokens"))
 
 
 def _check_choices(num_prompts: int, num_copies: int, param: str) -> None:
@@ -229,6 +228,5 @@ def _check_choices(num_prompts: int, num_copies: int, param: str) -> None:
 def _job(
     requests: Sequence[Request], answer: ChatAnswer | CompletionAnswer, body: GenerationBody
 ) -> Job:
-    num_copies = 1 if body.n is None else body.n
     stream, usage = bool(body.stream), body.wants_usage_chunk
-    return Job(tuple(requests), num_copies, answer, stream, usage)
+    return Job(tuple(requests), body.num_copies, answer, stream, usage)

@@ -16,6 +16,7 @@ from workers.model.errors import InvalidSampling
 from workers.model.sampling_params import SamplingParams
 from workers.server.bodies import Neutral, as_prompts, check_neutral
 from workers.server.errors import ApiError, from_error, from_validation
+from workers.server.sampling_fields import SamplingFields
 
 Value = TypeVar("Value")
 
@@ -48,42 +49,16 @@ _NEUTRAL_SAMPLING: Neutral = {
 }
 
 
-class _Sampling(BaseModel):
+class _Sampling(SamplingFields):
     """What `sampling_params` holds."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
-
     max_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
     sampling_seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    n: int | None = None
 
     def params(self, logprobs: int | None) -> SamplingParams:
         """Return them as the engine knows them.  Raises ApiError naming the field."""
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": 0 if self.top_k == -1 else self.top_k,
-            "min_p": self.min_p,
-            "ignore_eos": self.ignore_eos,
-        }
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        values: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         try:
-            return SamplingParams(
-                seed=self.sampling_seed,
-                max_tokens=self.max_new_tokens,
-                stop=tuple(stop),
-                stop_token_ids=tuple(self.stop_token_ids or ()),
-                logprobs=logprobs,
-                **values,
-            )
+            return self.as_params(self.sampling_seed, self.max_new_tokens, logprobs)
         except InvalidSampling as error:
             raise _renamed(error) from error
 
@@ -143,7 +118,7 @@ class GenerateBody(BaseModel):
         scores = self._scores(len(prompts))
         names: list[str | None] = self._each("rid", None, len(prompts))
         return [
-            Ask(prompt, each.params(num_top), 1 if each.n is None else each.n, start, name)
+            Ask(prompt, each.params(num_top), each.num_copies, start, name)
             for prompt, each, (num_top, start), name in zip(
                 prompts, sampling, scores, names, strict=True
             )

@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 from workers.engine.cache_journal import CacheEvent, CacheJournal, JournalPart
 from workers.errors import Stopping, WorkerError
 from workers.server.errors import from_error
-from workers.server.sending import send_error
+from workers.server.sending import send_error, watch
 
 POLL_S = 0.05
 POLLS_PER_HEARTBEAT = 20
@@ -187,7 +187,7 @@ class PrefixEvents:
             reader = self._feed.open()
         except WorkerError as error:
             return await send_error(send, from_error(error))
-        watcher = asyncio.create_task(_watch(receive, reader))
+        watcher = asyncio.create_task(watch(receive, reader.end))
         headers = [(b"content-type", b"application/x-ndjson")]
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -197,12 +197,6 @@ class PrefixEvents:
         finally:
             watcher.cancel()
             self._feed.close(reader)
-
-
-async def _watch(receive: Receive, reader: Reader) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    reader.end()
 
 
 def _lines_of(events: Iterable[CacheEvent]) -> bytes:

@@ -1,8 +1,8 @@
-"""Raw ASGI: read a body, send JSON, send an event stream."""
+"""Raw ASGI: read a body, notice a hang-up, send JSON, send an event stream."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -26,6 +26,13 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
             raise ApiError(413, f"the body has more than {max_bytes} bytes", code="body_too_large")
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def watch(receive: Receive, on_gone: Callable[[], None]) -> None:
+    """Wait for the client to hang up, and tell."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    on_gone()
 
 
 async def send_json(
