@@ -222,8 +222,8 @@ def test_one_long_context_does_not_pad_the_short_ones(lengths):
 
     gathered = [i for group in plan.decodes for i in rows_of(group, len(lengths))]
     assert sorted(gathered) == list(range(len(lengths)))
-    assert sum(len(group.gathered) for group in plan.decodes) < 2 * sum(lengths)
-    assert sum(int((group.mask == 0).sum()) for group in plan.decodes) == sum(lengths)
+    assert sum(len(group.padded.gathered) for group in plan.decodes) < 2 * sum(lengths)
+    assert sum(int((group.padded.mask == 0).sum()) for group in plan.decodes) == sum(lengths)
 
 
 def test_slots_of_nobody_are_never_read(pair):

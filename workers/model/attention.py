@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -34,27 +35,48 @@ from workers.model.decode_window import Window
 from workers.model.kv_cache import KVCache, LayerCache
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeGroup:
+class Padded(NamedTuple):
     """
-    Sequences of a batch that have one new token, and lengths of as many bits.
+    Where a decode group's keys and values are.
 
-    names, lengths: of each sequence, as SequenceSpan has them.
-    rows: [B] rows of the token axis; None if they are all its rows, in order.
     gathered: [num_kv_heads * B * L] rows of a layer, each sequence padded to the longest, L.
     mask: [B, 1, L] 0 where a sequence has a token, -inf where it is padded.
     """
 
-    names: tuple[int | None, ...]
-    lengths: tuple[int, ...]
-    rows: torch.Tensor | None
     gathered: torch.Tensor
     mask: torch.Tensor
 
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """
+    Sequences of a batch that have one new token, and lengths of as many bits.
+
+    rows: [B] rows of the token axis; None if they are all its rows, in order.
+    """
+
+    rows: torch.Tensor | None
+    spans: tuple[SequenceSpan, ...]
+    kv: KVCache
+
     @property
-    def longest(self) -> int:
-        """L."""
-        return self.mask.shape[-1]
+    def names(self) -> tuple[int | None, ...]:
+        """Of the sequences."""
+        return tuple(span.name for span in self.spans)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the sequences, each with its new token."""
+        return tuple(span.num_total for span in self.spans)
+
+    @cached_property
+    def padded(self) -> Padded:
+        """Made when it is first wanted, for which there is no need while a window has all."""
+        index, lengths = [span.slot_index for span in self.spans], self.lengths
+        slots = torch.nn.utils.rnn.pad_sequence(index, batch_first=True)
+        is_padding = _is_padding(lengths, max(lengths), slots.device)
+        slots = torch.where(is_padding, slots[:, :1], slots)
+        return Padded(self.kv.rows(slots.flatten()), _mask(is_padding, self.kv.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +120,7 @@ class Kept(NamedTuple):
     is_new: nothing is in it yet.
     newest: [num_kv_heads * B] rows of a layer that have each sequence's new token.
     written: [num_kv_heads * B] rows of the window that it goes to.
-    mask: [B, 1, room] as DecodeGroup's.
+    mask: [B, 1, room] as in Padded.
     """
 
     window: Window
@@ -151,18 +173,11 @@ def _decode_group(
     placed: Sequence[tuple[int, SequenceSpan]], kv: KVCache, is_all: bool
 ) -> DecodeGroup:
     rows, spans = zip(*placed, strict=True)
-    device = spans[0].slot_index.device
-    slots = torch.nn.utils.rnn.pad_sequence([s.slot_index for s in spans], batch_first=True)
-    lengths = torch.tensor([span.num_total for span in spans], device=device)
-    is_padding = torch.arange(slots.shape[1], device=device) >= lengths[:, None]
-    slots = torch.where(is_padding, slots[:, :1], slots)
-    return DecodeGroup(
-        names=tuple(span.name for span in spans),
-        lengths=tuple(span.num_total for span in spans),
-        rows=None if is_all else torch.tensor(rows, device=device),
-        gathered=kv.rows(slots.flatten()),
-        mask=_mask(is_padding, kv.dtype),
-    )
+    index = None if is_all else torch.tensor(rows, device=spans[0].slot_index.device)
+    group = DecodeGroup(index, spans, kv)
+    if not kv.windows.max_slots:
+        _ = group.padded  # wanted for certain, and now there may be time for it
+    return group
 
 
 def _chunk(end: int, span: SequenceSpan, kv: KVCache) -> PrefillChunk:
@@ -177,18 +192,18 @@ def _chunk(end: int, span: SequenceSpan, kv: KVCache) -> PrefillChunk:
 def _kept(group: DecodeGroup, window: Window | None, is_new: bool) -> Kept | None:
     if window is None:
         return None
-    device, num_sequences = group.mask.device, len(group.lengths)
-    lengths = torch.tensor(group.lengths, device=device)
-    of_all_heads = lengths.repeat(len(group.gathered) // (num_sequences * group.longest))
-    starts = torch.arange(len(of_all_heads), device=device)
-    newest = group.gathered[starts * group.longest + of_all_heads - 1]
-    return Kept(
-        window,
-        is_new,
-        newest,
-        starts * window.room + of_all_heads - 1,
-        _mask(torch.arange(window.room, device=device) >= lengths[:, None], group.mask.dtype),
-    )
+    spans, kv = group.spans, group.kv
+    last_slots = torch.cat([span.slot_index[-1:] for span in spans])
+    num_rows, device = window.keys.shape[1], last_slots.device
+    ends = torch.tensor(group.lengths, device=device).repeat(num_rows // len(spans)) - 1
+    starts = torch.arange(num_rows, device=device) * window.room
+    mask = _mask(_is_padding(group.lengths, window.room, device), kv.dtype)
+    return Kept(window, is_new, kv.rows(last_slots), starts + ends, mask)
+
+
+def _is_padding(lengths: Sequence[int], room: int, device: torch.device) -> torch.Tensor:
+    """Return, for room positions of each sequence, whether they are after its end: [B, room]."""
+    return torch.arange(room, device=device) >= torch.tensor(lengths, device=device)[:, None]
 
 
 def _mask(is_padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -204,7 +219,7 @@ def _decode(
     num_kv_heads = len(cache.keys)
     shape = (num_kv_heads * num_sequences, -1, head_dim)
     keys, values = _read(cache, group, kept, shape)
-    mask = group.mask if kept is None else kept.mask
+    mask = group.padded.mask if kept is None else kept.mask
     by_head = queries.view(num_sequences, num_kv_heads, -1, head_dim).transpose(0, 1)
     scores = torch.bmm(by_head.reshape(shape) * head_dim**-0.5, keys.transpose(1, 2))
     by_sequence = scores.view(num_kv_heads, num_sequences, -1, mask.shape[-1])
@@ -219,12 +234,14 @@ def _read(
     """Return keys and values of a decode group, [num_kv_heads * B, L or room, head_dim]."""
     pools = [part.view(-1, part.shape[-1]) for part in (cache.keys, cache.values)]
     if kept is None:
-        keys, values = (pool.index_select(0, group.gathered).view(shape) for pool in pools)
+        gathered = group.padded.gathered
+        keys, values = (pool.index_select(0, gathered).view(shape) for pool in pools)
         return keys, values
     keys, values = kept.window.keys[cache.number], kept.window.values[cache.number]
     for part, pool in zip((keys, values), pools, strict=True):
         if kept.is_new:
-            part[:, : group.longest] = pool.index_select(0, group.gathered).view(shape)
+            gathered = pool.index_select(0, group.padded.gathered).view(shape)
+            part[:, : gathered.shape[1]] = gathered
         else:
             new = pool.index_select(0, kept.newest)
             part.view(-1, shape[-1]).index_copy_(0, kept.written, new)

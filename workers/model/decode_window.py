@@ -74,7 +74,7 @@ class DecodeWindows:
         """shape: [num_layers, num_kv_heads, _, head_dim], the cache's; like: dtype and device."""
         self._num_layers, self._num_kv_heads, _, self._head_dim = shape
         self._like = like
-        self._max_slots = max_slots
+        self.max_slots = max_slots
         self._windows: list[Window] = []
         self._seen: set[tuple[tuple[int | None, ...], tuple[int, ...]]] = set()
         """Names and lengths of the last pass."""
@@ -83,7 +83,7 @@ class DecodeWindows:
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(w.names)}x{w.room}" for w in self._windows)
-        return f"<DecodeWindows [{sizes}] of {self._max_slots} slots>"
+        return f"<DecodeWindows [{sizes}] of {self.max_slots} slots>"
 
     def begin(
         self, groups: Sequence[tuple[tuple[int | None, ...], tuple[int, ...]]]
@@ -113,7 +113,7 @@ class DecodeWindows:
     def _make(self, names: tuple[int | None, ...], lengths: tuple[int, ...]) -> Window | None:
         room = -(-max(lengths) // ROOM) * ROOM
         used = sum(window.num_slots for window in self._windows)
-        if used + len(names) * room > self._max_slots:
+        if used + len(names) * room > self.max_slots:
             return None
         shape = (self._num_layers, self._num_kv_heads * len(names), room, self._head_dim)
         keys = self._like.new_zeros(shape)

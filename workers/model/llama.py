@@ -11,7 +11,7 @@ then have no views any more.
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import embedding, rms_norm, silu
+from torch.nn.functional import embedding, silu
 
 from workers.model.attention import Attention, AttentionPlan
 from workers.model.batch import ForwardBatch
@@ -20,6 +20,7 @@ from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.kv_cache import KVCache, LayerCache
 from workers.model.projection import Projection
+from workers.model.rms_norm import rms_norm
 from workers.model.rope import angles, inverse_frequencies, rotate
 
 __all__ = ["DecoderLayer", "KVCache", "LlamaModel"]
@@ -84,7 +85,7 @@ class DecoderLayer(torch.nn.Module):
         turn: cosine and sine of each row's position.
         """
         config = self._config
-        normed = rms_norm(hidden, hidden.shape[-1:], self.attention_norm, config.rms_norm_eps)
+        normed = rms_norm(hidden, self.attention_norm, config.rms_norm_eps)
         qkv = self.qkv(normed).view(len(hidden), -1, config.head_dim)
         num_turned = config.num_heads + config.num_kv_heads
         turned = rotate(qkv[:, :num_turned], *turn)
@@ -92,7 +93,7 @@ class DecoderLayer(torch.nn.Module):
         cache.values.index_copy_(1, slots, qkv[:, num_turned:].transpose(0, 1))
         attended = attention.attend(turned[:, : config.num_heads], cache).flatten(1)
         hidden = hidden + self.attention_output(attended)
-        normed = rms_norm(hidden, hidden.shape[-1:], self.feed_forward_norm, config.rms_norm_eps)
+        normed = rms_norm(hidden, self.feed_forward_norm, config.rms_norm_eps)
         gate, up = self.gate_up(normed).chunk(2, dim=-1)
         output: torch.Tensor = hidden + self.down(silu(gate) * up)
         return output
@@ -182,6 +183,6 @@ class LlamaModel(torch.nn.Module):
         for number, layer in enumerate(self.layers):
             hidden = layer(hidden, turn, attention, batch.slots, kv.layer(number))
         wanted = hidden[batch.output_index]
-        wanted = rms_norm(wanted, wanted.shape[-1:], self.norm, self.config.rms_norm_eps)
+        wanted = rms_norm(wanted, self.norm, self.config.rms_norm_eps)
         logits: torch.Tensor = self.head(wanted)
         return logits.float()
