@@ -53,7 +53,17 @@ class Rig:
         self.drain = Drain(30.0, StepClock())
         limits = (NUM_FRONT_DOORS, MAX_REQUEST_BYTES)
         self.app = build_app(
-            Service(intake, client, desk, self.drain, EPOCH, *limits, is_ready, instance_key)
+            Service(
+                intake,
+                client,
+                desk,
+                self.drain,
+                EPOCH,
+                *limits,
+                is_ready,
+                lambda: self.scheduler.totals,
+                instance_key,
+            )
         )
 
     @property

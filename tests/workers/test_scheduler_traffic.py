@@ -26,6 +26,7 @@ from workers.engine.prefix_cache import NoCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.request import State
 from workers.engine.scheduler import Limits, Scheduler
+from workers.engine.totals import Totals
 from workers.engine.waiting import Order, SchedulePolicy
 from workers.errors import NeverFits, QueueFull, StepFailed
 
@@ -59,7 +60,7 @@ class AnyTraffic(RuleBasedStateMachine):
         self.order = order
         self.runner = SlotRunner(page_size)
         self.requests, self.live, self.outputs, self.errors = {}, set(), {}, {}
-        self.num_first_computed = {}
+        self.left = Totals()
 
     @rule(
         prompt=TOKENS,
@@ -134,6 +135,7 @@ class AnyTraffic(RuleBasedStateMachine):
             self.take(output)
         for output in self.scheduler.fail(plan, StepFailed(ValueError("by chance"))):
             self.live.remove(output.request_id)
+            self.note_that_it_left(output.request_id)
             del self.outputs[output.request_id]
 
     def take(self, output):
@@ -142,6 +144,7 @@ class AnyTraffic(RuleBasedStateMachine):
             self.outputs[output.request_id].append(output.token_id)
         if output.is_last:
             self.live.remove(output.request_id)
+            self.note_that_it_left(output.request_id)
             self.errors[output.request_id] = output.error
             account = self.requests[output.request_id].account
             assert output.error or output.num_cached == account.num_cached
@@ -152,7 +155,12 @@ class AnyTraffic(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(sorted(self.live)))
         assert self.scheduler.abort(request_id)
         self.live.remove(request_id)
+        self.note_that_it_left(request_id)
         del self.outputs[request_id]
+
+    def note_that_it_left(self, request_id):
+        request = self.requests[request_id]
+        self.left = self.left.plus(request.account, request.num_outputs)
 
     @precondition(lambda self: self.running())
     @rule(data=st.data())
@@ -177,6 +185,10 @@ class AnyTraffic(RuleBasedStateMachine):
             counted = account.num_cached + account.num_computed
             assert counted == min(account.num_reached, request.num_prompt)
             assert account.num_retractions or not account.num_recomputed
+
+    @invariant()
+    def totals_are_those_of_all_who_have_left(self):
+        assert self.scheduler.totals == self.left
 
     @invariant()
     def nobody_starves(self):
