@@ -32,7 +32,6 @@ from workers.engine.meter import LoadMeter
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.scheduler import Scheduler
-from workers.engine.totals import Totals
 from workers.engine.watchdog import Watchdog
 from workers.loading import Loaded, load, tokenizer_dir
 from workers.parts import make_cache, make_scheduler
@@ -85,7 +84,7 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), scheduler)
     drain = Drain(config.drain_timeout_s, time.monotonic)
     feed = _prefix_feed(loaded, scheduler.cache, client, is_ready)
-    service = _service(loaded, client, drain, is_ready, lambda: scheduler.totals)
+    service = _service(loaded, client, drain, is_ready, scheduler)
     app = build_app(service._replace(prefix_feed=feed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
@@ -131,10 +130,15 @@ def _service(
     client: EngineClient,
     drain: Drain,
     is_ready: Callable[[], bool],
-    totals: Callable[[], Totals],
+    scheduler: Scheduler,
 ) -> Service:
     config = loaded.config
-    model = ServedModel(config.served_model_name, loaded.max_model_len, config.dp_rank)
+    model = ServedModel(
+        config.served_model_name,
+        loaded.max_model_len,
+        config.dp_rank,
+        scheduler.limits.max_requests,
+    )
     return Service(
         Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
         client,
@@ -144,7 +148,7 @@ def _service(
         config.num_front_doors,
         config.max_request_bytes,
         is_ready,
-        totals,
+        lambda: scheduler.totals,
         config.instance_key,
     )
 

@@ -46,7 +46,7 @@ class Rig:
             Ports(client.deliver, self.reports.append, self.fatal.append),
             heartbeat_s=60.0,
         )
-        model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK)
+        model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK, max_running + max_queued)
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
         desk = ChargeDesk(client.settle, StepClock())
