@@ -60,7 +60,7 @@ class Traffic(RuleBasedStateMachine):
     Random arrivals, forks, steps, failures and aborts, on a cache that is too small.
 
     inbox: what has arrived since the launch of the step under way.  news: whether something
-    has happened since the foresight that may make it untrue.
+    has happened since the foresight that it could not know.
     """
 
     looks_ahead = False
@@ -222,9 +222,9 @@ class Traffic(RuleBasedStateMachine):
             self.live.remove(output.request_id)
             self.note_that_it_left(output.request_id)
             self.errors[output.request_id] = output.error
-            account = self.requests[output.request_id].account
-            assert output.error or output.num_cached == account.num_cached
-            self.news |= output.request_id in [place[0] for place in self.runner.foreseen]
+            request = self.requests[output.request_id]
+            assert output.error or output.num_cached == request.account.num_cached
+            self.news |= request.num_outputs < request.max_new_tokens
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
