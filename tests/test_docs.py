@@ -54,7 +54,7 @@ def test_every_metric_is_documented_and_every_documented_one_exists():
     The table of metrics and a scrape name the same.
     """
     meters = Meters(1).as_dict() | {"slot": 0, "method": "random", "book": [[0, 0]]}
-    text = exposition([group_figures()], [meters]).decode()
+    text = exposition([group_figures()], [meters], {}).decode()
     families = list(text_string_to_metric_families(text))
     names = {f.name + ("_total" if f.type == "counter" else "") for f in families}
 

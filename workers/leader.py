@@ -31,6 +31,7 @@ from workers.engine.inbox import Inbox
 from workers.engine.meter import LoadMeter
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.radix_cache import RadixCache
+from workers.engine.scheduler import Scheduler
 from workers.engine.watchdog import Watchdog
 from workers.loading import Loaded, load, tokenizer_dir
 from workers.parts import make_cache, make_scheduler
@@ -79,11 +80,12 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     def is_ready() -> bool:
         return watchdog.is_well() and not inbox.is_closed
 
-    cache = make_cache(config)
-    engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), cache)
+    scheduler = make_scheduler(config, loaded.pool, make_cache(config))
+    engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), scheduler)
     drain = Drain(config.drain_timeout_s, time.monotonic)
-    feed = _prefix_feed(loaded, cache, client, is_ready)
-    app = build_app(_service(loaded, client, drain, is_ready)._replace(prefix_feed=feed))
+    feed = _prefix_feed(loaded, scheduler.cache, client, is_ready)
+    service = _service(loaded, client, drain, is_ready, scheduler)
+    app = build_app(service._replace(prefix_feed=feed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
@@ -124,10 +126,19 @@ def _prefix_feed(
 
 
 def _service(
-    loaded: Loaded, client: EngineClient, drain: Drain, is_ready: Callable[[], bool]
+    loaded: Loaded,
+    client: EngineClient,
+    drain: Drain,
+    is_ready: Callable[[], bool],
+    scheduler: Scheduler,
 ) -> Service:
     config = loaded.config
-    model = ServedModel(config.served_model_name, loaded.max_model_len, config.dp_rank)
+    model = ServedModel(
+        config.served_model_name,
+        loaded.max_model_len,
+        config.dp_rank,
+        scheduler.limits.max_requests,
+    )
     return Service(
         Intake(model, loaded.codec, client.next_id, lambda i: i * config.dp_size + config.dp_rank),
         client,
@@ -137,15 +148,16 @@ def _service(
         config.num_front_doors,
         config.max_request_bytes,
         is_ready,
+        lambda: scheduler.totals,
         config.instance_key,
     )
 
 
-def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, cache: PrefixCache) -> Engine:
+def _engine(loaded: Loaded, inbox: Inbox, ports: Ports, scheduler: Scheduler) -> Engine:
     config = loaded.config
     return Engine(
         inbox,
-        make_scheduler(config, loaded.pool, cache),
+        scheduler,
         loaded.runner,
         AcceptedCounters(config.num_front_doors),
         LoadMeter(loaded.group, time.monotonic_ns),

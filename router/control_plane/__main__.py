@@ -16,6 +16,7 @@ from router.control_plane.figures import Figures
 from router.control_plane.health import probe_client
 from router.control_plane.membership import Membership
 from router.control_plane.tokenizing import Tokenizing
+from router.control_plane.totals import TotalsReader
 from router.instance import Instance
 from router.logs import configure_logging
 from shm.board import Board
@@ -39,12 +40,20 @@ async def _serve(instance: Instance) -> None:
     known = reader.snapshot()
     reader.close()
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
-    async with probe_client() as probes, _leaders_client(instance) as client:
+    async with (
+        probe_client() as probes,
+        _leaders_client(instance) as tokenizing,
+        _leaders_client(instance) as totals,
+    ):
         figures = Figures(loads, board, time.monotonic_ns)
         membership = Membership(
             instance, writer, probes, figures, time.monotonic_ns, known.groups if known else ()
         )
-        app = build_app(ControlPlane(instance, membership, figures, Tokenizing(client)))
+        app = build_app(
+            ControlPlane(
+                instance, membership, figures, Tokenizing(tokenizing), TotalsReader(totals)
+            )
+        )
         server = uvicorn.Server(_config(app, instance))
         keeping = asyncio.create_task(membership.keep())
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
@@ -59,9 +68,10 @@ async def _serve(instance: Instance) -> None:
 
 
 def _leaders_client(instance: Instance) -> httpx.AsyncClient:
-    """For what leaders answer to members of the instance alone."""
+    """For what leaders answer to members of the instance alone; one for each asker."""
     key = {"x-levelhead-instance-key": instance.instance_key}
-    return httpx.AsyncClient(trust_env=False, headers=key)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    return httpx.AsyncClient(trust_env=False, headers=key, limits=limits)
 
 
 def _config(app: object, instance: Instance) -> uvicorn.Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from router.control_plane.loads import Loads, loads_of
 from router.control_plane.membership import Membership
 from router.control_plane.metrics import exposition
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
+from router.control_plane.totals import TotalsReader
 from router.instance import Instance
 from shm.errors import TornRead
 
@@ -34,6 +36,7 @@ class ControlPlane:
     membership: Membership
     figures: Figures
     tokenizing: Tokenizing
+    totals: TotalsReader
 
 
 class Model(BaseModel):
@@ -127,9 +130,12 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/metrics", tags=["load"], response_class=Response)
     async def metrics() -> Response:
         """Prometheus metrics of groups and front doors."""
-        meters = await read_meters(control.instance)
-        figures = control.figures.read(control.membership.groups)
-        return Response(exposition(figures, meters), media_type=CONTENT_TYPE_LATEST)
+        groups = control.membership.groups
+        meters, totals = await asyncio.gather(
+            read_meters(control.instance), control.totals.read(groups)
+        )
+        told = exposition(control.figures.read(groups), meters, totals)
+        return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -1,7 +1,8 @@
 """
 The metrics: figures of groups and meters of front doors, under Prometheus names.
 
-Made anew for each scrape out of the segments and the front doors' counters, so
+Made anew for each scrape out of the segments, the front doors' counters and the
+groups' totals, so
 there is no state here to go stale.  Series of front doors carry the label
 `front_door`: when one restarts, its series start at zero as Prometheus expects,
 and nobody else's do.  Labels are bounded: groups, front doors, methods,
@@ -10,7 +11,7 @@ statuses, states.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,10 +23,24 @@ from prometheus_client.core import (
 )
 
 from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.totals import Totals
 from shm.group_table import GroupState
 
 _NS = 1e-9
 _GROUP = ("group",)
+
+# name, help, field of Totals
+_TOTALS = (
+    ("group_prompt_tokens", "Prompt tokens of requests that have left the group.",
+     "prompt_tokens"),
+    ("group_cached_tokens", "Of those, found in the prefix cache.", "cached_tokens"),
+    ("group_computed_tokens", "Of those, computed; each once.", "computed_tokens"),
+    ("group_recomputed_tokens", "Tokens of prompts and outputs computed again after retractions.",
+     "recomputed_tokens"),
+    ("group_output_tokens", "Output tokens of requests that have left the group.",
+     "output_tokens"),
+    ("group_retractions", "Times that such requests had to give up their pages.", "retractions"),
+)  # fmt: skip
 
 # name, help, field of LoadReport
 _REPORTED = (
@@ -76,10 +91,19 @@ _GAUGES = (
 )
 
 
-def exposition(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) -> bytes:
-    """Everything in Prometheus' text format."""
+def exposition(
+    figures: list[GroupFigures],
+    meters: list[dict[str, Any] | None],
+    totals: Mapping[int, Totals],
+) -> bytes:
+    """Everything in Prometheus' text format.  totals: by dp_rank, of groups that told them."""
+    metrics = (
+        *group_metrics(figures, meters),
+        *group_totals(totals),
+        *front_door_metrics(meters),
+    )
     registry = CollectorRegistry()
-    registry.register(_Scrape([*group_metrics(figures, meters), *front_door_metrics(meters)]))
+    registry.register(_Scrape(list(metrics)))
     return generate_latest(registry)
 
 
@@ -116,6 +140,15 @@ def group_metrics(
         "Largest over mean of holding + in-flight tokens, over ready groups; 1 is level.",
         value=imbalance(figures),
     )
+
+
+def group_totals(totals: Mapping[int, Totals]) -> Iterator[Metric]:
+    """What the requests that have left a group amounted to, since its present life began."""
+    for name, text, field in _TOTALS:
+        counter = CounterMetricFamily(f"levelhead_{name}", text, labels=_GROUP)
+        for dp_rank, told in totals.items():
+            counter.add_metric((str(dp_rank),), getattr(told, field))
+        yield counter
 
 
 def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:

@@ -80,6 +80,17 @@ def test_a_fork_leaves_home_when_computing_its_prefix_elsewhere_is_cheaper(polic
     assert always(policy, by_tokens(931, 0), fork) == 1
 
 
+def test_somebodys_short_request_at_home_sends_no_fork_away(policy):
+    """
+    Only as much as the prefix costs does: as a prompt that has ended, but is reported still.
+    """
+    fork = prompt(534, 0, 0, 0, 512)
+
+    assert always(policy, by_tokens(0, 12, 0, 13), fork) == 3
+    assert always(policy, by_tokens(0, 12, 0, 528), fork) == 3  # 528 + 22 <= 1.03 * 534
+    assert policy.pick(by_tokens(0, 12, 0, 533), fork) != 3
+
+
 def test_without_a_cached_page_the_fewest_tokens_decide(policy):
     """
     Whether nothing is known, or nothing is held.

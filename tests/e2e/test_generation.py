@@ -62,3 +62,21 @@ def test_draft_and_verify_computes_new_tokens_and_at_most_a_page(instance):
     found = json.loads(output.splitlines()[-1])
     assert (found["requests"], found["misses"], found["groups"]) == (7, 0, [0])
     assert found["is_greedy"]
+
+
+def test_a_groups_totals_grow_by_what_the_answers_usage_says(instance):
+    """
+    Over all groups, in /metrics: what leaders count reaches the control plane.
+    """
+    names = ("prompt_tokens", "output_tokens", "cached_tokens", "computed_tokens")
+
+    def totals():
+        return [instance.metric(f"levelhead_group_{name}_total") for name in names]
+
+    before = totals()
+    body = {"prompt": PROMPT, "max_tokens": 3}
+    usage = httpx.post(f"{instance.url}/v1/completions", json=body, timeout=60).json()["usage"]
+
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    grown = [now - then for now, then in zip(totals(), before, strict=True)]
+    assert grown == [usage["prompt_tokens"], 3, cached, usage["prompt_tokens"] - cached]

@@ -8,6 +8,7 @@ from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.figures import Figures
 from router.control_plane.membership import Membership
 from router.control_plane.tokenizing import Tokenizing
+from router.control_plane.totals import TotalsReader
 from shm.board import Board
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReader
@@ -29,7 +30,8 @@ async def asked(house, entries, respond=refuse, max_tokenizing=32):
             house.instance, house.table, outward, figures, lambda: 1, tuple(entries)
         )
         tokenizing = Tokenizing(outward, max_tokenizing)
-        app = build_app(ControlPlane(house.instance, members, figures, tokenizing))
+        totals = TotalsReader(outward)
+        app = build_app(ControlPlane(house.instance, members, figures, tokenizing, totals))
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://control"
         ) as client:

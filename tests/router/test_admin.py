@@ -8,6 +8,7 @@ import pytest
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.figures import Figures
 from router.control_plane.tokenizing import Tokenizing
+from router.control_plane.totals import TotalsReader
 from shm.group_table import GroupState
 from tests.router.fakes import soon, turns
 from tests.router.test_app import error_of
@@ -24,7 +25,11 @@ async def operator(keeper):
     """A client of the control plane over that membership."""
     figures = Figures(keeper.loads, keeper.board, keeper.clock_ns)
     control = ControlPlane(
-        keeper.house.instance, keeper.membership, figures, Tokenizing(keeper.client)
+        keeper.house.instance,
+        keeper.membership,
+        figures,
+        Tokenizing(keeper.client),
+        TotalsReader(keeper.client),
     )
     transport = httpx.ASGITransport(build_app(control))
     async with httpx.AsyncClient(transport=transport, base_url="http://control") as client:

@@ -9,6 +9,7 @@ import router.control_plane.metrics
 from balancer.ledger import InFlight
 from router.control_plane.figures import GroupFigures
 from router.control_plane.metrics import exposition
+from router.control_plane.totals import Totals
 from router.front_door.meters import Meters
 from shm.group_table import GroupEntry, GroupState
 from tests.router.house import load_report
@@ -46,7 +47,8 @@ def scraped():
         meters.ttft_s.observe(value)
     groups = [group(0, holding_tokens=50, num_steps=8, step_time_ns=2_000_000, kv_used_tokens=1024),
               group(1, reported=False)]  # fmt: skip
-    text = exposition(groups, [told(0, meters), None, told(2, Meters(2))]).decode()
+    totals = {1: Totals(60, 20, 40, 3, 9, 2)}
+    text = exposition(groups, [told(0, meters), None, told(2, Meters(2))], totals).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
@@ -63,6 +65,7 @@ def declared_names():
     full = {word for word in words if isinstance(word, str) and word.startswith("levelhead_")}
     specs = (
         *router.control_plane.metrics._REPORTED,
+        *router.control_plane.metrics._TOTALS,
         *router.control_plane.metrics._HISTOGRAMS,
         *router.control_plane.metrics._COUNTERS,
         *router.control_plane.metrics._GAUGES,
@@ -84,7 +87,7 @@ def test_without_groups_and_doors_the_families_are_there_still():
     """
     A dashboard finds its series before the first request.
     """
-    text = exposition([], []).decode()
+    text = exposition([], [], {}).decode()
 
     names = {family.name for family in text_string_to_metric_families(text)}
 
@@ -106,6 +109,18 @@ def test_figures_of_groups_carry_the_group(scraped):
     assert value(scraped["levelhead_group_state"], group="1", state="starting") == 1
     assert value(scraped["levelhead_group_state"], group="1", state="suspect") == 0
     assert value(scraped["levelhead_imbalance_ratio"]) == 1.0
+
+
+def test_totals_of_groups_carry_the_group_that_told_them(scraped):
+    """
+    Each under a name of its own; the other group's are not zero, they are unknown.
+    """
+    names = ("prompt_tokens", "cached_tokens", "computed_tokens", "recomputed_tokens",
+             "output_tokens", "retractions")  # fmt: skip
+    families = [scraped[f"levelhead_group_{name}"] for name in names]
+
+    assert [value(family, group="1") for family in families] == [60, 20, 40, 3, 9, 2]
+    assert [len(family.samples) for family in families] == [1] * 6
 
 
 def test_a_door_that_does_not_answer_is_down_and_has_no_other_series(scraped):
@@ -165,6 +180,6 @@ def test_drift_is_known_only_when_all_books_are(scraped):
     With a door away the books' sum is not all books' sum.
     """
     assert scraped["levelhead_ledger_drift_tokens"].samples == []
-    text = exposition([group(0, holding_tokens=50)], [told(0, Meters(2))]).decode()
+    text = exposition([group(0, holding_tokens=50)], [told(0, Meters(2))], {}).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert value(families["levelhead_ledger_drift_tokens"], group="0") == 50 + 7 - 40

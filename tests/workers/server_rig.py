@@ -46,14 +46,24 @@ class Rig:
             Ports(client.deliver, self.reports.append, self.fatal.append),
             heartbeat_s=60.0,
         )
-        model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK)
+        model = ServedModel("tiny", MAX_MODEL_LEN, DP_RANK, max_running + max_queued)
         intake = Intake(model, codec, client.next_id, lambda request_id: request_id)
         is_ready = lambda: not self.inbox.is_closed  # noqa: E731
         desk = ChargeDesk(client.settle, StepClock())
         self.drain = Drain(30.0, StepClock())
         limits = (NUM_FRONT_DOORS, MAX_REQUEST_BYTES)
         self.app = build_app(
-            Service(intake, client, desk, self.drain, EPOCH, *limits, is_ready, instance_key)
+            Service(
+                intake,
+                client,
+                desk,
+                self.drain,
+                EPOCH,
+                *limits,
+                is_ready,
+                lambda: self.scheduler.totals,
+                instance_key,
+            )
         )
 
     @property

@@ -144,19 +144,57 @@ def test_several_prompts_of_a_body_are_choices_in_their_order(codec):
 @pytest.mark.parametrize("stream", [False, True])
 def test_if_there_is_no_room_for_all_choices_there_are_none(codec, stream):
     """
-    503, and those that had been let in are stopped.
+    503 while somebody else has a seat, and those that had been let in are stopped.
     """
 
     async def run():
-        async with serving(codec, max_queued=1) as (rig, client):
-            body = {"prompt": PROMPT, "n": 3, "max_tokens": 90, "stream": stream}
-            answer = await client.post(COMPLETIONS, json=body)
+        async with serving(codec, max_queued=2) as (rig, client):
+            body = {"prompt": PROMPT, "max_tokens": 180, "ignore_eos": True}
+            other = Connection(rig.app, COMPLETIONS, orjson.dumps(body))
+            await other.settle_down()
+            answer = await client.post(COMPLETIONS, json=body | {"n": 3, "stream": stream})
+            other.hang_up()
+            await other.settle_down()
             return answer, rig.holding_tokens
 
     answer, held = asyncio.run(run())
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_full")
     assert held == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (CHAT, {"messages": MESSAGES, "n": 4}, "n"),
+        (COMPLETIONS, {"prompt": PROMPT, "n": 4}, "n"),
+        ("/generate", {"input_ids": PROMPT, "sampling_params": {"n": 4}}, "sampling_params.n"),
+    ],
+)
+def test_more_choices_than_a_group_ever_takes_are_the_clients_fault(codec, path, body, param):
+    """
+    400, not 503 for ever: there are as many seats and places in the queue as there are.
+    """
+    answer = post(codec, path, body, max_running=1, max_queued=2)
+    error = answer.json()["error"]
+
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert error["message"] == (
+        f"{param} is 4, for 1 prompts; each choice is a request, and a group takes at most 3, "
+        "running and waiting ones together"
+    )
+
+
+def test_several_prompts_count_as_so_many_choices(codec):
+    """
+    As many as the group takes are served, one more is refused.
+    """
+    statuses = [
+        post(codec, COMPLETIONS, {"prompt": [PROMPT] * num, "n": 2}, max_queued=3).status_code
+        for num in (2, 3)
+    ]
+
+    assert statuses == [200, 400]
 
 
 def test_a_step_that_fails_ends_all_choices_of_a_stream(codec):

@@ -111,7 +111,7 @@ class Schedule:
             self.scheduler.check_integrity()
         while not self.scheduler.is_idle:
             self.step(None, 1)
-        self.trace.append(self.scheduler.num_retracted)
+        self.trace.append(self.scheduler.totals.retractions)
         return self.trace
 
     def arrive(self, prompt, max_new):

@@ -123,6 +123,25 @@ def test_log_probabilities_are_of_output_tokens_alone_by_default(codec):
     assert entry[2] == codec.token_text(entry[1])
 
 
+def test_without_output_tokens_log_probabilities_are_of_the_whole_prompt_by_default(codec):
+    """
+    So SGLang's frontend scores choices without the text before them; -1 is still -1.
+    """
+    none = {"max_new_tokens": 0}
+    asked = {"input_ids": [PROMPT, PROMPT[:2]], "sampling_params": none, "return_logprob": True}
+
+    default = generate(codec, **asked)
+    mixed = generate(codec, **asked | {"sampling_params": [FIVE, none]})
+    minus_one = generate(codec, **asked, logprob_start_len=-1)
+
+    def scores(bodies):
+        return [body["meta_info"]["input_token_logprobs"] for body in bodies]
+
+    assert scores(default) == [entries(PROMPT, 0), entries(PROMPT[:2], 0)]
+    assert scores(mixed) == [[], entries(PROMPT[:2], 0)]
+    assert scores(minus_one) == [[], []]
+
+
 def test_no_new_tokens_cache_the_prompt_and_return_nothing(codec):
     """
     Whoever extends it finds all of its full pages.

@@ -112,6 +112,24 @@ def test_a_drain_is_cut(tiny_llama, tmp_path, limit_s, signals):
         ranks.close()
 
 
+@pytest.mark.slow
+def test_a_body_of_more_choices_than_the_flags_leave_room_for_is_refused(tiny_llama, tmp_path):
+    """
+    Seats and places in the queue together; as many as there are would be served.
+    """
+    limits = {"max_running_requests": 2, "max_queued_requests": 1}
+    ranks = Ranks(tiny_llama, tmp_path, num_ranks=1, **limits)
+    try:
+        url = f"{ranks.url(0)}/v1/completions"
+        body = {"prompt": PROMPT, "max_tokens": 2}
+        refused = httpx.post(url, json=body | {"n": 4})
+        assert refused.status_code == 400
+        assert "a group takes at most 3" in refused.json()["error"]["message"]
+        assert len(httpx.post(url, json=body | {"n": 3}).json()["choices"]) == 3
+    finally:
+        ranks.close()
+
+
 def check_disconnect(ranks, url):
     with httpx.stream(
         "POST", f"{url}/v1/completions", json=ENDLESS, headers=charged(7, 30)

@@ -60,7 +60,7 @@ def serve(model, params, *, num_pages, page_size, budget, max_running):
         plan = scheduler.plan()
         assert not plan.failed
         scheduler.commit(plan, runner.run(plan))
-    return {i: r.output_ids for i, r in requests.items()}, scheduler.num_retracted
+    return {i: r.output_ids for i, r in requests.items()}, scheduler.totals.retractions
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -34,6 +34,7 @@ from workers.engine.pages import PagePool
 from workers.engine.plan import Chunk, Plan
 from workers.engine.prefix_cache import NoCache, PrefixCache
 from workers.engine.request import FinishReason, Output, Request, Sample, State
+from workers.engine.totals import Totals
 from workers.engine.waiting import Order, WaitingQueue
 from workers.errors import NeverFits, QueueFull, RequestRefused
 
@@ -87,7 +88,7 @@ class Scheduler:
         self.waiting = WaitingQueue(order, self.tables)
         self._requests: dict[int, Request] = {}
         self._running: list[Request] = []  # in the order of admission
-        self.num_retracted = 0
+        self.totals = Totals()
 
     @property
     def is_idle(self) -> bool:
@@ -263,7 +264,6 @@ class Scheduler:
         self.waiting.put_back(request)
         self.growth.jump(self._running)
         request.account.num_retractions += 1
-        self.num_retracted += 1
 
     def _commit_sample(self, request: Request, sample: Sample, token_id: int) -> Output:
         output = Output(request.request_id, num_cached=request.account.num_cached)
@@ -282,6 +282,7 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         """The one place where a request leaves, whatever the reason."""
         del self._requests[request.request_id]
+        self.totals = self.totals.plus(request.account, request.num_outputs)
         if request.state is State.RUNNING:
             self._running.remove(request)
             self._release(request)

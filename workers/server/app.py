@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from workers.engine.acceptance import ChargeDesk
+from workers.engine.totals import Totals
 from workers.server.access import KeyOwner
 from workers.server.bodies import SettleBody, parse
 from workers.server.charge import ChargeOwner, check_epoch, read_charge
@@ -34,8 +35,8 @@ class Service(NamedTuple):
     What the app serves.
 
     epoch: the group's.  max_request_bytes: of a body.  is_ready: whether the engine
-    takes requests, and gets on with them.  instance_key: what requests must bring;
-    None: nothing.
+    takes requests, and gets on with them.  totals: what has left the engine amounts to.
+    instance_key: what requests must bring; None: nothing.
     prefix_feed: tells what the prefix cache holds; None if there is none.
     """
 
@@ -47,6 +48,7 @@ class Service(NamedTuple):
     num_front_doors: int
     max_request_bytes: int
     is_ready: Callable[[], bool]
+    totals: Callable[[], Totals]
     instance_key: str | None = None
     prefix_feed: PrefixFeed | None = None
 
@@ -89,6 +91,10 @@ def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/health")
     async def health() -> Response:
         return Response(status_code=200 if service.is_ready() else 503)
+
+    @app.get("/totals")
+    async def totals() -> Response:
+        return JSONResponse(service.totals()._asdict())
 
 
 def _add_tokenize(app: FastAPI, service: Service) -> None:

@@ -33,11 +33,16 @@ MAX_CHOICES = 128
 
 
 class ServedModel(NamedTuple):
-    """What clients may know of the model, and which group serves it here."""
+    """
+    What clients may know of the model, and of the group that serves it here.
+
+    max_requests: that the group takes, running and waiting ones together.
+    """
 
     name: str
     max_model_len: int
     dp_rank: int
+    max_requests: int
 
 
 class Wish(NamedTuple):
@@ -82,7 +87,7 @@ class Intake:
         body = parse(ChatBody, data)
         self._check(body)
         wish = _wish(body, body.sampling(body.num_logprobs, body.token_limit))
-        _check_choices(1, wish.num_copies, "n")
+        self._check_choices(1, wish.num_copies, "n")
         requests = self._requests(await self._prompts.read_chat(body.messages), wish)
         return _job(requests, ChatAnswer(self._head("chatcmpl"), self._codec), body)
 
@@ -93,7 +98,7 @@ class Intake:
         wish = _wish(body, body.sampling(body.logprobs, body.max_tokens))
         if body.echo and body.logprobs is not None:
             wish = wish._replace(logprob_start=0)
-        _check_choices(len(body.prompts), wish.num_copies, "n")
+        self._check_choices(len(body.prompts), wish.num_copies, "n")
         prompts = [await self._prompts.read(given, "prompt") for given in body.prompts]
         requests = [each for prompt in prompts for each in self._requests(prompt, wish)]
         echoes: list[Echo] = []
@@ -106,7 +111,7 @@ class Intake:
         body = parse(GenerateBody, data)
         asks = body.asks()
         num_copies = asks[0].num_copies
-        _check_choices(len(asks), num_copies, "sampling_params.n")
+        self._check_choices(len(asks), num_copies, "sampling_params.n")
         choices = [choice for ask in asks for choice in await self._choices(ask, body)]
         answer = NativeAnswer(
             choices,
@@ -157,6 +162,22 @@ class Intake:
                 code="model_not_found",
             )
         body.check_supported()
+
+    def _check_choices(self, num_prompts: int, num_copies: int, param: str) -> None:
+        """
+        Raise ApiError unless an answer may have that many choices.
+
+        All are taken in by the same step.  So more than the group takes when it
+        is empty would be refused as too many whenever they come.
+        """
+        asked = f"{param} is {num_copies}, for {num_prompts} prompts"
+        if not 1 <= num_copies * num_prompts <= MAX_CHOICES:
+            message = f"{asked}; there must be 1 to {MAX_CHOICES} choices in all"
+            raise ApiError(400, message, param=param)
+        if num_copies * num_prompts > self.model.max_requests:
+            message = f"{asked}; each choice is a request, and a group takes at most "
+            message += f"{self.model.max_requests}, running and waiting ones together"
+            raise ApiError(400, message, param=param)
 
     def _requests(self, prompt: Prompt, wish: Wish) -> list[Request]:
         max_new_tokens = self._max_new_tokens(prompt, wish)
@@ -212,17 +233,6 @@ class Intake:
 
 def _wish(body: GenerationBody, params: SamplingParams) -> Wish:
     return Wish(params, body.num_copies, body.priority or 0, body.param_of("max_tokens"))
-
-
-def _check_choices(num_prompts: int, num_copies: int, param: str) -> None:
-    """Raise ApiError unless an answer may have that many choices."""
-    if not 1 <= num_copies * num_prompts <= MAX_CHOICES:
-        raise ApiError(
-            400,
-            f"{param} is {num_copies}, for {num_prompts} prompts; there must be 1 to "
-            f"{MAX_CHOICES} choices in all",
-            param=param,
-        )
 
 
 def _job(

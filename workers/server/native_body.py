@@ -8,6 +8,7 @@ are known, change the answer and are not implemented.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -115,7 +116,7 @@ class GenerateBody(BaseModel):
         sampling = [_sampling(each) for each in given]
         if len({each.n for each in sampling}) > 1:
             raise ApiError(400, f"{_SAMPLING}: n must be the same for all", param=f"{_SAMPLING}.n")
-        scores = self._scores(len(prompts))
+        scores = self._scores([0 if each.max_new_tokens == 0 else -1 for each in sampling])
         names: list[str | None] = self._each("rid", None, len(prompts))
         return [
             Ask(prompt, each.params(num_top), each.num_copies, start, name)
@@ -124,10 +125,19 @@ class GenerateBody(BaseModel):
             )
         ]
 
-    def _scores(self, num_prompts: int) -> list[tuple[int | None, int | None]]:
-        """Return for each prompt how many best tokens, and from which position, or None."""
+    def _scores(self, usual_starts: Sequence[int]) -> list[tuple[int | None, int | None]]:
+        """
+        Return for each prompt how many best tokens, and from which position, or None.
+
+        usual_starts: where the log-probabilities begin if nothing is said.  Where there are
+        no output tokens it is the prompt's first: so SGLang's frontend scores a choice
+        without the text before it, and there is nothing else to tell.
+        """
+        num_prompts = len(usual_starts)
         returns = self._each("return_logprob", False, num_prompts)
-        starts = self._each("logprob_start_len", -1, num_prompts)
+        given: list[int | None] = self._each("logprob_start_len", None, num_prompts)
+        pairs = zip(given, usual_starts, strict=True)
+        starts = [usual if start is None else start for start, usual in pairs]
         tops = self._each("top_logprobs_num", 0, num_prompts)
         _check_least("logprob_start_len", starts, -1)
         _check_least("top_logprobs_num", tops, 0)

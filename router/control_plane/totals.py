@@ -1,0 +1,63 @@
+"""
+Asks the groups what the requests that have left them amounted to.
+
+Each question names the life of the group that the table has, so no figures of
+another life come under its name.  A group that does not answer in time, or has
+no such figures, is left out: no scrape fails for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import httpx
+
+from shm.group_table import GroupEntry, GroupState
+
+_log = logging.getLogger("levelhead.control_plane")
+_TIMEOUT_S = 2.0
+_NO_TOTALS = (ValueError, KeyError, TypeError)
+_NOBODY_TO_ASK = (GroupState.STARTING, GroupState.DEAD)
+
+
+class Totals(NamedTuple):
+    """A group's sums over the requests that have left it; see workers/engine/totals.py."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    computed_tokens: int
+    recomputed_tokens: int
+    output_tokens: int
+    retractions: int
+
+
+class TotalsReader:
+    """Asks leaders over HTTP."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        """`client` is for this alone, and must allow a connection for each group."""
+        self._client = client
+
+    async def read(self, groups: Sequence[GroupEntry]) -> Mapping[int, Totals]:
+        """Totals by dp_rank, of those that answer."""
+        asked = [entry for entry in groups if entry.state not in _NOBODY_TO_ASK]
+        answers = await asyncio.gather(*map(self._ask, asked))
+        told = zip(asked, answers, strict=True)
+        return {entry.dp_rank: totals for entry, totals in told if totals is not None}
+
+    async def _ask(self, entry: GroupEntry) -> Totals | None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                answer = await self._client.get(
+                    f"http://{entry.host}:{entry.port}/totals",
+                    headers={"x-levelhead-group-epoch": str(entry.epoch)},
+                )
+            answer.raise_for_status()
+            told = answer.json()
+            return Totals(*(int(told[name]) for name in Totals._fields))
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, *_NO_TOTALS) as error:
+            _log.debug("no totals of DP group %d: %r", entry.dp_rank, error)
+            return None
