@@ -84,8 +84,7 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), scheduler)
     drain = Drain(config.drain_timeout_s, time.monotonic)
     feed = _prefix_feed(loaded, scheduler.cache, client, is_ready)
-    service = _service(loaded, client, drain, is_ready, scheduler)
-    app = build_app(service._replace(prefix_feed=feed))
+    app = build_app(_service(loaded, client, drain, is_ready, scheduler, feed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
 
@@ -131,6 +130,7 @@ def _service(
     drain: Drain,
     is_ready: Callable[[], bool],
     scheduler: Scheduler,
+    feed: PrefixFeed | None,
 ) -> Service:
     config = loaded.config
     model = ServedModel(
@@ -150,6 +150,7 @@ def _service(
         is_ready,
         lambda: scheduler.totals,
         config.instance_key,
+        feed,
     )
 
 
