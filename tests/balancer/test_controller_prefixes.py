@@ -6,6 +6,7 @@ import pytest
 
 from balancer.assignment import End
 from balancer.controller import Controller
+from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.load import RequestShape
 from balancer.policies.slack_affinity import SlackAffinity
@@ -28,7 +29,7 @@ def _controller():
     ledger = Ledger(
         slot=SLOT, epoch=EPOCH, num_front_doors=2, num_groups=NUM_GROUPS, note=lambda *_: None
     )
-    policy, prefixes = SlackAffinity(random.Random(0)), PrefixIndex(NUM_GROUPS)
+    policy, prefixes = SlackAffinity(random.Random(0), CostFit()), PrefixIndex(NUM_GROUPS)
     controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1), MAX_LOAD_AGE_NS, prefixes)
     for dp_rank in range(NUM_GROUPS):
         controller.observe_group(group(dp_rank))
