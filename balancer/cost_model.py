@@ -5,45 +5,55 @@ The step's cost model: what a group's load adds to the time that a step takes.
 
 K: KV tokens of its requests; W: prompt tokens not computed yet; n: requests.
 
-The coefficients are fitted to the step times that groups report, either of two ways,
-whichever explains more:
+The coefficients are fitted to the step times that groups report.  If these are alike, groups
+wait for each other, and the sample of a step is the group that was the heaviest by what is
+known so far; else it is one group after the other, each with its own time:
 
-    joint   groups wait for each other:   T = base + a * max K + b * max n + c * max p
-    own     each group for itself:        T_g = base + a * K_g + b * n_g + c * p_g
+    T = base + a * K + b * n + c * p      p: prompt tokens computed in that step
 
-with p the prompt tokens computed in that step.  A fit must not be able to do harm:
+(The largest K, n and p of any groups would fit worse: they seldom meet in one, and then their
+sum is more than any group's.)  A fit must not be able to do harm:
 
 * it begins with the prior, and returns to it when it explains less than half;
 * b / a and c / a stay within a factor of the prior's, none of the three below zero, and
   only c may be zero: in groups that compute no prompts;
-* steps that say nothing (all alike) change nothing;
+* where samples say little, what is believed is the prior's ratios, in the size of the samples;
+  steps that are all alike change nothing;
 * a window of samples is all that it remembers, so what was wrong is gone with it.
 
-A decision does no work here, and a batch of reports little and bounded: samples are kept,
-one batch in G / 8.  The fitting itself takes milliseconds; who has a quiet moment calls
-`refit`, and if nobody does, every 256th sample.  Belongs to one front door; pure.
+A decision does no work here, and a batch of reports little and bounded: they are looked through
+once in G / 8 batches, for one sample.  The fitting itself takes milliseconds; who has a
+quiet moment calls `refit`, and if nobody does, it happens at every 1,024th look.  Belongs to
+one front door; pure.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from operator import attrgetter, mul
+from statistics import median
 from typing import NamedTuple
 
 from balancer.load import GroupLoad
-from balancer.regression import Centred, Line, r_squared, robust_line
+from balancer.regression import Line, r_squared, robust_line
 from shm.load import LoadReport
 
 LEAST_R_SQUARED = 0.5
-MAX_RATIO = 16.0
-"""How many times the prior's b / a and c / a those of a fit may be, or one part in so many."""
+MAX_REQUEST_RATIO = 4.0
+"""How many times the prior's b / a that of a fit may be, or one part in so many."""
+MAX_PREFILL_RATIO = 16.0
+"""The same of c / a."""
 STEPS_OF_A_REQUEST = 512
 """S: for so many steps a request is taken to stay, to weigh computing a prompt, which happens
 once, against holding it, which costs every step."""
 WINDOW = 256
 MIN_SAMPLES = 64
-_REPORTS_PER_BATCH = 8  # on average
+MIN_NEW = 16
+_REPORTS_PER_BATCH = 8  # looked at, on average
+_UNATTENDED = 1024  # looks after which nobody seems to call refit
+_ALIKE = 0.9  # of the longest step time, the shortest, if groups wait for each other
+_MEMORY = 0.95  # of how often step times were alike
 _LEAST_SPREAD = 0.02  # of the mean step time, as a standard deviation
 _MAX_AGE_NS = 1_000_000_000  # against the newest report: older ones are of another step
 _MAX_STEP_MS = 600_000.0
@@ -96,12 +106,22 @@ PRIOR = StepCost(26e-6, 0.05, 0.1)
 
 
 class Sample(NamedTuple):
-    """One step: what was held, what it computed of prompts, and how long it took."""
+    """One step of a group: what it held and what it computed of prompts, and the time."""
 
     kv_tokens: int
     requests: int
     prefill_tokens: int
     step_ms: float
+
+    @classmethod
+    def of(cls, report: LoadReport) -> Sample:
+        """The last step of the group that reports."""
+        return cls(
+            report.kv_used_tokens,
+            report.running_requests,
+            report.step_prefill_tokens,
+            report.step_time_ns / _NS_PER_MS,
+        )
 
     @property
     def is_sane(self) -> bool:
@@ -111,10 +131,7 @@ class Sample(NamedTuple):
 
 
 _SAMPLED_NS = attrgetter("sampled_ns")
-_STEPS = attrgetter("num_steps")
 _STEP_NS = attrgetter("step_time_ns")
-_KV = attrgetter("kv_used_tokens")
-_RUNNING = attrgetter("running_requests")
 _PREFILL = attrgetter("step_prefill_tokens")
 
 
@@ -127,79 +144,78 @@ class CostFit:
         """Of the last fit, used or not; 0 before the first."""
         self.is_fitted = False
         """Whether the coefficients in use are fitted ones."""
-        self._joint: deque[Sample] = deque(maxlen=WINDOW)
-        self._own: deque[Sample] = deque(maxlen=WINDOW)
-        self._credit = 0
-        self._num_new = 0
-        self._num_without_prefill = 0
+        self._samples: deque[Sample] = deque(maxlen=WINDOW)
+        self._credit = self._num_looks = self._num_new = self._num_without_prefill = 0
         self._next_rank = 0
+        self._share_alike = 0.5
+        self._waits = False
         self._seen_steps: dict[int, int] = {}
-        self._seen_joint = (0, 0)
 
     def __repr__(self) -> str:
         origin = f"fitted, R2 {self.r_squared:.2f}" if self.is_fitted else "prior"
         return f"<CostFit {self.step_cost}, {origin}>"
 
     def observe(self, newest: Sequence[LoadReport | None]) -> None:
-        """Take samples from the newest report of each group, by dp_rank."""
+        """Take a sample from the newest report of each group, by dp_rank, if it is time to."""
         self._credit += _REPORTS_PER_BATCH
         if self._credit < len(newest):
             return
         self._credit = 0
-        reports = [report for report in newest if report is not None]
+        self._num_looks += 1
+        reports = [report for report in newest if report is not None and report.step_time_ns > 0]
         if reports:
-            self._sample_joint(reports)
-            self._sample_own(reports)
-        if self._num_new >= WINDOW:
+            self._look(reports)
+        if self._num_looks >= _UNATTENDED:
             self.refit()
 
     def refit(self) -> None:
         """Work the coefficients out anew, if there are new samples enough."""
-        if self._num_new < MIN_SAMPLES // 2:
+        self._num_looks = 0
+        if self._num_new < MIN_NEW:
             return
         self._num_new = 0
-        fits = [_fit(window, self._prior) for window in (self._joint, self._own)]
-        known = [fit for fit in fits if fit is not None]
-        if known:
-            self._take(max(known, key=attrgetter("r_squared")))
+        fit = _fit(self._samples, self._prior)
+        if fit is not None:
+            self.r_squared = fit.r_squared
+            self.is_fitted = fit.r_squared >= LEAST_R_SQUARED
+            self._found = fit.step_cost if self.is_fitted else self._prior
         self.step_cost = self._found
         if self._num_without_prefill >= _NO_PREFILL:
             self.step_cost = self._found._replace(per_prefill_token_ms=0.0)
 
-    def _take(self, fit: Fit) -> None:
-        self.r_squared = fit.r_squared
-        self.is_fitted = fit.r_squared >= LEAST_R_SQUARED
-        self._found = fit.step_cost if self.is_fitted else self._prior
-
-    def _sample_joint(self, reports: Sequence[LoadReport]) -> None:
-        """The heaviest of all groups, as if they waited for each other."""
+    def _look(self, reports: Sequence[LoadReport]) -> None:
+        """Sample the heaviest if groups wait for each other, else the one whose turn it is."""
         oldest_ns = max(map(_SAMPLED_NS, reports)) - _MAX_AGE_NS
         present = [report for report in reports if report.sampled_ns >= oldest_ns]
-        step = (max(map(_STEPS, present)), max(map(_STEP_NS, present)))
-        if step == self._seen_joint:
+        self._judge(present)
+        self._next_rank += 1
+        turn = present[self._next_rank % len(present)]
+        report = max(present, key=self._weight) if self._waits else turn
+        if self._seen_steps.get(report.dp_rank) == report.num_steps:
             return
-        self._seen_joint = step
-        held = (max(map(_KV, present)), max(map(_RUNNING, present)), max(map(_PREFILL, present)))
-        sample = Sample(*held, step[1] / _NS_PER_MS)
-        if not sample.is_sane:
-            return
-        self._joint.append(sample)
-        self._num_new += 1
-        self._num_without_prefill = 0 if sample.prefill_tokens else self._num_without_prefill + 1
+        self._seen_steps[report.dp_rank] = report.num_steps
+        sample = Sample.of(report)
+        if sample.is_sane:
+            self._samples.append(sample)
+            self._num_new += 1
+            self._num_without_prefill += 1
+        if any(map(_PREFILL, present)):
+            self._num_without_prefill = 0
 
-    def _sample_own(self, reports: Sequence[LoadReport]) -> None:
-        """Some groups, each by itself; others the next time."""
-        first = self._next_rank % len(reports)
-        chosen = reports[first : first + _REPORTS_PER_BATCH]
-        self._next_rank = first + len(chosen)
-        for report in chosen:
-            if self._seen_steps.get(report.dp_rank) == report.num_steps:
-                continue
-            self._seen_steps[report.dp_rank] = report.num_steps
-            held = (report.kv_used_tokens, report.running_requests, report.step_prefill_tokens)
-            sample = Sample(*held, report.step_time_ns / _NS_PER_MS)
-            if sample.is_sane:
-                self._own.append(sample)
+    def _judge(self, present: Sequence[LoadReport]) -> None:
+        """Whether groups wait for each other; samples of the other kind are of no use."""
+        times_ns = list(map(_STEP_NS, present))
+        are_alike = min(times_ns) >= _ALIKE * max(times_ns)
+        self._share_alike += (1 - _MEMORY) * (are_alike - self._share_alike)
+        waits = self._share_alike > 0.5
+        if waits is not self._waits:
+            self._waits = waits
+            self._samples.clear()
+
+    def _weight(self, report: LoadReport) -> float:
+        a, b, c = self._found
+        held = a * report.kv_used_tokens + b * report.running_requests
+        return held + c * report.step_prefill_tokens
 
 
 class Fit(NamedTuple):
@@ -218,19 +234,16 @@ def _fit(samples: Sequence[Sample], prior: StepCost) -> Fit | None:
         [per_unit * value for value in column]
         for per_unit, column in zip(prior, loads, strict=True)
     ]
-    line, counts = robust_line(columns, times_ms)
-    centred = Centred.of(columns, times_ms, counts)
-    deviation = (centred.spread_y / sum(counts)) ** 0.5
-    if deviation < _LEAST_SPREAD * centred.mean_y or not any(line.weights):
+    found = robust_line(columns, times_ms)
+    if found.deviation < _LEAST_SPREAD * median(times_ms) or not any(found.line.weights):
         return None
-    bounded = _bounded(line)
-    fitted = StepCost._make(map(float.__mul__, bounded, prior))
-    return Fit(fitted, r_squared(bounded, centred))
+    bounded = _bounded(found.line)
+    fitted = StepCost._make(map(mul, bounded, prior))
+    return Fit(fitted, r_squared(bounded, found.sums))
 
 
 def _bounded(line: Line) -> tuple[float, float, float]:
     """The weights, times the prior's coefficients, with ratios that can do no harm."""
     a, b, c = line.weights
-    a = max(a, b / MAX_RATIO, c / MAX_RATIO)
-    least = a / MAX_RATIO
-    return a, max(b, least), max(c, least)
+    a = max(a, b / MAX_REQUEST_RATIO, c / MAX_PREFILL_RATIO)
+    return a, max(b, a / MAX_REQUEST_RATIO), max(c, a / MAX_PREFILL_RATIO)

@@ -1,9 +1,10 @@
 """
 A small robust regression: y = base + sum of weights[i] * x[i], no weight below zero.
 
-Least squares with Huber's weights, so that a step that was held up counts little.
-A pull of RIDGE of each column's own spread towards one common weight decides what
-the samples do not: columns that go up and down together, or that stand still.
+Least squares with Huber's weights, so that a step that was held up counts little.  What is
+believed beforehand is that all columns have one common weight, give or take as much
+again; where the samples say little (columns that go up and down together, or stand
+still, or drown in noise) that decides.
 Plain Python, some milliseconds for 256 samples; nobody calls it within a decision.
 """
 
@@ -14,12 +15,13 @@ from operator import mul
 from statistics import median
 from typing import NamedTuple
 
-RIDGE = 0.02
+PRIOR_DEVIATION = 1.0
+"""Of a weight from the common one, in units of the common one."""
 _HUBER = 1.345  # scales of the residuals up to which they count in full
 _SCALE_OF_MEDIAN = 1.4826  # median absolute residual to standard deviation, if normal
 _LEAST_SCALE = 1e-3  # of the median of y: an exact fit has residuals, too
 _CLIP = 20.0  # medians of y; more is no step but a stop
-_PASSES = 5
+_PASSES = 3
 _NOTHING = 1e-12
 
 Columns = Sequence[Sequence[float]]
@@ -43,33 +45,34 @@ class Centred(NamedTuple):
 
     @classmethod
     def of(cls, columns: Columns, y: Sequence[float], counts: Sequence[float]) -> Centred:
-        """`counts`: how much each sample counts."""
+        """`counts`: how much each sample counts.  Exact if the means are near zero."""
         total = sum(counts)
         means = [_dot(counts, column) / total for column in columns]
         mean_y = _dot(counts, y) / total
-        moved = [[v - mean for v in column] for column, mean in zip(columns, means, strict=True)]
-        moved_y = [v - mean_y for v in y]
-        counted = [list(map(mul, counts, column)) for column in moved]
-        return cls(
-            means,
-            mean_y,
-            [[_dot(one, other) for other in moved] for one in counted],
-            [_dot(one, moved_y) for one in counted],
-            _dot(list(map(mul, counts, moved_y)), moved_y),
-        )
+        products = [[0.0] * len(columns) for _ in columns]
+        with_y = []
+        for i, column in enumerate(columns):
+            counted = list(map(mul, counts, column))
+            with_y.append(_dot(counted, y) - total * means[i] * mean_y)
+            for j in range(i + 1):
+                product = _dot(counted, columns[j]) - total * means[i] * means[j]
+                products[i][j] = products[j][i] = product
+            products[i][i] = max(0.0, products[i][i])
+        spread_y = _dot(list(map(mul, counts, y)), y) - total * mean_y * mean_y
+        return cls(means, mean_y, products, with_y, max(0.0, spread_y))
 
-    def line(self) -> Line:
-        """The weights that fit best, none below zero."""
-        taken = list(range(len(self.means)))
-        pull = self._common_weight()
+    def line(self, noise: float) -> Line:
+        """The likeliest weights, none below zero, if y has so much noise."""
+        weights, common = [0.0] * len(self.means), self._common_weight()
+        taken = list(range(len(weights))) if common > _NOTHING else []
+        ridge = (noise / (PRIOR_DEVIATION * common)) ** 2 if taken else 0.0
         while taken:
-            found = self._solved(taken, pull)
+            found = self._solved(taken, common, ridge)
             if min(found) >= 0:
+                for index, weight in zip(taken, found, strict=True):
+                    weights[index] = weight
                 break
             del taken[found.index(min(found))]
-        weights = [0.0] * len(self.means)
-        for index, weight in zip(taken, found if taken else (), strict=True):
-            weights[index] = weight
         return Line(self.mean_y - _dot(weights, self.means), tuple(weights))
 
     def _common_weight(self) -> float:
@@ -77,29 +80,49 @@ class Centred(NamedTuple):
         spread = sum(map(sum, self.products))
         return max(0.0, sum(self.with_y) / spread) if spread > _NOTHING else 0.0
 
-    def _solved(self, taken: Sequence[int], pull: float) -> list[float]:
+    def _solved(self, taken: Sequence[int], common: float, ridge: float) -> list[float]:
         rows = []
         for index in taken:
-            ridge = RIDGE * self.products[index][index] + _NOTHING
             row = [self.products[index][other] for other in taken]
             row[taken.index(index)] += ridge
-            rows.append([*row, self.with_y[index] + ridge * pull])
+            rows.append([*row, self.with_y[index] + ridge * common])
         return _eliminate(rows)
 
 
-def robust_line(columns: Columns, y: Sequence[float]) -> tuple[Line, list[float]]:
-    """Fit; return the line, and how much each sample counted in the end (0 to 1)."""
-    middle = median(y)
-    y = [min(value, _CLIP * middle) for value in y]
+class Found(NamedTuple):
+    """A line, and the sums that it was found with: outliers count little in them."""
+
+    line: Line
+    sums: Centred
+    deviation: float
+    """Standard deviation of y."""
+
+
+def robust_line(columns: Columns, y: Sequence[float]) -> Found:
+    """Fit a line; of columns and y, only how they differ from their means matters for it."""
+    most = _CLIP * median(y)
+    least_scale = _LEAST_SCALE * median(y)
+    columns = [_moved(column) for column in columns]
+    y = _moved([min(value, most) for value in y])
     counts = [1.0] * len(y)
-    line = Centred.of(columns, y, counts).line()
+    sums = Centred.of(columns, y, counts)
+    line = sums.line(max(least_scale, (sums.spread_y / len(y)) ** 0.5))
     for _ in range(_PASSES):
-        counts = _counts(residuals(line, columns, y), _LEAST_SCALE * middle)
-        line = Centred.of(columns, y, counts).line()
-    return line, counts
+        sizes = list(map(abs, _residuals(line, columns, y)))
+        noise = max(_SCALE_OF_MEDIAN * median(sizes), least_scale, _NOTHING)
+        counts = [1.0 if size <= _HUBER * noise else _HUBER * noise / size for size in sizes]
+        sums = Centred.of(columns, y, counts)
+        line = sums.line(noise)
+    return Found(line, sums, (sums.spread_y / sum(counts)) ** 0.5)
 
 
-def residuals(line: Line, columns: Columns, y: Sequence[float]) -> list[float]:
+def _moved(values: Sequence[float]) -> list[float]:
+    """Less their mean, so that products of small differences do not drown."""
+    mean = sum(values) / len(values)
+    return [value - mean for value in values]
+
+
+def _residuals(line: Line, columns: Columns, y: Sequence[float]) -> list[float]:
     """What the line leaves of each y."""
     left = [value - line.base for value in y]
     for weight, column in zip(line.weights, columns, strict=True):
@@ -116,12 +139,6 @@ def r_squared(weights: Sequence[float], centred: Centred) -> float:
         w * _dot(weights, row) for w, row in zip(weights, centred.products, strict=True)
     )
     return explained / centred.spread_y
-
-
-def _counts(left: Sequence[float], least_scale: float) -> list[float]:
-    sizes = list(map(abs, left))
-    limit = _HUBER * max(_SCALE_OF_MEDIAN * median(sizes), least_scale, _NOTHING)
-    return [limit / size if size > limit else 1.0 for size in sizes]
 
 
 def _eliminate(rows: list[list[float]]) -> list[float]:
