@@ -9,6 +9,7 @@ from balancer.cost_model import PRIOR, STEPS_OF_A_REQUEST, CostFit, StepCost
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.min_step_cost import MinStepCost
 from balancer.policies.slack_affinity import TOLERANCE, SlackAffinity
+from balancer.rendezvous import home
 from tests.balancer.loads import by_tokens
 
 # A token that is held costs 1 ms of every step; one that is computed as much, spread over them.
@@ -207,3 +208,50 @@ class Blind:
 
     def pick(self, loads, request):
         return self._policy.pick(loads, request._replace(cached_tokens=()))
+
+
+def test_a_long_prompt_that_is_computed_elsewhere_makes_no_room_to_stay(policy):
+    """
+    Its group is the slowest now, and will not be for long: 990 + 300 stays over 1000.
+    """
+    loads = [
+        GroupLoad(0, 1000, 0, 0, 0, uncached_tokens=1000),
+        GroupLoad(1, 990, 0, 0, 0),
+        GroupLoad(2, 100, 0, 0, 0),
+    ]
+
+    assert always(policy, loads, prompt(300, 0, 256, 0)) == 2
+
+
+def test_a_home_that_computes_long_prompts_is_passed_over(policy):
+    """
+    It has room, but the request would come sooner where it computes everything itself.
+    """
+    loads = [GroupLoad(0, 9000, 0, 0, 0), GroupLoad(1, 100, 0, 0, 0), GroupLoad(2, 90, 0, 0, 0)]
+    request = prompt(300, 0, 256, 0)
+    assert always(policy, loads, request) == 1
+
+    loads[1] = loads[1]._replace(uncached_tokens=1000)
+    assert always(policy, loads, request) == 2
+
+
+def test_where_computing_costs_nothing_a_home_is_worth_nothing():
+    """
+    In a group that only decodes: level groups count, and slack under the slowest.
+    """
+    decoding = affine(StepCost(1.0, 0.0, 0.0))
+
+    assert always(decoding, by_tokens(500, 0), prompt(1000, 900, 0)) == 1
+    assert always(decoding, by_tokens(500, 0, 2000), prompt(1000, 900, 0, 0)) == 0
+
+
+def test_where_no_pages_are_known_a_session_has_its_home_among_groups_with_slack(policy):
+    """
+    As long as that does not become the slowest.
+    """
+    keys = [random.Random(seed).getrandbits(64) for seed in range(200)]
+    level, skewed = by_tokens(100, 100, 100), by_tokens(5000, 100, 100)
+    for key in keys:
+        request = RequestShape(50, session_key=key)
+        assert always(policy, level, request) == home(range(3), key)
+        assert always(policy, skewed, request) == home((1, 2), key)
