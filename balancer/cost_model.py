@@ -22,8 +22,8 @@ sum is more than any group's.)  A fit must not be able to do harm:
 * a window of samples is all that it remembers, so what was wrong is gone with it.
 
 A decision does no work here, and a batch of reports little and bounded: they are looked through
-once in G / 8 batches, for one sample.  The fitting itself takes milliseconds; who has a
-quiet moment calls `refit`, and if nobody does, it happens at every 1,024th look.  Belongs to
+once in G / 2 batches, for one sample.  The fitting itself takes milliseconds; who has a
+quiet moment calls `refit`, and if nobody does, it happens at every 256th look.  Belongs to
 one front door; pure.
 """
 
@@ -50,15 +50,15 @@ once, against holding it, which costs every step."""
 WINDOW = 256
 MIN_SAMPLES = 64
 MIN_NEW = 16
-_REPORTS_PER_BATCH = 8  # looked at, on average
-_UNATTENDED = 1024  # looks after which nobody seems to call refit
+_REPORTS_PER_BATCH = 2  # looked at, on average
+_UNATTENDED = 256  # looks after which nobody seems to call refit
 _ALIKE = 0.9  # of the longest step time, the shortest, if groups wait for each other
 _MEMORY = 0.95  # of how often step times were alike
 _LEAST_SPREAD = 0.02  # of the mean step time, as a standard deviation
 _MAX_AGE_NS = 1_000_000_000  # against the newest report: older ones are of another step
 _MAX_STEP_MS = 600_000.0
 _NS_PER_MS = 1e6
-_NO_PREFILL = 1024  # samples in a row, of groups that compute no prompts
+_NO_PREFILL = 256  # samples in a row, of groups that compute no prompts
 
 
 class StepCost(NamedTuple):
@@ -185,8 +185,7 @@ class CostFit:
 
     def _look(self, reports: Sequence[LoadReport]) -> None:
         """Sample the heaviest if groups wait for each other, else the one whose turn it is."""
-        oldest_ns = max(map(_SAMPLED_NS, reports)) - _MAX_AGE_NS
-        present = [report for report in reports if report.sampled_ns >= oldest_ns]
+        present = _of_about_now(reports)
         self._judge(present)
         self._next_rank += 1
         turn = present[self._next_rank % len(present)]
@@ -216,6 +215,15 @@ class CostFit:
         a, b, c = self._found
         held = a * report.kv_used_tokens + b * report.running_requests
         return held + c * report.step_prefill_tokens
+
+
+def _of_about_now(reports: Sequence[LoadReport]) -> Sequence[LoadReport]:
+    """Without those of groups that have fallen silent."""
+    times_ns = list(map(_SAMPLED_NS, reports))
+    oldest_ns = max(times_ns) - _MAX_AGE_NS
+    if min(times_ns) >= oldest_ns:
+        return reports
+    return [report for report in reports if report.sampled_ns >= oldest_ns]
 
 
 class Fit(NamedTuple):
