@@ -15,8 +15,8 @@ known so far; else it is one group after the other, each with its own time:
 sum is more than any group's.)  A fit must not be able to do harm:
 
 * it begins with the prior, and returns to it when it explains less than half;
-* b / a and c / a stay within a factor of the prior's, none of the three below zero, and
-  only c may be zero: in groups that compute no prompts;
+* b / a stays within a factor of the prior's, c / a below one, and only c may be zero: it
+  is in groups that compute no prompts;
 * where samples say little, what is believed is the prior's ratios, in the size of the samples;
   steps that are all alike change nothing;
 * a window of samples is all that it remembers, so what was wrong is gone with it.
@@ -41,9 +41,9 @@ from shm.load import LoadReport
 
 LEAST_R_SQUARED = 0.5
 MAX_REQUEST_RATIO = 4.0
-"""How many times the prior's b / a that of a fit may be, or one part in so many."""
+"""How many times the prior's b / a that of a fit may be, or one part in so many of it."""
 MAX_PREFILL_RATIO = 16.0
-"""The same of c / a."""
+"""How many times the prior's c / a that of a fit may be."""
 STEPS_OF_A_REQUEST = 512
 """S: for so many steps a request is taken to stay, to weigh computing a prompt, which happens
 once, against holding it, which costs every step."""
@@ -56,7 +56,7 @@ _ALIKE = 0.9  # of the longest step time, the shortest, if groups wait for each 
 _MEMORY = 0.95  # of how often step times were alike
 _LEAST_SPREAD = 0.02  # of the mean step time, as a standard deviation
 _MAX_AGE_NS = 1_000_000_000  # against the newest report: older ones are of another step
-_MAX_STEP_MS = 600_000.0
+_MOST_TOKENS = 1 << 40
 _NS_PER_MS = 1e6
 _NO_PREFILL = 256  # samples in a row, of groups that compute no prompts
 
@@ -126,8 +126,7 @@ class Sample(NamedTuple):
     @property
     def is_sane(self) -> bool:
         """Whether it can be of a step at all."""
-        loads = self[:3]
-        return min(loads) >= 0 < max(loads) < 1 << 40 and 0 < self.step_ms <= _MAX_STEP_MS
+        return min(self) >= 0 and 0 < max(self[:3]) <= _MOST_TOKENS
 
 
 _SAMPLED_NS = attrgetter("sampled_ns")
@@ -254,4 +253,4 @@ def _bounded(line: Line) -> tuple[float, float, float]:
     """The weights, times the prior's coefficients, with ratios that can do no harm."""
     a, b, c = line.weights
     a = max(a, b / MAX_REQUEST_RATIO, c / MAX_PREFILL_RATIO)
-    return a, max(b, a / MAX_REQUEST_RATIO), max(c, a / MAX_PREFILL_RATIO)
+    return a, max(b, a / MAX_REQUEST_RATIO), c

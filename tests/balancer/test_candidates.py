@@ -171,3 +171,14 @@ def test_a_suspect_group_that_was_asked_for_is_taken(controller):
     assert controller.assign(RequestShape(1, dp_rank=1)).dp_rank == 1
     with pytest.raises(NoCandidate, match="is excluded"):
         controller.assign(RequestShape(1, dp_rank=1), excluded=(1,))
+
+
+def test_a_suspect_group_does_not_stand_in_for_the_one_that_was_asked_for(controller):
+    """
+    A request that names its group goes there or nowhere.
+    """
+    for dp_rank, state in enumerate((GroupState.DEAD, GroupState.SUSPECT, GroupState.DEAD)):
+        controller.observe_group(group(dp_rank, state))
+
+    with pytest.raises(NoCandidate, match="DP group 2, which was asked for, is dead"):
+        controller.assign(RequestShape(1, dp_rank=2))
