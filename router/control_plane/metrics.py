@@ -63,7 +63,7 @@ _COUNTERS = (
 # name and key of the meters, help, label
 _KEYED = (
     ("responses", "Answers to inference requests.", "status"),
-    ("prompt_tokens", "Prompt tokens charged, by how counted.", "source"),
+    ("prompt_tokens", "Prompt tokens of requests, by how counted.", "source"),
     ("retries", "Requests sent to another group, by what the one before did.", "reason"),
     ("settlements", "Uncertain ends that were settled, by what the group had seen.", "outcome"),
 )

@@ -50,7 +50,7 @@ class Meters:
     def __init__(self, num_groups: int) -> None:
         self.dispatches = [0] * num_groups
         self.prompt_tokens: Counter[str] = Counter()
-        """Prompt tokens charged, by how they were counted: exact or estimated."""
+        """Prompt tokens of requests, by how they were counted: exact or estimated."""
         self.responses: Counter[int] = Counter()
         """Answers to inference requests, by status."""
         self.disconnects = 0
