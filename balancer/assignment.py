@@ -33,4 +33,6 @@ class Assignment:
     cached_tokens: int = 0
     """Of the prompt, what the group was believed to have cached."""
     expectation: Expectation | None = None
+    has_started: bool = False
+    """Whether the group has produced a token of it, or it has ended."""
     is_open: bool = True

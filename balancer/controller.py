@@ -18,24 +18,24 @@ the board stands until the root reclaims its row.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Collection, Iterable
 from functools import partial
 
 from balancer.assignment import Assignment, End
+from balancer.candidates import CANDIDATES, why_none
 from balancer.errors import LedgerBroken, NoCandidate
 from balancer.freshness import Freshness, FreshnessChange
 from balancer.ledger import Book, Ledger
 from balancer.load import GroupLoad, RequestShape
-from balancer.policies.base import Policy
+from balancer.policies.base import LedgerReader, Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
+from balancer.unstarted import Unstarted
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
 
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
-_CANDIDATES = (GroupState.READY, GroupState.SUSPECT)
-_JUDGED = (*_CANDIDATES, GroupState.DRAINING)  # by the age of its figures
+_JUDGED = (*CANDIDATES, GroupState.DRAINING)  # by the age of its figures
 _READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
 
 
@@ -68,6 +68,10 @@ class Controller:
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
         self._open: dict[str, Assignment] = {}
+        self._unstarted = Unstarted(num_groups)
+        self._reader = policy if isinstance(policy, LedgerReader) else None
+        if self._reader is not None:
+            self._reader.read(ledger)
 
     def __repr__(self) -> str:
         pairs = zip(self._states, self._loads, strict=True)
@@ -76,11 +80,12 @@ class Controller:
 
     def assign(self, request: RequestShape, excluded: Collection[int] = ()) -> Assignment:
         """
-        Choose a group, none of the excluded, and charge it with the request's prompt tokens.
+        Choose a group, none of the excluded, and charge it with what it has to compute.
 
-        A suspect group is chosen only if no ready one can be.  The charge is
-        on the board when this returns.  Raises NoCandidate if every other
-        group is dead, draining, starting or full.
+        The charge are the prompt tokens that the group is not believed to have
+        cached, at least 1; it is on the board when this returns.  A suspect group is
+        chosen only if no ready one can be.  Raises NoCandidate if every other group
+        is dead, draining, starting or full, or the only one that was asked for is.
         """
         candidates = [
             load
@@ -89,20 +94,24 @@ class Controller:
         ]
         if excluded:
             candidates = [load for load in candidates if load.dp_rank not in excluded]
-        candidates = candidates or self._suspects(excluded)
+        if request.dp_rank is not None:
+            candidates = [load for load in candidates if load.dp_rank == request.dp_rank]
+        candidates = candidates or self._suspects(request.dp_rank, excluded)
         if not candidates:
-            raise NoCandidate(self._why_none(excluded))
+            raise NoCandidate(why_none(self._states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
         dp_rank = self.policy.pick(candidates, request)
-        tokens = request.prompt_tokens
-        group_epoch = self.ledger.dispatch(dp_rank, tokens)
+        prompt_tokens = request.prompt_tokens
+        charge_tokens = max(1, request.uncached_tokens(dp_rank))
+        group_epoch = self.ledger.dispatch(dp_rank, charge_tokens, prompt_tokens)
         balance_id = f"{self._rng.getrandbits(64):016x}"
-        assignment = Assignment(balance_id, dp_rank, group_epoch, tokens, tokens)
+        assignment = Assignment(balance_id, dp_rank, group_epoch, charge_tokens, prompt_tokens)
         if self.prefixes is not None and request.page_digests:
             assignment.cached_tokens = request.cached_tokens[dp_rank]
             assignment.expectation = self.prefixes.expect(dp_rank, request.page_digests)
         self._open[balance_id] = assignment
+        self._unstarted.add(assignment)
         self._weigh(dp_rank)
         return assignment
 
@@ -117,6 +126,7 @@ class Controller:
         if not assignment.is_open:
             return
         assignment.is_open = False
+        self._unstarted.start(assignment)
         del self._open[assignment.dp_balance_id]
         dp_rank, book_tokens = assignment.dp_rank, assignment.book_tokens
         if end is End.NEVER_SENT:
@@ -138,6 +148,8 @@ class Controller:
         """
         if not assignment.is_open:
             return
+        if not assignment.has_started:
+            self._unstarted.start(assignment)
         assignment.book_tokens += tokens
         self.ledger.stream(assignment.dp_rank, assignment.group_epoch, tokens)
         if not self._is_fresh[assignment.dp_rank]:
@@ -159,10 +171,11 @@ class Controller:
         dp_rank, state, known = entry.dp_rank, entry.state, self.ledger.epoch(entry.dp_rank)
         if entry.epoch > known:
             self.ledger.begin_group(dp_rank, entry.epoch)
+            self._unstarted.begin_group(dp_rank, entry.epoch)
             self._freshness.disregard(dp_rank)
             if self.prefixes is not None:
                 self.prefixes.begin_group(dp_rank)
-        elif entry.epoch < known and state in _CANDIDATES:
+        elif entry.epoch < known and state in CANDIDATES:
             state = GroupState.STARTING
         if state in _JUDGED:
             self._freshness.judge(dp_rank)
@@ -181,6 +194,8 @@ class Controller:
             if not self._is_fresh[dp_rank]:
                 self._freshness.has_reported(dp_rank)
             self._weigh(dp_rank)
+        if self._reader is not None:
+            self._reader.read(self.ledger)
 
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
@@ -244,26 +259,28 @@ class Controller:
         report = self.ledger.report(dp_rank)
         if report is None or not self._is_fresh[dp_rank]:
             book = self.ledger.book(dp_rank)
-            load = _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0))
+            uncached = self._unstarted.tokens[dp_rank]
+            load = _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0, uncached))
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
-            load = _GROUP_LOAD(
-                (dp_rank, report.holding_tokens, flying.tokens, held, flying.requests)
-            )
+            uncached = report.waiting_uncached_tokens + flying.tokens
+            holding = report.holding_tokens
+            load = _GROUP_LOAD((dp_rank, holding, flying.tokens, held, flying.requests, uncached))
         self._loads[dp_rank] = load
         if self._states[dp_rank] is not _READY:
             self._max_requests[dp_rank] = 0
         else:
             self._max_requests[dp_rank] = _UNLIMITED if report is None else report.max_requests
 
-    def _suspects(self, excluded: Collection[int]) -> list[GroupLoad]:
+    def _suspects(self, asked: int | None, excluded: Collection[int]) -> list[GroupLoad]:
         """Suspect groups that may take a request, if it comes to that."""
         return [
             load
             for load, state in zip(self._loads, self._states, strict=True)
             if state is GroupState.SUSPECT
             and load.dp_rank not in excluded
+            and asked in (None, load.dp_rank)
             and load.requests < self._most_requests(load.dp_rank)
         ]
 
@@ -271,13 +288,3 @@ class Controller:
         """Requests that the group takes, by its last report, however old."""
         report = self.ledger.report(dp_rank)
         return _UNLIMITED if report is None else report.max_requests
-
-    def _why_none(self, excluded: Collection[int]) -> str:
-        reasons: Counter[str] = Counter()
-        for dp_rank, state in enumerate(self._states):
-            if state not in _CANDIDATES:
-                reasons[state.value] += 1
-            else:
-                reasons["excluded" if dp_rank in excluded else "full"] += 1
-        found = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        return f"no DP group can take the request: {found}"

@@ -133,6 +133,16 @@ class Ledger:
         """The group's newest report of its present epoch."""
         return self._reports[dp_rank]
 
+    @property
+    def reports(self) -> Sequence[LoadReport | None]:
+        """The same of every group, by dp_rank."""
+        return self._reports
+
+    @property
+    def num_front_doors(self) -> int:
+        """Rows of the board."""
+        return len(self._cells[0])
+
     def in_flight(self, dp_rank: int) -> InFlight:
         """Charges that any front door has on the way to the group."""
         return self._in_flight[dp_rank]
@@ -165,10 +175,15 @@ class Ledger:
         )
         self._in_flight[dp_rank] = self._summed(dp_rank)
 
-    def dispatch(self, dp_rank: int, tokens: int) -> int:
-        """Note a charge that is about to be sent; return the group's epoch it is sent to."""
+    def dispatch(self, dp_rank: int, tokens: int, book_tokens: int | None = None) -> int:
+        """
+        Note a charge that is about to be sent; return the group's epoch it is sent to.
+
+        book_tokens: what the group will hold for it, if that is not the charge.
+        """
+        held = tokens if book_tokens is None else book_tokens
         mine, group_epoch, sent, num_sent, returned, num_returned, _, _ = self._own(dp_rank)
-        self._book_tokens[dp_rank] = book_tokens = self._book_tokens[dp_rank] + tokens
+        self._book_tokens[dp_rank] = book_tokens = self._book_tokens[dp_rank] + held
         self._book_requests[dp_rank] = num_open = self._book_requests[dp_rank] + 1
         sent, num_sent = sent + tokens, num_sent + 1
         cell = (mine, group_epoch, sent, num_sent, returned, num_returned, book_tokens, num_open)

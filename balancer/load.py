@@ -16,6 +16,14 @@ class RequestShape(NamedTuple):
     """Tokens in each of those pages."""
     cached_tokens: Sequence[int] = ()
     """Prompt tokens that each group need not compute, by dp_rank; empty: not known."""
+    session_key: int | None = None
+    """64 bits that the requests of a session or conversation have in common, if they are known."""
+    dp_rank: int | None = None
+    """The only group that may take it, if one was asked for."""
+
+    def uncached_tokens(self, dp_rank: int) -> int:
+        """Prompt tokens that the group has to compute; all of them if nothing is known."""
+        return self.prompt_tokens - (self.cached_tokens[dp_rank] if self.cached_tokens else 0)
 
     def matched(self, pages: Sequence[int]) -> RequestShape:
         """The shape, with how many leading pages each group has; the last token is computed."""
@@ -35,6 +43,8 @@ class GroupLoad(NamedTuple):
     held_requests: int
     """Running and waiting, from the same report."""
     in_flight_requests: int
+    uncached_tokens: int = 0
+    """Of all tokens, those of prompts that are not computed yet: waiting and in flight."""
 
     @property
     def tokens(self) -> int:

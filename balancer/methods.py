@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
+from balancer.cost_model import CostFit
 from balancer.errors import UnknownMethod
+from balancer.policies.auto import Auto
 from balancer.policies.base import Policy
 from balancer.policies.least_requests import LeastRequests
+from balancer.policies.min_step_cost import MinStepCost
 from balancer.policies.minimum_tokens import MinimumTokens
 from balancer.policies.power_of_two import PowerOfTwo
 from balancer.policies.random_choice import RandomChoice
 from balancer.policies.round_robin import RoundRobin
+from balancer.policies.session import Session
 from balancer.policies.slack_affinity import SlackAffinity
+from balancer.policies.total_tokens import TotalTokens
+from balancer.policies.vllm_score import VllmScore
 
-METHODS: dict[str, Callable[[random.Random], Policy]] = {
+_BY_COST = {policy.name: policy for policy in (Auto, MinStepCost, SlackAffinity, Session)}
+_BY_FIGURES = {
     policy.name: policy
     for policy in (
-        MinimumTokens, SlackAffinity, LeastRequests, PowerOfTwo, RoundRobin, RandomChoice,
+        MinimumTokens, LeastRequests, PowerOfTwo, RoundRobin, RandomChoice, TotalTokens, VllmScore,
     )
 }  # fmt: skip
+METHODS: dict[str, type[Policy]] = {**_BY_COST, **_BY_FIGURES}
 DEFAULT_METHOD = MinimumTokens.name
-PREFIX_METHODS = frozenset((SlackAffinity.name,))
+PREFIX_METHODS = frozenset((Auto.name, SlackAffinity.name))
 """Those that look at cached prefixes; for the others nobody names pages or follows caches."""
+SESSION_METHODS = frozenset((Auto.name, SlackAffinity.name, Session.name))
+"""Those that look at sessions; for the others nobody looks for a session's name."""
 
 
-def make_policy(method: str, rng: random.Random) -> Policy:
-    """Return a new policy of that name; raises UnknownMethod with the names there are."""
-    if method not in METHODS:
-        raise UnknownMethod(f"method {method!r}: allowed are {', '.join(METHODS)}")
-    return METHODS[method](rng)
+def make_policy(method: str, rng: random.Random, costs: CostFit | None = None) -> Policy:
+    """
+    Return a new policy of that name; raises UnknownMethod with the names there are.
+
+    `costs`: whose coefficients it uses and feeds, if it weighs by cost; its own if None.
+    """
+    if method in _BY_COST:
+        return _BY_COST[method](rng, CostFit() if costs is None else costs)
+    if method in _BY_FIGURES:
+        return _BY_FIGURES[method](rng)
+    raise UnknownMethod(f"method {method!r}: allowed are {', '.join(METHODS)}")

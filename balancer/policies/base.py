@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
+from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
 
 
@@ -21,4 +22,13 @@ class Policy(Protocol):
 
     def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
         """Return the dp_rank of one of the candidates."""
+        ...
+
+
+@runtime_checkable
+class LedgerReader(Protocol):
+    """A policy that looks at more than loads: at the reports themselves, or at the own book."""
+
+    def read(self, ledger: Ledger) -> None:
+        """Look, and change nothing; called at the start and after each batch of reports."""
         ...

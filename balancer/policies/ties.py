@@ -42,7 +42,7 @@ class FairTies:
     def __init__(self, rng: random.Random) -> None:
         self._turns = Turns(rng)
 
-    def least(self, candidates: Sequence[GroupLoad], costs: Sequence[int]) -> int:
+    def least(self, candidates: Sequence[GroupLoad], costs: Sequence[float]) -> int:
         """Return the dp_rank of a candidate whose cost, at the same index, is least."""
         lowest = min(costs)
         if costs.count(lowest) == 1:

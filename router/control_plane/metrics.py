@@ -78,7 +78,7 @@ _COUNTERS = (
 # name and key of the meters, help, label
 _KEYED = (
     ("responses", "Answers to inference requests.", "status"),
-    ("prompt_tokens", "Prompt tokens charged, by how counted.", "source"),
+    ("prompt_tokens", "Prompt tokens of requests, by how counted.", "source"),
     ("retries", "Requests sent to another group, by what the one before did.", "reason"),
     ("settlements", "Uncertain ends that were settled, by what the group had seen.", "outcome"),
 )
@@ -88,7 +88,16 @@ _GAUGES = (
     ("prefix_groups", "Groups that are telling what they have cached.", "prefix_groups"),
     ("prefix_digests", "Cached pages that the front door knows of.", "prefix_digests"),
     ("open_settlements", "Uncertain ends that no group has answered for yet.", "open_settlements"),
-)
+    ("cost_per_token_seconds", "What a held token adds to a step, by the cost model in use.",
+     "cost_per_token_s"),
+    ("cost_per_request_seconds", "What a request adds to a step.", "cost_per_request_s"),
+    ("cost_per_prefill_token_seconds", "What computing a prompt token adds to a step.",
+     "cost_per_prefill_token_s"),
+    ("cost_is_fitted", "1 if these are fitted to reported steps, 0 for the prior.",
+     "cost_is_fitted"),
+    ("cost_fit_r_squared", "Share of the steps' spread that the last fit explains.",
+     "cost_fit_r_squared"),
+)  # fmt: skip
 
 
 def exposition(

@@ -67,6 +67,7 @@ class InferenceExchange(Exchange):
         try:
             body = _parsed(self._request.body)
             self._prompt_size = text_bytes(body, self._request.path)
+            self._read_wishes(body)
         except BadRequest as error:
             self._fail(error)
             return
@@ -75,6 +76,13 @@ class InferenceExchange(Exchange):
             self._begin(self._count_elsewhere(body))
         else:
             self._dispatch(counter.count(body, self._request.path, self._prompt_size))
+
+    def _read_wishes(self, body: dict[str, Any]) -> None:
+        """Raises BadRequest.  Where pages have names, they say better what goes together."""
+        wishes, counter = self._services.wishes, self._services.counter
+        dp_rank = wishes.dp_rank(self._request)
+        session_key = None if counter.names_pages else wishes.session_key(self._request, body)
+        self._shape = RequestShape(0, session_key=session_key, dp_rank=dp_rank)
 
     async def _count_elsewhere(self, body: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -87,7 +95,11 @@ class InferenceExchange(Exchange):
 
     def _dispatch(self, counted: PromptCount) -> None:
         services = self._services
-        self._shape = RequestShape(counted.tokens, counted.page_digests, counted.page_size)
+        self._shape = self._shape._replace(
+            prompt_tokens=counted.tokens,
+            page_digests=counted.page_digests,
+            page_size=counted.page_size,
+        )
         try:
             assignment = services.dispatcher.assign(self._shape)
         except NoGroup as error:

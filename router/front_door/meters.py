@@ -12,6 +12,9 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
+from balancer.cost_model import CostFit
+
+_MS_PER_S = 1e3
 # Seconds.  Dense where engines live: 1 ms to 2.5 s, and sparse up to ten minutes.
 LATENCY_BOUNDS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5),
@@ -47,7 +50,7 @@ class Meters:
     def __init__(self, num_groups: int) -> None:
         self.dispatches = [0] * num_groups
         self.prompt_tokens: Counter[str] = Counter()
-        """Prompt tokens charged, by how they were counted: exact or estimated."""
+        """Prompt tokens of requests, by how they were counted: exact or estimated."""
         self.responses: Counter[int] = Counter()
         """Answers to inference requests, by status."""
         self.disconnects = 0
@@ -73,6 +76,12 @@ class Meters:
         """Groups that are telling what their prefix caches hold."""
         self.prefix_digests = 0
         """Pages that they hold, as far as it is remembered."""
+        self.cost_per_token_s = 0.0
+        """This and the next two: what the method weighs with, as noted last."""
+        self.cost_per_request_s = 0.0
+        self.cost_per_prefill_token_s = 0.0
+        self.cost_is_fitted = 0
+        self.cost_fit_r_squared = 0.0
         self.open_connections = 0
         self.open_requests = 0
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)
@@ -80,6 +89,13 @@ class Meters:
         self.end_to_end_s = Histogram(LATENCY_BOUNDS_S)
         self.decision_s = Histogram(DECISION_BOUNDS_S)
         self.figure_age_s = Histogram(AGE_BOUNDS_S)
+
+    def note_costs(self, costs: CostFit) -> None:
+        """Take down the coefficients in use, and how well they explain the steps."""
+        in_use = [each / _MS_PER_S for each in costs.step_cost]
+        self.cost_per_token_s, self.cost_per_request_s, self.cost_per_prefill_token_s = in_use
+        self.cost_is_fitted = int(costs.is_fitted)
+        self.cost_fit_r_squared = costs.r_squared
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for the wire."""

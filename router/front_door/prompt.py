@@ -163,6 +163,11 @@ class PromptCounter:
         """Whether a tokenizer is known."""
         return self._known is not None
 
+    @property
+    def names_pages(self) -> bool:
+        """Whether the pages of a prompt that is counted exactly get digests."""
+        return self._known is not None and self.page_size > 0
+
     def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
         """Prompt tokens of a body whose text_bytes are `size`, for each copy that it asks for."""
         num_copies = _num_copies(body, path)

@@ -18,6 +18,7 @@ from functools import partial
 import orjson
 
 from balancer.controller import Controller
+from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixIndex
@@ -38,6 +39,7 @@ from router.front_door.services import Services
 from router.front_door.settlement import Settlement
 from router.front_door.upstream import Address
 from router.front_door.upstream_pool import UpstreamPool
+from router.front_door.wishes import Wishes
 from router.instance import Instance
 from shm.group_table import GroupEntry
 
@@ -81,6 +83,7 @@ class FrontDoor:
         self.meters = Meters(instance.dp_size)
         self._counter = PromptCounter()
         self._pool = UpstreamPool(loop)
+        self._costs = CostFit()
         self.dispatcher = self._dispatcher(clock_ns)
         self.prefixes = Prefixes(
             self._pool, self.dispatcher.controller, self._counter, instance.instance_key
@@ -117,6 +120,7 @@ class FrontDoor:
             meters=self.meters,
             pool=self._pool,
             settlement=self.settlement,
+            wishes=Wishes(self._instance.dp_size, self._instance.method),
             executor=executor,
             clock_s=self.clock_s,
             slot=self._slot,
@@ -138,7 +142,7 @@ class FrontDoor:
         # Ids must differ between front doors and lives, whatever the seed.
         ids = random.Random(self._epoch)
         max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
-        policy = make_policy(instance.method, rng)
+        policy = make_policy(instance.method, rng, self._costs)
         prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
         return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes)
 
@@ -230,7 +234,8 @@ class FrontDoor:
         self._pool.tick()
 
     def check_time(self) -> None:
-        """Close connections that have been silent for too long, and let expectations age."""
+        """Close connections that are silent for too long; let expectations age, and costs fit."""
+        self._costs.refit()
         if self.prefixes.are_wanted:
             self.dispatcher.refresh()  # without traffic too: follow the groups that are ready now
             self.prefixes.age()
@@ -255,6 +260,7 @@ class FrontDoor:
         """Answer whoever connects to the meters' socket with one JSON object."""
         self.dispatcher.refresh()
         self.prefixes.measure(self.meters)
+        self.meters.note_costs(self._costs)
         controller = self.dispatcher.controller
         self.meters.open_settlements = self.settlement.num_open
         figures = self.meters.as_dict() | {

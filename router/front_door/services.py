@@ -11,6 +11,7 @@ from router.front_door.meters import Meters
 from router.front_door.prompt import PromptCounter
 from router.front_door.settlement import Settlement
 from router.front_door.upstream_pool import UpstreamPool
+from router.front_door.wishes import Wishes
 
 
 class Services(NamedTuple):
@@ -21,6 +22,7 @@ class Services(NamedTuple):
     meters: Meters
     pool: UpstreamPool
     settlement: Settlement
+    wishes: Wishes
     executor: Executor
     clock_s: Callable[[], float]
     slot: int

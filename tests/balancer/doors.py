@@ -23,12 +23,13 @@ class Charged:
 
     door: "FrontDoor"
     assignment: Assignment
+    prompt_tokens: int
+    """What it will hold."""
+    charge_tokens: int
+    """What it has to compute: in flight until it is held."""
     place: str = "sent"
     streamed_tokens: int = 0
-
-    @property
-    def tokens(self):
-        return self.assignment.charge_tokens
+    has_streamed: bool = False
 
     @property
     def dp_rank(self):
@@ -121,7 +122,12 @@ class FrontDoor:
 
     def dispatch(self, tokens, excluded):
         """On the figures as they were read last, however old."""
-        charged = Charged(self, self.controller.assign(RequestShape(tokens), excluded))
+        cached = [tokens * dp_rank // NUM_GROUPS for dp_rank in range(NUM_GROUPS)]
+        shape = RequestShape(tokens, cached_tokens=cached)
+        assignment = self.controller.assign(shape, excluded)
+        charge = max(1, tokens - cached[assignment.dp_rank])
+        assert assignment.charge_tokens == charge
+        charged = Charged(self, assignment, tokens, charge)
         self.sent.add(charged)
         self.open.add(charged)
         self._note(charged)
@@ -139,6 +145,7 @@ class FrontDoor:
 
     def stream(self, charged, tokens):
         charged.streamed_tokens += tokens
+        charged.has_streamed = True
         self.controller.streamed(charged.assignment, tokens)
 
     def note_books(self):
@@ -148,7 +155,11 @@ class FrontDoor:
     def book(self, dp_rank):
         """Tokens of each request that is open on the group, in the life that is known of it."""
         known = (dp_rank, self.known_epochs[dp_rank])
-        return {c: c.tokens + c.streamed_tokens for c in self.open if c.life == known}
+        return {c: c.prompt_tokens + c.streamed_tokens for c in self.open if c.life == known}
+
+    def unstarted(self, dp_rank):
+        """Charges that are open on the group and have produced nothing."""
+        return sum(c.charge_tokens for c in self.book(dp_rank) if not c.has_streamed)
 
     def _note(self, charged):
         """Whatever is noted of one request, the board has the whole book of its group."""

@@ -133,3 +133,52 @@ def test_an_excluded_group_is_not_chosen_and_keeps_its_books(controller):
     assert controller.assign(RequestShape(1)).dp_rank == 0
     with pytest.raises(NoCandidate, match="3 excluded"):
         controller.assign(RequestShape(1), excluded=(0, 1, 2))
+
+
+def test_a_group_that_was_asked_for_is_the_only_candidate(controller):
+    """
+    However loaded it is.
+    """
+    observe(controller, holding(0, 0), holding(1, 50), holding(2, 40))
+
+    assert controller.assign(RequestShape(1, dp_rank=1)).dp_rank == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [(GroupState.DEAD, "dead"), (GroupState.DRAINING, "draining"), (GroupState.READY, "full")],
+)
+def test_a_group_that_was_asked_for_and_cannot_take_it_is_told_with_the_reason(
+    controller, state, reason
+):
+    """
+    Nobody else gets the request.
+    """
+    observe(controller, holding(0, 0), holding(1, 50, 4, max_requests=4), holding(2, 40))
+    controller.observe_group(group(1, state))
+
+    with pytest.raises(NoCandidate, match=f"^DP group 1, which was asked for, is {reason}$"):
+        controller.assign(RequestShape(1, dp_rank=1))
+
+
+def test_a_suspect_group_that_was_asked_for_is_taken(controller):
+    """
+    Though others are ready; but not a second time.
+    """
+    observe(controller, *(holding(rank, 0) for rank in range(NUM_GROUPS)))
+    controller.observe_group(group(1, GroupState.SUSPECT))
+
+    assert controller.assign(RequestShape(1, dp_rank=1)).dp_rank == 1
+    with pytest.raises(NoCandidate, match="is excluded"):
+        controller.assign(RequestShape(1, dp_rank=1), excluded=(1,))
+
+
+def test_a_suspect_group_does_not_stand_in_for_the_one_that_was_asked_for(controller):
+    """
+    A request that names its group goes there or nowhere.
+    """
+    for dp_rank, state in enumerate((GroupState.DEAD, GroupState.SUSPECT, GroupState.DEAD)):
+        controller.observe_group(group(dp_rank, state))
+
+    with pytest.raises(NoCandidate, match="DP group 2, which was asked for, is dead"):
+        controller.assign(RequestShape(1, dp_rank=2))

@@ -57,7 +57,7 @@ def test_an_accepted_request_moves_from_flight_to_holding(controller):
     observe(controller, *(holding(rank, 0) for rank in range(NUM_GROUPS)))
     rank = controller.assign(RequestShape(8)).dp_rank
 
-    assert controller.loads()[rank] == GroupLoad(rank, 0, 8, 0, 1)
+    assert controller.loads()[rank] == GroupLoad(rank, 0, 8, 0, 1, 8)
     observe(controller, holding(rank, 8, 1, accepted=(8, 1)))
     assert controller.loads()[rank] == GroupLoad(rank, 8, 0, 1, 0)
 
@@ -128,7 +128,7 @@ def test_a_report_takes_over_from_the_book(controller):
 
     observe(controller, holding(2, 9, 1, accepted=(8, 1)))
 
-    assert controller.loads()[2] == GroupLoad(2, 9, 8, 1, 1)
+    assert controller.loads()[2] == GroupLoad(2, 9, 8, 1, 1, 8)
 
 
 def test_the_book_is_kept_beside_a_report(controller):

@@ -6,7 +6,8 @@ import pytest
 
 from balancer.assignment import End
 from balancer.controller import Controller
-from balancer.ledger import Ledger
+from balancer.cost_model import CostFit
+from balancer.ledger import Book, Ledger
 from balancer.load import RequestShape
 from balancer.policies.slack_affinity import SlackAffinity
 from balancer.prefix_index import Change, PrefixEvent, PrefixIndex
@@ -18,6 +19,7 @@ from tests.balancer.loads import (
     SLOT,
     group,
     holding,
+    observe,
 )  # fmt: skip
 
 PROMPT = RequestShape(2010, page_digests=(1, 2), page_size=1000)
@@ -28,11 +30,11 @@ def _controller():
     ledger = Ledger(
         slot=SLOT, epoch=EPOCH, num_front_doors=2, num_groups=NUM_GROUPS, note=lambda *_: None
     )
-    policy, prefixes = SlackAffinity(random.Random(0)), PrefixIndex(NUM_GROUPS)
+    policy, prefixes = SlackAffinity(random.Random(0), CostFit()), PrefixIndex(NUM_GROUPS)
     controller = Controller(policy, ledger, NUM_GROUPS, random.Random(1), MAX_LOAD_AGE_NS, prefixes)
     for dp_rank in range(NUM_GROUPS):
         controller.observe_group(group(dp_rank))
-        controller.observe_reports([holding(dp_rank, 0)])
+        observe(controller, holding(dp_rank, 0))
     yield controller
     controller.check_integrity()
 
@@ -107,3 +109,42 @@ def test_a_prompt_whose_pages_are_not_known_is_dispatched_all_the_same(controlle
     controller.release(assignment, End.REACHED)
 
     assert (assignment.cached_tokens, assignment.expectation) == (0, None)
+
+
+def test_a_request_is_charged_what_the_group_has_to_compute(controller):
+    """
+    The book has all that it will hold; the group counts the charge, as it was told it.
+    """
+    told(controller, 1, 1)
+
+    assignment = controller.assign(PROMPT)
+    load = controller.loads()[1]
+
+    assert (assignment.dp_rank, assignment.charge_tokens) == (1, 1010)
+    assert controller.books()[1] == Book(2010, 1)
+    assert (load.in_flight_tokens, load.uncached_tokens) == (1010, 1010)
+
+    observe(controller, holding(1, 2010, 1, accepted=(1010, 1), sampled_ns=1))
+    load = controller.loads()[1]
+    assert (load.holding_tokens, load.in_flight_tokens, load.uncached_tokens) == (2010, 0, 0)
+
+
+def test_a_charge_that_was_never_sent_is_taken_back_whole(controller):
+    """
+    The charge from flight, the prompt from the book.
+    """
+    told(controller, 1, 1)
+    controller.release(controller.assign(PROMPT), End.NEVER_SENT)
+
+    assert controller.loads()[1].tokens == 0
+    assert controller.books()[1] == Book(0, 0)
+
+
+def test_a_charge_is_one_token_at_least(controller):
+    """
+    A prompt of nothing, or one of which all is believed to be there.
+    """
+    shape = RequestShape(0, cached_tokens=(0, 0, 0))
+
+    assert controller.assign(shape).charge_tokens == 1
+    assert controller.assign(RequestShape(9, cached_tokens=(9, 9, 9))).charge_tokens == 1

@@ -200,7 +200,9 @@ class TheLaw(RuleBasedStateMachine):
         for dp_rank, load in enumerate(controller.loads()):
             assert controller.figures_are_fresh(dp_rank) == door.fresh[dp_rank]
             truth = self.world.truth(slot, dp_rank)
-            assert truth in (None, load[1:]), f"group {dp_rank}: {load}"
+            assert truth in (None, load[1:5]), f"group {dp_rank}: {load}"
+            uncached = load.in_flight_tokens if door.fresh[dp_rank] else door.unstarted(dp_rank)
+            assert load.uncached_tokens == uncached, f"group {dp_rank}: {load}"
 
 
 TheLaw.TestCase.settings = settings(

@@ -5,15 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.cost_model import PRIOR, STEPS_OF_A_REQUEST, CostFit, StepCost
 from balancer.load import GroupLoad, RequestShape
-from balancer.policies.minimum_tokens import MinimumTokens
+from balancer.policies.min_step_cost import MinStepCost
 from balancer.policies.slack_affinity import TOLERANCE, SlackAffinity
+from balancer.rendezvous import home
 from tests.balancer.loads import by_tokens
+
+# A token that is held costs 1 ms of every step; one that is computed as much, spread over them.
+BY_TOKENS = StepCost(1.0, 0.0, STEPS_OF_A_REQUEST)
+
+
+def affine(cost=BY_TOKENS, seed=0):
+    return SlackAffinity(random.Random(seed), CostFit(cost))
 
 
 @pytest.fixture(name="policy")
 def _policy():
-    return SlackAffinity(random.Random(0))
+    return affine()
 
 
 def prompt(tokens, *cached):
@@ -135,7 +144,7 @@ def test_no_group_becomes_heavier_than_the_documents_say(loads, tokens, data):
     At most the present maximum, or what the request costs on the least group and its cached part.
     """
     cached = [data.draw(st.integers(0, (tokens - 1) // 16)) * 16 for _ in loads]
-    picked = SlackAffinity(random.Random(0)).pick(by_tokens(*loads), prompt(tokens, *cached))
+    picked = affine().pick(by_tokens(*loads), prompt(tokens, *cached))
 
     bound = max(max(loads), (1 + TOLERANCE) * (min(loads) + tokens) + cached[picked])
     assert loads[picked] + tokens <= bound
@@ -167,29 +176,93 @@ def test_a_prefix_that_everybody_wants_does_not_pin_all_to_its_homes(
 
 def hit_rate_and_level(policy, num_groups=8, num_forks=20_000):
     """Forks of 64 prefixes, each held until 200 later ones came; caches hold 12 prefixes each."""
-    rng, loads, running = random.Random(5), [0] * num_groups, []
+    rng, loads, running = random.Random(5), by_tokens(*[0] * num_groups), []
     caches, num_found, ratios = [[] for _ in range(num_groups)], 0, []
     for _ in range(num_forks):
         family, tokens = rng.randrange(64), rng.randint(1000, 3000)
         cached = [960 if family in cache else 0 for cache in caches]
-        picked = policy.pick(by_tokens(*loads), prompt(tokens, *cached))
+        picked = policy.pick(loads, prompt(tokens, *cached))
         num_found += cached[picked] > 0
         caches[picked] = [*(f for f in caches[picked] if f != family), family][-12:]
-        loads[picked] += tokens
+        loads[picked] = with_more(loads[picked], tokens, 1)
         running.append((picked, tokens))
         if len(running) > 200:
             rank, freed = running.pop(rng.randrange(len(running)))
-            loads[rank] -= freed
-            ratios.append(max(loads) * num_groups / sum(loads))
+            loads[rank] = with_more(loads[rank], -freed, -1)
+            costs = PRIOR.costs_ms(loads)
+            ratios.append(max(costs) * num_groups / sum(costs))
     return num_found / num_forks, sum(ratios) / len(ratios)
+
+
+def with_more(load, tokens, requests):
+    return load._replace(
+        holding_tokens=load.holding_tokens + tokens, held_requests=load.held_requests + requests
+    )
 
 
 def test_forks_of_many_prefixes_find_theirs_and_groups_stay_level():
     """
-    Several times as many hits as minimum_tokens, and the heaviest group hardly heavier.
+    Several times as many hits as min_step_cost, and the heaviest group hardly heavier.
     """
-    affine, affine_level = hit_rate_and_level(SlackAffinity(random.Random(1)))
-    plain, plain_level = hit_rate_and_level(MinimumTokens(random.Random(1)))
+    kept, affine_level = hit_rate_and_level(affine(PRIOR, seed=1))
+    plain, plain_level = hit_rate_and_level(Blind(MinStepCost(random.Random(1), CostFit())))
 
-    assert affine > 2.5 * plain
+    assert kept > 2.5 * plain
     assert affine_level < 1.05 * plain_level
+
+
+class Blind:
+    """A policy that is told nothing of what is cached."""
+
+    def __init__(self, policy):
+        self._policy = policy
+
+    def pick(self, loads, request):
+        return self._policy.pick(loads, request._replace(cached_tokens=()))
+
+
+def test_a_long_prompt_that_is_computed_elsewhere_makes_no_room_to_stay(policy):
+    """
+    Its group is the slowest now, and will not be for long: 990 + 300 stays over 1000.
+    """
+    loads = [
+        GroupLoad(0, 1000, 0, 0, 0, uncached_tokens=1000),
+        GroupLoad(1, 990, 0, 0, 0),
+        GroupLoad(2, 100, 0, 0, 0),
+    ]
+
+    assert always(policy, loads, prompt(300, 0, 256, 0)) == 2
+
+
+def test_a_home_that_computes_long_prompts_is_passed_over(policy):
+    """
+    It has room, but the request would come sooner where it computes everything itself.
+    """
+    loads = [GroupLoad(0, 9000, 0, 0, 0), GroupLoad(1, 100, 0, 0, 0), GroupLoad(2, 90, 0, 0, 0)]
+    request = prompt(300, 0, 256, 0)
+    assert always(policy, loads, request) == 1
+
+    loads[1] = loads[1]._replace(uncached_tokens=1000)
+    assert always(policy, loads, request) == 2
+
+
+def test_where_computing_costs_nothing_a_home_is_worth_nothing():
+    """
+    In a group that only decodes: level groups count, and slack under the slowest.
+    """
+    decoding = affine(StepCost(1.0, 0.0, 0.0))
+
+    assert always(decoding, by_tokens(500, 0), prompt(1000, 900, 0)) == 1
+    assert always(decoding, by_tokens(500, 0, 2000), prompt(1000, 900, 0, 0)) == 0
+
+
+def test_where_no_pages_are_known_a_session_has_its_home_among_groups_with_slack(policy):
+    """
+    As long as that does not become the slowest.
+    """
+    keys = [random.Random(seed).getrandbits(64) for seed in range(200)]
+    level, skewed = by_tokens(100, 100, 100), by_tokens(5000, 100, 100)
+    for key in keys:
+        request = RequestShape(50, session_key=key)
+        assert always(policy, level, request) == home(range(3), key)
+        assert always(policy, skewed, request) == home((1, 2), key)

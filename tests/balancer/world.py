@@ -50,7 +50,7 @@ class Group:
         self.now = Shown(epoch)
 
     def accept(self, charged, *, hold):
-        held = self.now.held | ({charged: charged.tokens} if hold else {})
+        held = self.now.held | ({charged: charged.prompt_tokens} if hold else {})
         self.now = replace(self.now, accepted=self.now.accepted | {charged}, held=held)
 
     def grow(self, charged, tokens):
@@ -78,7 +78,7 @@ def accepted_from(slot, accepted):
     """What came from the newest life of that front door that the group has heard of."""
     mine = [charged for charged in accepted if charged.door.slot == slot]
     newest = max((charged.door.epoch for charged in mine), default=0)
-    counted = [charged.tokens for charged in mine if charged.door.epoch == newest]
+    counted = [charged.charge_tokens for charged in mine if charged.door.epoch == newest]
     return Accepted(newest, sum(counted), len(counted))
 
 
@@ -257,5 +257,5 @@ class World:
         sent = {charged for one in filter(None, self.on_row) for charged in one.sent}
         flying = {c for c in sent if c.life == (dp_rank, epoch)} - seen.accepted
         assert not flying & seen.held.keys()
-        in_flight = sum(charged.tokens for charged in flying)
+        in_flight = sum(charged.charge_tokens for charged in flying)
         return sum(seen.held.values()), in_flight, len(seen.held), len(flying)

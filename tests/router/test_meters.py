@@ -1,6 +1,7 @@
 import orjson
 import pytest
 
+from balancer.cost_model import CostFit, StepCost
 from router.front_door.meters import (
     AGE_BOUNDS_S,
     DECISION_BOUNDS_S,
@@ -50,3 +51,17 @@ def test_all_meters_travel_as_json():
     assert (told["stale_groups"], told["stale_transitions"]) == ([1, 0], [0, 0])
     assert sum(told["ttft_s"]["counts"]) == 1
     assert len(told["ttft_s"]["counts"]) == len(told["ttft_s"]["bounds"]) + 1
+
+
+def test_costs_are_told_in_seconds_with_how_well_they_fit():
+    """
+    Of the prior at first, and then that says so.
+    """
+    meters, costs = Meters(1), CostFit(StepCost(0.001, 2.0, 0.5))
+    meters.note_costs(costs)
+
+    told = meters.as_dict()
+    assert told["cost_per_token_s"] == pytest.approx(1e-6)
+    assert told["cost_per_request_s"] == pytest.approx(2e-3)
+    assert told["cost_per_prefill_token_s"] == pytest.approx(5e-4)
+    assert (told["cost_is_fitted"], told["cost_fit_r_squared"]) == (0, 0.0)

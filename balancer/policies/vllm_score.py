@@ -1,0 +1,90 @@
+"""The score of vLLM."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from balancer.ledger import Ledger
+from balancer.load import GroupLoad, RequestShape
+from shm.load import LoadReport
+
+PUBLISH_EVERY_NS = 100_000_000
+_FREE_KV_USAGE = 0.5
+_WAITING_FACTOR = 6.0
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What a front door believes of one engine."""
+
+    waiting: int = 0
+    running: int = 0
+    kv_usage: float = 0.0
+
+
+class VllmScore:
+    """
+    vLLM 0.33's balancing of data-parallel engines, with its delay: to compare with.
+
+        max(f * own, waiting + running) + waiting * 6 * max(0, kv_usage - 0.5)
+
+    argmin, from a start that goes round.  f is the number of front doors, own the requests
+    that this one has open on the engine.  waiting, running and kv_usage are those of a list of
+    all engines that arrives every 100 ms; meanwhile a front door adds f to waiting
+    of the engine that it sends to, and the next list overwrites that.
+
+    The only clock are the reports' own times, so a list that is due arrives with the first
+    batch of reports after it.  Engines that are dead or full are no candidates here.  Unit:
+    requests, blind to their lengths.  Choose min_step_cost instead.
+    """
+
+    name: ClassVar[str] = "vllm_score"
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._start: int | None = None
+        self._ledger: Ledger | None = None
+        self._list_ns = 0
+        self._counts: dict[int, _Counts] = {}
+
+    def read(self, ledger: Ledger) -> None:
+        """See the list of all engines, if it is time for the next."""
+        self._ledger = ledger
+        reports = [report for report in ledger.reports if report is not None]
+        now_ns = max((report.sampled_ns for report in reports), default=0)
+        if now_ns - self._list_ns >= PUBLISH_EVERY_NS:
+            self._list_ns = now_ns
+            self._counts = {report.dp_rank: _counts(report) for report in reports}
+
+    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
+        """Return the dp_rank of least score."""
+        ranks = [load.dp_rank for load in candidates]
+        first = self._begin(ranks)
+        picked = min((*ranks[first:], *ranks[:first]), key=self._score)
+        self._counts.setdefault(picked, _Counts()).waiting += self._num_front_doors
+        return picked
+
+    @property
+    def _num_front_doors(self) -> int:
+        return 1 if self._ledger is None else self._ledger.num_front_doors
+
+    def _begin(self, ranks: Sequence[int]) -> int:
+        """Index of the rank to begin with: one further each time."""
+        self._start = self._rng.randrange(len(ranks)) if self._start is None else self._start + 1
+        return self._start % len(ranks)
+
+    def _score(self, dp_rank: int) -> float:
+        counts = self._counts.get(dp_rank, _Counts())
+        own = 0 if self._ledger is None else self._ledger.own_book(dp_rank).requests
+        score = float(max(self._num_front_doors * own, counts.waiting + counts.running))
+        if counts.waiting:
+            score += counts.waiting * _WAITING_FACTOR * max(0.0, counts.kv_usage - _FREE_KV_USAGE)
+        return score
+
+
+def _counts(report: LoadReport) -> _Counts:
+    usage = report.kv_used_tokens / max(1, report.kv_capacity_tokens)
+    return _Counts(report.waiting_requests, report.running_requests, usage)
