@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from balancer.simulation.group import GroupLimits
@@ -45,8 +45,8 @@ class Settings:
     num_groups: int
     mode: Mode = Mode.DECODE
     pace: Pace = Pace.LOCKSTEP
-    limits: GroupLimits = GroupLimits()
-    step: StepTime = StepTime()
+    limits: GroupLimits = field(default_factory=GroupLimits)
+    step: StepTime = field(default_factory=StepTime)
     report_delay_steps: int = 1
     """A report sampled when a step begins is seen from so many steps later on."""
     report_loss: float = 0.0

@@ -47,8 +47,8 @@ class Traffic:
         first, last = self.requests[0].arrival_s, self.requests[-1].arrival_s
         return (last - first) * len(self.requests) / max(1, len(self.requests) - 1)
 
-    def first(self, num_requests: int) -> Traffic:
-        """The same, cut after that many requests."""
+    def first(self, num_requests: int | None) -> Traffic:
+        """The same, cut after that many requests, or all of it."""
         return replace(self, requests=self.requests[:num_requests])
 
     def arrivals_s(self, rate_scale: float, rng: random.Random) -> list[float]:
