@@ -30,7 +30,7 @@ class Member:
     """None while it is dead."""
     inbox: list[Job] = field(default_factory=list)
     step_ms: float = 0.0
-    """What its step under way adds to the base."""
+    """What its step under way adds to the base; 0 if it has nothing to do."""
 
 
 class Barrier:
@@ -60,7 +60,8 @@ class Barrier:
         refused = self._accept()
         groups = [member.group for member in self.members if member.group is not None]
         if not any(group.has_work for group in groups):
-            self.is_stepping = False
+            for member in self.members:
+                member.step_ms = 0.0
             self.beat(now_s)
             return 0.0, refused
         step, slowest_ms = self._settings.step, 0.0
@@ -69,9 +70,10 @@ class Barrier:
             if group is None:
                 continue
             group.begin_step()
-            member.step_ms = step.group_ms(
-                group.kv_tokens, group.num_decoding, group.step_prefill_tokens
+            decoded = (
+                (group.decoding.kv_tokens, len(group.decoding)) if group.is_decoding else (0, 0)
             )
+            member.step_ms = step.group_ms(*decoded, group.step_prefill_tokens)
             slowest_ms = max(slowest_ms, member.step_ms)
         self._sample(now_s)
         self.is_stepping = True
@@ -130,7 +132,7 @@ class Barrier:
             running_requests=group.num_running,
             waiting_requests=group.num_waiting,
             waiting_uncached_tokens=group.uncached_tokens,
-            kv_used_tokens=group.kv_tokens + group.prefilling_tokens,
+            kv_used_tokens=group.decoding.kv_tokens + group.prefilling_tokens,
             kv_capacity_tokens=limits.kv_capacity_tokens,
             max_requests=limits.max_running_requests + limits.max_queued_requests,
             num_steps=group.num_steps,

@@ -7,25 +7,22 @@ An engine's model: one DP group with a paged KV cache, told by sums alone.
 
 A step decodes one token of each decoding request and computes the prompts of
 prefilling ones, first come first, in what is left of the step's token budget;
-the last chunk of a prompt gives its request's first token.  Admission is first come first
+the last chunk of a prompt gives its request's first token.  If it does not mix,
+a step that computes prompts decodes nothing.  Admission is first come first
 served.  If the pages that growing requests need are not free, those with the
 fewest output tokens are retracted: they wait in front, and compute all they had
 anew.  A request in a decode pool comes with its KV: there is nothing to compute
 unless it was retracted.
-
-No step looks at all requests.  What each step changes is kept as sums; who ends,
-by the step at which it will; who needs a page, by residue: of requests that
-began to decode with t tokens after step s, those with equal (t - s) mod page size
-cross into a new page in the same steps.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from balancer.prefix_index import Change, PrefixEvent
+from balancer.simulation.decode_batch import DecodeBatch
 from balancer.simulation.job import Job
 from balancer.simulation.prefix_cache import PrefixCache
 
@@ -61,11 +58,11 @@ class SimulatedGroup:
         on_prefix: Callable[[PrefixEvent], None],
         *,
         computes_prompts: bool,
+        mixes: bool = True,
     ) -> None:
+        """`mixes`: whether it decodes in steps that compute prompts."""
         self.limits = limits
         self.num_steps = 0
-        self.kv_tokens = 0
-        """Of decoding requests."""
         self.prefilling_tokens = 0
         """Prompt tokens, computed or not, of prefilling requests."""
         self.waiting_tokens = 0
@@ -77,28 +74,23 @@ class SimulatedGroup:
         """Computed in the last step that ended."""
         self.accepted_tokens = 0
         self.accepted_requests = 0
-        self._computes_prompts = computes_prompts
+        self._computes_prompts, self._mixes = computes_prompts, mixes
+        self.is_decoding = True
+        """Whether the step under way decodes."""
         self._cache, self._cache_page_size = cache, cache_page_size
         self._on_prefix = on_prefix
         self._free_pages = limits.num_pages
         self._waiting: deque[Job] = deque()
         self._prefilling: deque[Job] = deque()
-        self._decoding: dict[Job, None] = {}
-        self._ending: dict[int, list[Job]] = {}  # by end_step
-        self._residues = [0] * limits.page_size
+        self.decoding = DecodeBatch(limits.page_size)
         self._growing = 0  # pages that the step under way has taken for decoding requests
         self._begun: list[Job] = []  # entered the step under way with their KV
         self._computed: list[Job] = []  # whose last chunk is in the step under way
 
     @property
-    def num_decoding(self) -> int:
-        """Requests of which each step decodes a token."""
-        return len(self._decoding)
-
-    @property
     def num_running(self) -> int:
         """Decoding and prefilling."""
-        return len(self._decoding) + len(self._prefilling) + len(self._computed)
+        return len(self.decoding) + len(self._prefilling) + len(self._computed)
 
     @property
     def num_waiting(self) -> int:
@@ -108,20 +100,12 @@ class SimulatedGroup:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._decoding or self._waiting or self._prefilling)
+        return bool(self.decoding or self._waiting or self._prefilling)
 
     @property
     def holding_tokens(self) -> int:
         """KV tokens of running requests and prompt tokens of waiting ones."""
-        return self.kv_tokens + self.prefilling_tokens + self.waiting_tokens
-
-    def decoding(self) -> Iterable[Job]:
-        """Requests of which each step decodes a token."""
-        return self._decoding
-
-    def num_produced(self, job: Job) -> int:
-        """Output tokens so far of a request that it has."""
-        return job.num_produced + (self.num_steps - job.entry_step if job in self._decoding else 0)
+        return self.decoding.kv_tokens + self.prefilling_tokens + self.waiting_tokens
 
     def accept(self, job: Job, charge_tokens: int) -> bool:
         """Count the charge; False: refused, it can never fit."""
@@ -136,15 +120,16 @@ class SimulatedGroup:
 
     def begin_step(self) -> None:
         """Make room, admit, and choose what the step computes."""
-        page_size = self.limits.page_size
-        growing = self._residues[-self.num_steps % page_size]
+        growing = self.decoding.num_growing
         if growing > self._free_pages:
             growing = self._retract()
         elif self._waiting:
             self._admit()
-            growing = self._residues[-self.num_steps % page_size]
-        self._growing = growing
-        self._free_pages -= growing
+            growing = self.decoding.num_growing
+        self.is_decoding = self._mixes or not self._prefilling
+        if self.is_decoding:
+            self._growing = growing
+            self._free_pages -= growing
         self.step_prefill_tokens = self._compute() if self._prefilling else 0
 
     def end_step(self) -> tuple[list[Job], list[Job]]:
@@ -152,46 +137,39 @@ class SimulatedGroup:
         self.num_steps += 1
         self._growing = 0
         self.last_prefill_tokens, self.step_prefill_tokens = self.step_prefill_tokens, 0
-        self.kv_tokens += len(self._decoding)
-        first, self._begun = self._begun, []
+        first: list[Job] = []
+        if self.is_decoding:
+            self.decoding.step()
+            first, self._begun = self._begun, []
         for job in self._computed:
             self.prefilling_tokens -= job.num_tokens
             job.num_produced += 1
-            self._decode(job)
+            self.decoding.enter(job)
             first.append(job)
         self._computed.clear()
-        ended = self._ending.pop(self.num_steps, [])
+        ended = self.decoding.take_ended()
         for job in ended:
-            self._cease(job)
+            self._free_pages += self._pages(job.num_tokens)
         return first, ended
 
     def lose_all(self) -> list[Job]:
         """The group died; return whom it had."""
-        for job in self._decoding:
-            job.num_produced = self.num_produced(job)
-        lost = [*self._waiting, *self._prefilling, *self._decoding, *self._computed]
-        self._decoding.clear()
-        return lost
+        return [*self._waiting, *self._prefilling, *self._computed, *self.decoding]
 
     def check_integrity(self) -> None:
         """All sums are what the requests add up to."""
-        decoding, waiting = self._decoding, self._waiting
+        self.decoding.check_integrity()
         prefilling = [*self._prefilling, *self._computed]
-        tokens = {job: job.num_tokens + self.num_steps - job.entry_step for job in decoding}
-        assert self.kv_tokens == sum(tokens.values())
-        assert all(job.most_tokens - held == job.end_step - self.num_steps > 0
-                   for job, held in tokens.items())  # fmt: skip
         assert self.prefilling_tokens == sum(job.num_tokens for job in prefilling)
-        assert self.waiting_tokens == sum(job.num_tokens for job in waiting)
-        to_compute = sum(job.uncached_tokens for job in (*prefilling, *waiting))
+        assert self.waiting_tokens == sum(job.num_tokens for job in self._waiting)
+        to_compute = sum(job.uncached_tokens for job in (*prefilling, *self._waiting))
         assert self.uncached_tokens == to_compute
-        taken = sum(map(self._pages, tokens.values()))
-        taken += sum(self._pages(job.num_tokens + 1) for job in prefilling) + self._growing
+        num_tokens = [
+            j.request.prompt_tokens + self.decoding.num_produced(j) for j in self.decoding
+        ]
+        num_tokens += [job.num_tokens + 1 for job in prefilling]
+        taken = sum(map(self._pages, num_tokens)) + self._growing
         assert self._free_pages == self.limits.num_pages - taken >= 0
-        assert sorted(job.end_step for job in decoding) == sorted(
-            step for step, jobs in self._ending.items() for _ in jobs
-        )
-        assert sum(self._residues) == len(decoding)
 
     # Admission and retraction
 
@@ -215,7 +193,7 @@ class SimulatedGroup:
             job.uncached_tokens = 0
             self._store(job)
             self._free_pages -= self._pages(job.num_tokens)
-            self._decode(job)
+            self.decoding.enter(job)
             self._begun.append(job)
             return
         job.uncached_tokens = job.num_tokens - matched
@@ -226,26 +204,26 @@ class SimulatedGroup:
 
     def _retract(self) -> int:
         """Retract until those that grow have room; return how many still do."""
-        residue = -self.num_steps % self.limits.page_size
-        for job in sorted(self._decoding, key=self.num_produced):
-            if self._residues[residue] <= self._free_pages:
+        for job in self.decoding.fewest_first():
+            if self.decoding.num_growing <= self._free_pages:
                 break
-            self._ending[job.end_step].remove(job)
-            self._cease(job)
+            self.decoding.retract(job)
+            self._free_pages += self._pages(job.num_tokens)
             job.uncached_tokens = self._to_compute(job)
             self._queue(job)
             self._waiting.appendleft(job)
-        return self._residues[residue]
+        return self.decoding.num_growing
 
     def _queue(self, job: Job) -> None:
         self.waiting_tokens += job.num_tokens
         self.uncached_tokens += job.uncached_tokens
 
-    # Computing and decoding
+    # Computing
 
     def _compute(self) -> int:
         """Choose chunks, first come first; return how many tokens the step computes."""
-        budget = left = max(1, self.limits.max_step_tokens - len(self._decoding))
+        num_decoded = len(self.decoding) if self.is_decoding else 0
+        budget = left = max(1, self.limits.max_step_tokens - num_decoded)
         while self._prefilling and left:
             job = self._prefilling[0]
             taken = min(left, job.uncached_tokens)
@@ -256,24 +234,6 @@ class SimulatedGroup:
                 self._computed.append(self._prefilling.popleft())
                 self._store(job)
         return budget - left
-
-    def _decode(self, job: Job) -> None:
-        """It has its pages; from now on each step gives a token."""
-        job.entry_step = self.num_steps
-        job.end_step = self.num_steps + job.request.output_tokens - job.num_produced
-        self._decoding[job] = None
-        self._ending.setdefault(job.end_step, []).append(job)
-        self._residues[(job.num_tokens - self.num_steps) % self.limits.page_size] += 1
-        self.kv_tokens += job.num_tokens
-
-    def _cease(self, job: Job) -> None:
-        """It ended, or was retracted: whoever calls has taken it out of _ending."""
-        since = self.num_steps - job.entry_step
-        self._residues[(job.num_tokens - job.entry_step) % self.limits.page_size] -= 1
-        job.num_produced += since
-        self.kv_tokens -= job.num_tokens
-        self._free_pages += self._pages(job.num_tokens)
-        del self._decoding[job]
 
     # Pages
 

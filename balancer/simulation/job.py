@@ -40,7 +40,7 @@ class Job:
     """Output tokens as of when it last began or ceased to decode."""
     entry_step: int = 0
     end_step: int = 0
-    """Steps of its group after which it began, and will have ceased, to decode."""
+    """Decoding steps of its group after which it began, and will have ceased, to decode."""
     uncached_tokens: int = 0
     """To be computed before it decodes."""
 

@@ -18,6 +18,15 @@ class Mode(Enum):
     """Prompts are computed by the group that decodes."""
 
 
+class Prefill(Enum):
+    """What a step does that computes prompts."""
+
+    MIXED = "mixed"
+    """It decodes too, as vLLM's and the built-in workers' do."""
+    FIRST = "first"
+    """It does nothing else, as SGLang's unless told otherwise."""
+
+
 class Pace(Enum):
     """Who waits for whom."""
 
@@ -44,6 +53,7 @@ class Settings:
 
     num_groups: int
     mode: Mode = Mode.DECODE
+    prefill: Prefill = Prefill.MIXED
     pace: Pace = Pace.LOCKSTEP
     limits: GroupLimits = field(default_factory=GroupLimits)
     step: StepTime = field(default_factory=StepTime)

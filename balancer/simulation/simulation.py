@@ -7,7 +7,7 @@ The simulation: traffic through a front door to groups, from event to event.
 
 At one instant steps end first, then groups die and come back, then requests
 arrive, then steps begin.  A request that no group can take waits and is offered
-again at each event.  Nothing is drawn but from the seed.
+again at each event and heartbeat.  Nothing is drawn but from the seed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from balancer.simulation.front_door import SimulatedFrontDoor
 from balancer.simulation.group import SimulatedGroup
 from balancer.simulation.job import Job, Outcome
 from balancer.simulation.prefix_cache import PrefixCache
-from balancer.simulation.settings import Death, Mode, Pace, Settings
+from balancer.simulation.settings import Death, Mode, Pace, Prefill, Settings
 from balancer.simulation.traffic import Traffic
 from shm.group_table import GroupState
 
 _WARM_UP = 0.05  # of the requests
+_HEARTBEAT_S = 0.02
 
 
 def simulate(
@@ -128,6 +129,7 @@ class Simulation:
             size,
             partial(self.door.hear, member.dp_rank, member.epoch),
             computes_prompts=self.settings.mode is Mode.UNIFIED,
+            mixes=self.settings.prefill is Prefill.MIXED,
         )
         self.door.table(member.dp_rank, GroupState.READY, member.epoch)
 
@@ -138,8 +140,13 @@ class Simulation:
         heapq.heappush(self._events, (at_s, self._order, event))
 
     def _next_s(self) -> float:
-        event_s = self._events[0][0] if self._events else float("inf")
-        return min(event_s, self._coming[0].arrival_s) if self._coming else event_s
+        """When something happens; heartbeats count if somebody waits for room."""
+        times = [self._events[0][0]] if self._events else []
+        if self._coming:
+            times.append(self._coming[0].arrival_s)
+        if self._unplaced:
+            times.append(self.now_s + _HEARTBEAT_S)
+        return min(times)
 
     def _run_due(self) -> None:
         while self._events and self._events[0][0] <= self.now_s:
@@ -223,7 +230,7 @@ class Simulation:
     def _streamed(self, dp_rank: int) -> Iterator[tuple[Job, int]]:
         group = self.members[dp_rank].group
         if group is not None:
-            yield from ((job, group.num_produced(job)) for job in group.decoding())
+            yield from ((job, group.decoding.num_produced(job)) for job in group.decoding)
 
     # Figures
 
@@ -232,7 +239,7 @@ class Simulation:
         figures = self._window if _WARM_UP < share < 1 else self._outside
         alive = [member for member in self.members if member.group is not None]
         adds = [member.step_ms for member in alive]
-        kv = [member.group.kv_tokens for member in alive if member.group is not None]
+        kv = [member.group.decoding.kv_tokens for member in alive if member.group is not None]
         base_ms = self.settings.step.base_ms
         level_ms = base_ms + sum(adds) / len(adds)
         stepping = [m.group for m in barrier.members if m.group is not None]

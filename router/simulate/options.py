@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from balancer.simulation.group import GroupLimits
-from balancer.simulation.settings import Mode, Pace, Settings
+from balancer.simulation.settings import Mode, Pace, Prefill, Settings
 from balancer.simulation.synthetic import SYNTHETIC
 from router import flag_values as values
 from router.errors import ConfigError
@@ -81,6 +81,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         raise ConfigError("--kv-capacity-tokens", limits.kv_capacity_tokens, "two pages or more")
     return Settings(
         num_groups=1,
+        prefill=given.prefill,
         pace=given.engine,
         limits=limits,
         step=given.step_cost,
@@ -142,6 +143,9 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     engine = "lockstep: a step of all ends with the slowest group's; independent: nobody waits"
     pace = own.member(Pace)
     group.add_argument("--engine", type=pace, default="lockstep", metavar="PACE", help=engine)
+    alone = "whether a step that computes prompts decodes too: mixed, or not: first"
+    prefill = own.member(Prefill)
+    group.add_argument("--prefill", type=prefill, default="mixed", metavar="HOW", help=alone)
     cost = "ms of a step: base, and for each KV token, request and prefilled token of a group"
     group.add_argument(
         "--step-cost", type=own.step_time, default=own.STEP, metavar="B,A,R,C", help=cost
