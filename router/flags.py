@@ -156,6 +156,17 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
     )
     _add_keys(group)
     _add_request_limits(group)
+    _add_request_log(group)
+
+
+def _add_request_log(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--request-log",
+        type=Path,
+        metavar="FILE",
+        help="append a line for each answered request: lengths, time and prefix digests, never "
+        "text; `levelhead simulate --trace` reads it",
+    )
 
 
 def _add_keys(group: argparse._ArgumentGroup) -> None:

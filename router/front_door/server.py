@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import orjson
 
@@ -32,6 +33,7 @@ from router.front_door.message import Request, response
 from router.front_door.meters import Meters
 from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
+from router.front_door.request_log import RequestLog, open_request_log
 from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, is_inference, readiness
 from router.front_door.services import Services
@@ -91,6 +93,7 @@ class FrontDoor:
             self._pool, self.dispatcher.controller, self._counter, instance.instance_key
         )
         self.settlement = self._questions()
+        self._request_log = _request_log(instance)
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
@@ -127,6 +130,7 @@ class FrontDoor:
             slot=self._slot,
             epoch=self._epoch,
             max_retries=self._instance.retry_max_retries,
+            request_log=self._request_log,
             instance_key=self._instance.instance_key,
         )
 
@@ -216,6 +220,8 @@ class FrontDoor:
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
+        if self._request_log is not None:
+            self._request_log.close()
 
     def stop(self) -> None:
         """Accept nobody any more, and finish what is under way."""
@@ -233,6 +239,8 @@ class FrontDoor:
         """What must happen a few times a second without traffic too."""
         self.dispatcher.tick()
         self._pool.tick()
+        if self._request_log is not None:
+            self._request_log.flush()
 
     def check_time(self) -> None:
         """Close connections that have been silent for too long, and let expectations age."""
@@ -274,6 +282,12 @@ class FrontDoor:
             await writer.drain()
             writer.close()
             await writer.wait_closed()
+
+
+def _request_log(instance: Instance) -> RequestLog | None:
+    if instance.request_log is None:
+        return None
+    return RequestLog(open_request_log(Path(instance.request_log)), time.time)
 
 
 def _next_epoch(segments: Segments, slot: int) -> int:

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import pytest
 
@@ -43,16 +44,17 @@ def runs(*arguments):
     return json.loads(simulated(*arguments, "--json"))["runs"]
 
 
-def test_json_is_one_object_with_a_row_for_each_combination(trace):
+def test_json_is_one_object_with_a_row_for_each_combination(trace, tmp_path):
     """
     With the keys that programs rely on, in that order.
     """
+    other = str(shutil.copy(trace, tmp_path / "other.jsonl"))
     text = simulated(
         *(
             "--trace",
             trace,
             "--trace",
-            "waves",
+            other,
             "--dp-size",
             "2,3",
             "--methods",
@@ -65,7 +67,7 @@ def test_json_is_one_object_with_a_row_for_each_combination(trace):
     assert text.count("\n") == 1
     assert len(rows) == 2 * 2 * 2 * 2 * 2 * 2
     assert all(list(row) == KEYS for row in rows)
-    assert {row["trace"] for row in rows} == {"few", "waves"}
+    assert {row["trace"] for row in rows} == {"few", "other"}
     assert {row["seed"] for row in rows} == {0, 1}
     assert {row["load"] for row in rows} == {0.4, 0.9}
     assert all(row["completed"] == row["requests"] > 0 for row in rows)
