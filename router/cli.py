@@ -25,7 +25,7 @@ levelhead COMMAND --help tells the flags of a command.
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "serve": lambda given: serve(parse_serve(given)),
-    "simulate": lambda given: simulate_command(parse_simulate(given)),
+    "simulate": lambda given: simulate_command(parse_simulate(given), sys.stdout, sys.stderr),
 }
 
 
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RouterError as error:
         sys.stderr.write(f"levelhead: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells tell it; `serve` ends in order on its own
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TextIO
 
@@ -15,9 +14,7 @@ from router.simulate.runs import Run, plans, run
 from router.simulate.table import table
 
 
-def simulate_command(
-    options: SimulateOptions, out: TextIO = sys.stdout, err: TextIO = sys.stderr
-) -> None:
+def simulate_command(options: SimulateOptions, out: TextIO, err: TextIO) -> None:
     """Raises RouterError if something cannot be read or be; it does so before the first run."""
     planned = plans(options)
     num_requests = sum(len(plan.traffic.requests) for plan in planned)

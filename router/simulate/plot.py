@@ -49,4 +49,6 @@ def _draw(axis: Any, found: Sequence[Row], name: str) -> None:
         loads = [row.setting[3] for row in mine]
         axis.plot(loads, [row.figures[name] for row in mine], marker="o", label=method)
     axis.set_xlabel("load: part of the KV capacity in use")
-    axis.legend(frameon=False, fontsize=8)
+    if name == "goodput":
+        axis.set_ylim(0, 1.05)
+        axis.legend(frameon=False, fontsize=8, loc="lower left")

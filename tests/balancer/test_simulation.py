@@ -153,6 +153,38 @@ def test_lost_reports_leave_the_books_to_stand_in():
     assert 10 <= sum(job.assignment.dp_rank for job in jobs) <= 20
 
 
+def test_books_grow_with_what_has_streamed():
+    """
+    4 tokens of prompt that have grown for ten steps weigh more than 8 that came just now.
+    """
+    deaf = settings(report_loss=1.0)
+    asked = traffic((0.0, 4, 30), (0.3, 8, 9), (0.35, 4, 1))
+
+    grown, young, third = run(Simulation(asked, deaf, "minimum_tokens", 0))
+
+    assert grown.assignment.dp_rank != young.assignment.dp_rank
+    assert third.assignment.dp_rank == young.assignment.dp_rank
+
+
+def test_a_request_that_no_group_can_take_waits_for_room():
+    """
+    One runs and nobody may queue: the second goes when a heartbeat tells that the first has ended.
+
+    The first of the last two can never fit: after its refusal nothing else would wake the other.
+    """
+    tight = settings(
+        1, limits=dataclasses.replace(LIMITS, max_running_requests=1, max_queued_requests=0)
+    )
+    asked = traffic((0.0, 4, 5), (0.01, 4, 1), (1.0, 80, 1), (1.0, 4, 1))
+
+    jobs = run(Simulation(asked, tight, "minimum_tokens", 0))
+
+    assert [outcome.value for outcome in outcomes(jobs)] == [
+        *("completed", "completed", "refused", "completed"),
+    ]
+    assert jobs[1].first_s > jobs[0].ended_s
+
+
 # Deaths
 
 
@@ -185,6 +217,7 @@ def test_a_request_for_a_group_that_is_dead_and_not_known_to_be_goes_to_another(
 
     assert outcomes(jobs) == [Outcome.COMPLETED] * 3
     assert {job.assignment.dp_rank for job in jobs[1:]} == {1}
+    assert simulation.door.controller.ledger.in_flight(0) == (0, 0)
 
 
 def test_a_dead_groups_cache_is_gone():
@@ -269,6 +302,16 @@ def test_a_seed_decides_everything(requests, chosen, method, seed):
     asked = traffic(*sorted(requests), page_size=4)
 
     assert simulate(asked, chosen, method, seed) == simulate(asked, chosen, method, seed)
+
+
+def test_a_seed_decides_when_requests_of_a_coarse_clock_arrive():
+    """
+    Another seed spreads them otherwise.
+    """
+    asked = traffic(*[(float(n // 10), 4, 5) for n in range(50)])
+    figures = [simulate(asked, settings(), "minimum_tokens", seed) for seed in (1, 1, 2)]
+
+    assert figures[0] == figures[1] != figures[2]
 
 
 def test_progress_is_told_up_to_the_last_request():

@@ -223,6 +223,17 @@ def test_the_command_line_tells_a_bad_trace_in_one_line(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+def test_the_command_line_prints_the_table(trace, capsys):
+    """
+    On stdout, and nothing on stderr where that is no terminal.
+    """
+    main(["simulate", "--trace", trace, "--methods", "random", *SMALL])
+
+    told = capsys.readouterr()
+    assert told.out.startswith("few, decode, 8 DP groups")
+    assert told.err == ""
+
+
 def test_a_bar_is_drawn_on_a_terminal_ten_times_a_second_and_cleared():
     """
     It never goes back, and leaves an empty line.
