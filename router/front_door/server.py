@@ -93,7 +93,6 @@ class FrontDoor:
             self._pool, self.dispatcher.controller, self._counter, instance.instance_key
         )
         self.settlement = self._questions()
-        self._request_log = _request_log(instance)
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
@@ -130,7 +129,7 @@ class FrontDoor:
             slot=self._slot,
             epoch=self._epoch,
             max_retries=self._instance.retry_max_retries,
-            request_log=self._request_log,
+            request_log=_request_log(self._instance),
             instance_key=self._instance.instance_key,
         )
 
@@ -220,8 +219,8 @@ class FrontDoor:
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
-        if self._request_log is not None:
-            self._request_log.close()
+        if self._services.request_log is not None:
+            self._services.request_log.close()
 
     def stop(self) -> None:
         """Accept nobody any more, and finish what is under way."""
@@ -239,8 +238,8 @@ class FrontDoor:
         """What must happen a few times a second without traffic too."""
         self.dispatcher.tick()
         self._pool.tick()
-        if self._request_log is not None:
-            self._request_log.flush()
+        if self._services.request_log is not None:
+            self._services.request_log.flush()
 
     def check_time(self) -> None:
         """Close connections that have been silent for too long, and let expectations age."""
