@@ -68,8 +68,8 @@ class RequestLog:
         }
         if shape.page_digests:
             stride = max(1, _LEAST_PAGE_TOKENS // shape.page_size)
-            digests = list(shape.page_digests[stride - 1 :: stride])
-            line |= {"page_size": shape.page_size * stride, "page_digests": digests}
+            if digests := list(shape.page_digests[stride - 1 :: stride]):
+                line |= {"page_size": shape.page_size * stride, "page_digests": digests}
         self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
     def flush(self) -> None:

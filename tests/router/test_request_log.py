@@ -38,11 +38,12 @@ def written(path):
 
 def test_a_line_tells_time_lengths_and_pages(log, path):
     """
-    The time is that of the arrival; of pages of 16 tokens each eighth stands for 128.
+    The time is that of the arrival; of pages of 16 tokens each eighth stands for 128, if any.
     """
     digests = page_digests(PROMPT, 16)
     log.note(2.5, RequestShape(300, digests, 16), 7)
     log.note(1.0, RequestShape(5), 1)
+    log.note(0.0, RequestShape(40, digests[:2], 16), 1)
     log.flush()
 
     assert written(path) == [
@@ -54,6 +55,7 @@ def test_a_line_tells_time_lengths_and_pages(log, path):
             "page_digests": [digests[7], digests[15]],
         },
         {"arrival_s": 999.0, "prompt_tokens": 5, "output_tokens": 1},
+        {"arrival_s": 1000.0, "prompt_tokens": 40, "output_tokens": 1},
     ]
 
 
