@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from router.errors import RouterError
 from router.options import parse_serve
 from router.serve import serve
+from router.simulate.command import simulate_command
+from router.simulate.options import parse_simulate
 
 _USAGE = """\
 usage: levelhead COMMAND [FLAGS]
@@ -16,9 +18,15 @@ Keeps the data-parallel groups of an LLM serving engine level.
 
 commands:
   serve       start DP groups and a front door (OpenAI API) that balances them
+  simulate    replay a trace through the methods, on simulated DP groups
 
 levelhead COMMAND --help tells the flags of a command.
 """
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "serve": lambda given: serve(parse_serve(given)),
+    "simulate": lambda given: simulate_command(parse_simulate(given), sys.stdout, sys.stderr),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,13 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(_USAGE)
         return
-    if given[0] != "serve":
-        sys.exit(f"levelhead: unknown command {given[0]!r}: allowed are serve; see --help")
+    command = _COMMANDS.get(given[0])
+    if command is None:
+        allowed = ", ".join(_COMMANDS)
+        sys.exit(f"levelhead: unknown command {given[0]!r}: allowed are {allowed}; see --help")
     try:
-        serve(parse_serve(given[1:]))
+        command(given[1:])
     except RouterError as error:
         sys.stderr.write(f"levelhead: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells tell it; `serve` ends in order on its own
 
 
 if __name__ == "__main__":

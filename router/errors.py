@@ -3,6 +3,7 @@ What the router refuses, and how a client is told.
 
 * RouterError
   - ConfigError           a flag has a value that cannot be: names flag, value, allowed
+  - TraceError            a trace cannot be read: names file, line, what is wrong
   - StartError            a process did not come up
   - SupervisionLost       a process that ends would not be started again any more
   - ModelSourceError      the default model could not be fetched or verified
@@ -30,6 +31,10 @@ class ConfigError(RouterError):
 
     def __init__(self, flag: str, value: object, allowed: str) -> None:
         super().__init__(f"{flag} {value}: {allowed}")
+
+
+class TraceError(RouterError):
+    """A trace is not what it should be; or there is none."""
 
 
 class StartError(RouterError):

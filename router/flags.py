@@ -26,16 +26,17 @@ _MAX_RETRIES = 16
 _LEAST_LOAD_AGE_S = 0.001
 
 
-class _Parser(argparse.ArgumentParser):
+class FlagParser(argparse.ArgumentParser):
     """Raises what argparse would print and exit with."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError("levelhead serve:", message, "see --help")
+        """Raise ConfigError."""
+        raise ConfigError(f"{self.prog}:", message, "see --help")
 
 
 def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of `levelhead serve`."""
-    parser = _Parser(
+    parser = FlagParser(
         prog="levelhead serve",
         description="Start DP groups and a front door that keeps them level.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -155,6 +156,17 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
     )
     _add_keys(group)
     _add_request_limits(group)
+    _add_request_log(group)
+
+
+def _add_request_log(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--request-log",
+        type=Path,
+        metavar="FILE",
+        help="append a line for each answered request: lengths, time and prefix digests, never "
+        "text; `levelhead simulate --trace` reads it",
+    )
 
 
 def _add_keys(group: argparse._ArgumentGroup) -> None:

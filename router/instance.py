@@ -49,6 +49,8 @@ class Instance:
     """Other groups that get a request whose group was lost or refused it."""
     drain_timeout_s: float = 30.0
     """Time that running requests get when a front door or a group stops."""
+    request_log: str | None = None
+    """File that front doors append a line to for each request; None: they write none."""
     instance_key: str = field(default="", repr=False)
     """Secret that front doors and control plane bring to the leaders."""
     root_pid: int = 0

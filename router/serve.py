@@ -24,6 +24,7 @@ from pathlib import Path
 from router.descriptors import raise_descriptor_limit
 from router.errors import ConfigError, StartError
 from router.front_door.listening import listening_socket
+from router.front_door.request_log import open_request_log
 from router.instance import Instance
 from router.logs import configure_logging
 from router.model_source import LocalModel, locate
@@ -49,6 +50,8 @@ def serve(options: ServeOptions) -> None:
     """
     configure_logging(options.log_level)
     _log.debug("a process may have %d files open", raise_descriptor_limit())
+    if options.request_log is not None:
+        os.close(open_request_log(options.request_log))  # refuse it now, not in each front door
     reserved = reserve_port(options.host, options.port)
     with reserved:
         model = locate(options.model, options.cache_dir, _log.info)
@@ -110,6 +113,7 @@ def _instance(
         max_request_bytes=options.max_request_bytes,
         retry_max_retries=options.retry_max_retries,
         drain_timeout_s=options.drain_timeout_s,
+        request_log=str(options.request_log.absolute()) if options.request_log else None,
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
         seed=options.seed,

@@ -8,9 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from balancer.methods import METHODS
+from balancer.simulation.figures import RunFigures
 from router.control_plane.metrics import exposition
 from router.flags import serve_parser
 from router.front_door.meters import Meters
+from router.simulate.options import simulate_parser
 from shm.group_table import GroupState
 from shm.load import LoadReport
 from tests.figures import group_figures
@@ -46,7 +48,27 @@ def test_every_flag_is_documented_and_every_documented_one_exists():
     actions = [a for a in serve_parser({})._actions if not isinstance(a, argparse._HelpAction)]
     flags = {flag for action in actions for flag in action.option_strings}
 
-    assert first_cells(section("Flags")) == flags
+    assert first_cells(section("Flags of `levelhead serve`")) == flags
+
+
+def test_every_flag_of_the_simulator_is_documented_and_every_documented_one_exists():
+    """
+    As for `serve`.
+    """
+    actions = [a for a in simulate_parser()._actions if not isinstance(a, argparse._HelpAction)]
+    flags = {flag for action in actions for flag in action.option_strings}
+
+    assert first_cells(section("Flags of `levelhead simulate`")) == flags
+
+
+def test_every_figure_of_a_run_is_documented_and_every_documented_one_exists():
+    """
+    The table in simulate.md and the JSON of a run name the same.
+    """
+    page = (ROOT / "docs" / "simulate.md").read_text()
+    table = page.split("\n## Figures")[1].split("\n\n")[1]
+
+    assert first_cells(table) == {"load", *RunFigures._fields}
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists():

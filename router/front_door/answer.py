@@ -14,6 +14,7 @@ _TAIL_BYTES = 1024  # where `usage` stands in an answer
 _CHUNKED = b"\r\ntransfer-encoding: chunked"
 _EVENT_STREAM = b"text/event-stream"
 _EVENT = b"data: {"
+_OUTPUT_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 
@@ -70,6 +71,11 @@ class Answer:
         """What the group says that the prompt had; None if its answer does not say."""
         found = _PROMPT_TOKENS.search(self._tail)
         return int(found[1]) if found else None
+
+    def output_tokens(self) -> int | None:
+        """What the group says that it has produced; None if its answer does not say."""
+        found = _OUTPUT_TOKENS.findall(self._tail)
+        return int(found[-1]) if found else None
 
     def broken_tail(self, error: RequestError) -> bytes:
         """An error event, where what was passed on so far lets it be read as one."""

@@ -41,6 +41,11 @@ class Attempt:
         """The assignment's name."""
         return self._assignment.dp_balance_id
 
+    @property
+    def num_streamed(self) -> int:
+        """Tokens that the group has produced, as far as was seen."""
+        return self._assignment.book_tokens - self._assignment.charge_tokens
+
     def charge_lines(self) -> bytes:
         """Header lines that tell the group who charges what, and whom it is meant for."""
         services, assignment = self._services, self._assignment

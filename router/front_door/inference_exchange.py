@@ -33,6 +33,7 @@ from router.front_door.upstream import UpstreamConnection
 
 _log = logging.getLogger("levelhead.front_door")
 _COUNT_ELSEWHERE_BYTES = 8 << 10  # longer prompts are tokenized beside the event loop
+_OK = 200
 _REFUSED = 503
 _WRONG_EPOCH = 421
 _REFUSALS = {_REFUSED: "refused", _WRONG_EPOCH: "wrong_epoch"}
@@ -150,7 +151,7 @@ class InferenceExchange(Exchange):
         """Go elsewhere if it refuses; else pass it on, a stream's with its first byte."""
         if self._attempt is not None:
             self._attempt.is_answered = True
-            self._attempt.is_computed = status == 200  # which comes with the first output
+            self._attempt.is_computed = status == _OK  # which comes with the first output
         refusal = _REFUSALS.get(status)
         if refusal is not None and self._retry(refusal, f"it answered {status}"):
             return
@@ -159,7 +160,11 @@ class InferenceExchange(Exchange):
             return
         services = self._services
         self._answer = Answer(
-            self._request, head, services.meters, services.clock_s, keeps_tail=self._learns
+            self._request,
+            head,
+            services.meters,
+            services.clock_s,
+            keeps_tail=self._learns or services.request_log is not None,
         )
         if data or not self._answer.is_stream:
             self._pass_on(status, head, data, until_eof=until_eof)
@@ -238,9 +243,15 @@ class InferenceExchange(Exchange):
         services.meters.open_requests -= 1
         status = self._status or (error.status if error else 499)  # 499: the client left first
         services.meters.responses[status] += 1
-        services.meters.end_to_end_s.observe(services.clock_s() - self._request.began_s)
-        if self._attempt is not None:
-            self._attempt.close()
+        age_s = services.clock_s() - self._request.began_s
+        services.meters.end_to_end_s.observe(age_s)
+        if self._attempt is None:
+            return
+        self._attempt.close()
+        if services.request_log is not None and self._answer is not None and self._status == _OK:
+            told = self._answer.output_tokens()
+            output_tokens = self._attempt.num_streamed if told is None else told
+            services.request_log.note(age_s, self._shape, output_tokens)
 
     def _head_lines(self) -> bytes:
         return self._attempt.answer_lines() if self._attempt is not None else b""

@@ -76,10 +76,8 @@ class Meters:
         """Groups that are telling what their prefix caches hold."""
         self.prefix_digests = 0
         """Pages that they hold, as far as it is remembered."""
-        self.cost_per_token_s = 0.0
-        """This and the next two: what the method weighs with, as noted last."""
-        self.cost_per_request_s = 0.0
-        self.cost_per_prefill_token_s = 0.0
+        self.cost_per_token_s = self.cost_per_request_s = self.cost_per_prefill_token_s = 0.0
+        """What the method weighs with, as noted last."""
         self.cost_is_fitted = 0
         self.cost_fit_r_squared = 0.0
         self.open_connections = 0

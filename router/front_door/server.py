@@ -33,6 +33,7 @@ from router.front_door.message import Request, response
 from router.front_door.meters import Meters
 from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
+from router.front_door.request_log import RequestLog
 from router.front_door.request_reader import Limits
 from router.front_door.routes import Answered, is_inference, readiness
 from router.front_door.services import Services
@@ -126,6 +127,7 @@ class FrontDoor:
             slot=self._slot,
             epoch=self._epoch,
             max_retries=self._instance.retry_max_retries,
+            request_log=RequestLog.opened(self._instance.request_log),
             instance_key=self._instance.instance_key,
         )
 
@@ -215,6 +217,8 @@ class FrontDoor:
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
+        if self._services.request_log is not None:
+            self._services.request_log.close()
 
     def stop(self) -> None:
         """Accept nobody any more, and finish what is under way."""
@@ -232,6 +236,8 @@ class FrontDoor:
         """What must happen a few times a second without traffic too."""
         self.dispatcher.tick()
         self._pool.tick()
+        if self._services.request_log is not None:
+            self._services.request_log.flush()
 
     def check_time(self) -> None:
         """Close connections that are silent for too long; let expectations age, and costs fit."""

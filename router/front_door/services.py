@@ -9,6 +9,7 @@ from typing import NamedTuple
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
 from router.front_door.prompt import PromptCounter
+from router.front_door.request_log import RequestLog
 from router.front_door.settlement import Settlement
 from router.front_door.upstream_pool import UpstreamPool
 from router.front_door.wishes import Wishes
@@ -29,5 +30,7 @@ class Services(NamedTuple):
     epoch: int
     max_retries: int
     """Groups that a request may be sent to after the first."""
+    request_log: RequestLog | None
+    """None: nobody asked for one."""
     instance_key: str
     """What leaders want to see before they answer."""

@@ -1,0 +1,327 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from balancer.methods import METHODS
+from balancer.simulation.job import Outcome
+from balancer.simulation.settings import Death, Mode, Pace, Prefill
+from balancer.simulation.simulation import Simulation, simulate
+from tests.balancer.simulated import LIMITS, settings, traffic
+
+
+def run(simulation):
+    """To the end, with all books checked after each event; returns the jobs."""
+    for num_ended in simulation.events():
+        simulation.check_integrity()
+        assert num_ended == sum(job.outcome is not None for job in simulation.jobs)
+    return simulation.jobs
+
+
+def outcomes(jobs):
+    return [job.outcome for job in jobs]
+
+
+# Known cases, worked out by hand
+
+
+def test_one_request_takes_the_time_of_its_steps():
+    """
+    10 ms, 10 for the request, and its KV: 4, then 5 ms.  The other group is empty.
+    """
+    figures = simulate(traffic((0.0, 4, 2)), settings(), "round_robin", seed=0)
+
+    assert figures.ttft_p50_s == pytest.approx(0.024)
+    assert figures.tpot_p50_s == pytest.approx(0.025)
+    assert figures.slowdown == pytest.approx(49 / (17 + 17.5))
+    assert figures.kv_max_over_mean == pytest.approx(2)
+    assert figures.barrier_idle == pytest.approx((49 - 34.5) / 49)
+    assert (figures.goodput, figures.requests, figures.completed) == (1.0, 1, 1)
+
+
+def test_a_step_lasts_as_long_as_the_slowest_groups():
+    """
+    Round robin puts 10 tokens here and 2 there: both wait for the 10.
+    """
+    jobs = run(Simulation(traffic((0.0, 10, 1), (0.0, 2, 1)), settings(), "round_robin", 0))
+
+    assert [job.ended_s for job in jobs] == [pytest.approx(0.030)] * 2
+
+
+def test_independent_groups_wait_for_nobody():
+    """
+    The same two: 30 ms and 22 ms, and nobody idles at a barrier.
+    """
+    alone = settings(pace=Pace.INDEPENDENT)
+    simulation = Simulation(traffic((0.0, 10, 1), (0.0, 2, 1)), alone, "round_robin", 0)
+
+    jobs = run(simulation)
+
+    assert [job.ended_s for job in jobs] == [pytest.approx(0.030), pytest.approx(0.022)]
+    assert simulation.figures().barrier_idle == 0
+
+
+def test_a_unified_group_computes_the_prompt_first():
+    """
+    16 + 4 tokens: 42 and 18 ms; then a step for the second token: 10 + 10 + 21.
+    """
+    unified = settings(1, mode=Mode.UNIFIED)
+    (only,) = run(Simulation(traffic((0.0, 20, 2)), unified, "round_robin", 0))
+
+    assert only.first_s == pytest.approx(0.042 + 0.018)
+    assert only.ended_s == pytest.approx(0.060 + 0.041)
+
+
+def test_equal_requests_that_fill_all_groups_alike_are_perfect_balance():
+    """
+    Whatever the method is that counts: slow-down 1, to the last bit that matters.
+    """
+    asked = traffic(*[(0.0, 5, 7)] * 24)
+    for method in ("round_robin", "least_requests", "minimum_tokens"):
+        figures = simulate(asked, settings(8), method, seed=3)
+
+        assert figures.slowdown == pytest.approx(1.0)
+        assert figures.kv_max_over_mean == pytest.approx(1.0)
+        assert figures.barrier_idle == pytest.approx(0.0)
+
+
+def test_a_request_that_arrives_during_a_step_waits_for_the_next():
+    """
+    The step from 0 to 24 ms is under way at 10 ms: the second's first token comes with the next.
+    """
+    asked = traffic((0.0, 4, 2), (0.010, 4, 1))
+    _, late = run(Simulation(asked, settings(1), "round_robin", 0))
+
+    assert late.first_s == pytest.approx(0.024 + 0.010 + 5e-3 + 4e-3 + 0.020)
+
+
+def test_clients_of_closed_traffic_ask_again_when_they_are_answered():
+    """
+    One client, three requests: one after the other, without a gap.
+    """
+    asked = traffic(*[(0.0, 4, 1)] * 3, num_clients=1)
+    jobs = run(Simulation(asked, settings(1), "round_robin", 0))
+
+    assert [job.arrival_s for job in jobs[1:]] == [job.ended_s for job in jobs[:-1]]
+
+
+# What the door sees
+
+
+def test_a_decision_sees_what_was_dispatched_since_the_last_report():
+    """
+    Four at one instant, with reports that never come: in flight counts, so two go to each group.
+    """
+    late = settings(report_delay_steps=1000)
+    simulation = Simulation(traffic(*[(0.0, 4, 1)] * 4), late, "minimum_tokens", 0)
+
+    jobs = run(simulation)
+
+    assert sorted(job.assignment.dp_rank for job in jobs) == [0, 0, 1, 1]
+
+
+def test_a_report_is_seen_as_many_steps_later_as_told():
+    """
+    A long request ended on one group; an arrival long after its end is level with both.
+
+    One that comes within the delay still sees its tokens there, and goes to the other.
+    """
+    for delay, expected in ((0, {0, 1}), (3, {0})):
+        chosen = set()
+        for seed in range(8):
+            asked = traffic((0.0, 20, 2), (0.0, 1, 8), (0.115, 4, 1))
+            door = settings(report_delay_steps=delay)
+            long, short, late = run(Simulation(asked, door, "minimum_tokens", seed))
+            assert long.ended_s < late.arrival_s < short.ended_s
+            chosen.add(int(late.assignment.dp_rank == long.assignment.dp_rank))
+        assert chosen <= expected
+
+
+def test_lost_reports_leave_the_books_to_stand_in():
+    """
+    With every report lost the front door counts what it sent and what has streamed.
+    """
+    deaf = settings(report_loss=1.0)
+    asked = traffic(*[(n / 100, 4, 6) for n in range(30)])
+    simulation = Simulation(asked, deaf, "minimum_tokens", 0)
+
+    jobs = run(simulation)
+
+    assert simulation.door.controller.ledger.report(0) is None
+    assert 10 <= sum(job.assignment.dp_rank for job in jobs) <= 20
+
+
+def test_books_grow_with_what_has_streamed():
+    """
+    4 tokens of prompt that have grown for ten steps weigh more than 8 that came just now.
+    """
+    deaf = settings(report_loss=1.0)
+    asked = traffic((0.0, 4, 30), (0.3, 8, 9), (0.35, 4, 1))
+
+    grown, young, third = run(Simulation(asked, deaf, "minimum_tokens", 0))
+
+    assert grown.assignment.dp_rank != young.assignment.dp_rank
+    assert third.assignment.dp_rank == young.assignment.dp_rank
+
+
+def test_a_request_that_no_group_can_take_waits_for_room():
+    """
+    One runs and nobody may queue: the second goes when a heartbeat tells that the first has ended.
+
+    The first of the last two can never fit: after its refusal nothing else would wake the other.
+    """
+    tight = settings(
+        1, limits=dataclasses.replace(LIMITS, max_running_requests=1, max_queued_requests=0)
+    )
+    asked = traffic((0.0, 4, 5), (0.01, 4, 1), (1.0, 80, 1), (1.0, 4, 1))
+
+    jobs = run(Simulation(asked, tight, "minimum_tokens", 0))
+
+    assert [outcome.value for outcome in outcomes(jobs)] == [
+        *("completed", "completed", "refused", "completed"),
+    ]
+    assert jobs[1].first_s > jobs[0].ended_s
+
+
+# Deaths
+
+
+def test_a_death_loses_who_has_a_token_and_moves_who_has_none():
+    """
+    Group 0 dies in the second step: one of its requests has streamed, the other waits.
+    """
+    asked = traffic((0.0, 40, 9), (0.0, 1, 1), (0.0, 38, 3))
+    mortal = settings(1, deaths=(Death(0.100, 0, 0.01, 0.5),))
+    streamed, over, waiting = run(Simulation(asked, mortal, "round_robin", 0))
+
+    assert outcomes((streamed, over, waiting)) == [
+        Outcome.LOST,
+        Outcome.COMPLETED,
+        Outcome.COMPLETED,
+    ]
+    assert waiting.first_s == pytest.approx(0.600 + 0.058)
+    assert waiting.assignment.group_epoch == 2
+
+
+def test_a_request_for_a_group_that_is_dead_and_not_known_to_be_goes_to_another():
+    """
+    Its charge is taken back: nothing of it reached the group.
+    """
+    asked = traffic((0.2, 4, 1), (0.5, 4, 1), (0.5, 4, 1))
+    mortal = settings(deaths=(Death(0.25, 0, noticed_after_s=10.0),))
+    simulation = Simulation(asked, mortal, "round_robin", 0)
+
+    jobs = run(simulation)
+
+    assert outcomes(jobs) == [Outcome.COMPLETED] * 3
+    assert {job.assignment.dp_rank for job in jobs[1:]} == {1}
+    assert simulation.door.controller.ledger.in_flight(0) == (0, 0)
+
+
+def test_a_dead_groups_cache_is_gone():
+    """
+    The same prompt again, after the death of the only group that had it: nothing is cached.
+    """
+    asked = traffic(*[(at, 8, 1, (1, 2)) for at in (0.0, 1.0, 3.0)], page_size=4)
+    mortal = settings(1, mode=Mode.UNIFIED, deaths=(Death(2.0, 0, 0.1, 0.5),))
+    jobs = run(Simulation(asked, mortal, "slack_affinity", 0))
+
+    assert [job.cached_tokens for job in jobs] == [0, 4, 0]
+
+
+# Whatever happens
+
+_requests = st.lists(
+    st.tuples(
+        st.floats(0, 2),
+        st.integers(1, 90),
+        st.integers(1, 12),
+        st.integers(0, 2).flatmap(
+            lambda chat: st.integers(0, 6).map(lambda n: tuple(100 * chat + k for k in range(n)))
+        ),
+    ).map(lambda r: (*r[:3], r[3][: r[1] // 4])),
+    min_size=1,
+    max_size=40,
+)
+_deaths = st.lists(
+    st.builds(Death, st.floats(0, 3), st.integers(0, 2), st.floats(0, 0.5), st.floats(0, 2)),
+    max_size=4,
+)
+_settings = st.builds(
+    lambda deaths, **others: settings(3, deaths=tuple(deaths), **others),
+    _deaths,
+    mode=st.sampled_from(Mode),
+    prefill=st.sampled_from(Prefill),
+    pace=st.sampled_from(Pace),
+    report_delay_steps=st.integers(0, 3),
+    report_loss=st.sampled_from((0.0, 0.5)),
+    max_load_age_s=st.sampled_from((0.05, 2.0)),
+    limits=st.builds(
+        dataclasses.replace,
+        st.just(LIMITS),
+        max_running_requests=st.integers(1, 4),
+        max_queued_requests=st.integers(0, 9),
+    ),
+)
+
+
+@hypothesis_settings(deadline=None, max_examples=150)
+@given(_requests, _settings, st.sampled_from(sorted(METHODS)), st.integers(0, 3))
+def test_every_request_ends_once_and_all_books_add_up(requests, chosen, method, seed):
+    """
+    Under retraction, refusal, death and loss; KV never over capacity (check_integrity).
+    """
+    asked = traffic(*sorted(requests), page_size=4)
+    simulation = Simulation(asked, chosen, method, seed)
+
+    jobs = run(simulation)
+
+    for job in jobs:
+        assert job.outcome is not None
+        assert job.ended_s is not None
+        if job.outcome is Outcome.COMPLETED:
+            assert job.arrival_s < job.first_s <= job.ended_s
+            assert job.num_produced == job.request.output_tokens
+        else:
+            assert chosen.deaths or job.most_tokens > 76
+    assert simulation.door.controller.books() == [(0, 0)] * 3
+    figures = simulation.figures()
+    if chosen.pace is Pace.LOCKSTEP and figures.slowdown is not None:
+        assert figures.slowdown > 0.999999
+    assert figures.completed == sum(job.outcome is Outcome.COMPLETED for job in jobs)
+
+
+@hypothesis_settings(deadline=None, max_examples=25)
+@given(_requests, _settings, st.sampled_from(sorted(METHODS)), st.integers(0, 3))
+def test_a_seed_decides_everything(requests, chosen, method, seed):
+    """
+    The same arguments give the same figures, to the last bit.
+    """
+    asked = traffic(*sorted(requests), page_size=4)
+
+    assert simulate(asked, chosen, method, seed) == simulate(asked, chosen, method, seed)
+
+
+def test_a_seed_decides_when_requests_of_a_coarse_clock_arrive():
+    """
+    Another seed spreads them otherwise.
+    """
+    asked = traffic(*[(float(n // 10), 4, 5) for n in range(50)])
+    figures = [simulate(asked, settings(), "minimum_tokens", seed) for seed in (1, 1, 2)]
+
+    assert figures[0] == figures[1] != figures[2]
+
+
+def test_progress_is_told_up_to_the_last_request():
+    """
+    Never less than before.
+    """
+    told = []
+    asked = traffic(*[(n / 10, 4, 3) for n in range(9)])
+
+    simulate(asked, settings(), "random", 0, on_progress=told.append)
+
+    assert told == sorted(told)
+    assert told[-1] == 9
