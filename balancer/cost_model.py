@@ -156,6 +156,8 @@ class CostFit:
 
     def observe(self, newest: Sequence[LoadReport | None]) -> None:
         """Take a sample from the newest report of each group, by dp_rank, if it is time to."""
+        for _ in range(min(_REPORTS_PER_BATCH, len(newest))):
+            self._prefill_share.observe(newest)
         self._credit += _REPORTS_PER_BATCH
         if self._credit < len(newest):
             return
@@ -186,7 +188,6 @@ class CostFit:
     def _look(self, reports: Sequence[LoadReport]) -> None:
         """Sample the heaviest if groups wait for each other, else the one whose turn it is."""
         present = _of_about_now(reports)
-        self._prefill_share.observe(present)
         self._judge(present)
         self._next_rank += 1
         turn = present[self._next_rank % len(present)]

@@ -4,8 +4,9 @@ Whether groups compute the prompts that they accept, or get them with their KV.
     share = prompt tokens that were computed / tokens that were accepted
 
 A step's report says what that step computed, and only some reports are looked at: each stands
-for all steps since the one before.  That is right on average, so it is judged after so many
-accepted requests that some of their steps have been seen.  A pool that prompts come
+for all steps since the one before of its group.  That is right on average, so it is judged after so
+many accepted requests that some of their steps have been seen; and groups are looked at in
+turn, for prompts that come to all of them at once would be missed in all.  A pool that prompts come
 to with their KV computes what it had to retract and no more.  Pure; belongs to a CostFit.
 """
 
@@ -38,14 +39,18 @@ class PrefillShare:
     def __init__(self) -> None:
         self.is_computed = True
         self._seen: dict[int, _Seen] = {}
+        self._next_rank = 0
         self._begin()
 
-    def observe(self, reports: Sequence[LoadReport]) -> None:
-        """Look at the newest report of each group that has one."""
+    def observe(self, newest: Sequence[LoadReport | None]) -> None:
+        """Look at the group whose turn it is; of each, by dp_rank, its newest report."""
+        self._next_rank = (self._next_rank + 1) % len(newest)
+        report = newest[self._next_rank]
+        if report is None:
+            return
         self._num_looks += 1
-        for report in reports:
-            self._look(report)
-        is_enough = self._requests >= REQUESTS_PER_GROUP * len(reports)
+        self._look(report)
+        is_enough = self._requests >= REQUESTS_PER_GROUP * len(self._seen)
         if is_enough and self._num_looks >= _MIN_LOOKS:
             self.is_computed = self._computed >= LEAST_SHARE * self._tokens
             self._begin()
