@@ -224,7 +224,7 @@ def burst_beside_a_long_generation(instance):
     with httpx.stream("POST", f"{instance.url}/v1/completions", timeout=60,
                       json=LONG | {"model": "tiny"}) as stream:  # fmt: skip
         received = events(stream)
-        for _ in range(50):
+        for _ in range(150):
             next(received)
         loaded = int(stream.headers["x-levelhead-dp-rank"])
         with (
