@@ -4,10 +4,10 @@ Which groups have room for one more request, for who may wait until one has.
     room: requests < max_requests   and   tokens + prompt + reserve <= KV capacity
 
 tokens are holding + in flight, as a policy sees them; both limits are those of the group's last
-report, and a group that has said nothing yet has room.  The reserve, a
-sixteenth of the capacity, is for what running requests will grow by: a group that
-is filled to its brim retracts some, and computes them again.  Tokens that requests share count for
-each of them, so where much is shared a group has more room than this says.
+report, and a group that has said nothing yet has room.  The reserve is a 256th of the
+capacity.  A larger one costs more in KV that stands empty than it saves in retractions
+where outputs are shorter than prompts (benchmarks/LOG.md).  Tokens that requests
+share count for each of them, so where much is shared a group has more room than this says.
 
 A prompt that fits with its reserve into no empty group needs an empty one; one
 over the capacity needs none, because the group refuses it.  A suspect group has no
@@ -22,7 +22,7 @@ from balancer.load import GroupLoad
 from shm.group_table import GroupState
 from shm.load import LoadReport
 
-_RESERVE_PARTS = 16
+_RESERVE_PARTS = 256
 
 
 def groups_without_room(controller: Controller, prompt_tokens: int) -> list[int]:
@@ -45,8 +45,9 @@ def may_have_room(controller: Controller, dp_rank: int | None) -> bool:
 
 
 def all_idle(controller: Controller) -> bool:
-    """Whether no group has a request, nor one on its way."""
-    return not any(load.requests for load in controller.loads())
+    """Whether no group that serves has a request, nor one on its way."""
+    pairs = zip(controller.loads(), controller.states, strict=True)
+    return not any(load.requests for load, state in pairs if state in CANDIDATES)
 
 
 def _has_room(load: GroupLoad, report: LoadReport | None, prompt_tokens: int) -> bool:
