@@ -95,17 +95,24 @@ class InferenceExchange(Exchange):
         self._dispatch(counted)
 
     def _dispatch(self, counted: PromptCount) -> None:
-        services = self._services
-        self._shape = self._shape._replace(
+        self._shape = self._shaped(counted)
+        try:
+            assignment = self._services.dispatcher.assign(self._shape)
+        except NoGroup as error:
+            self._fail(error)
+            return
+        self._go(assignment, counted)
+
+    def _shaped(self, counted: PromptCount) -> RequestShape:
+        return self._shape._replace(
             prompt_tokens=counted.tokens,
             page_digests=counted.page_digests,
             page_size=counted.page_size,
         )
-        try:
-            assignment = services.dispatcher.assign(self._shape)
-        except NoGroup as error:
-            self._fail(error)
-            return
+
+    def _go(self, assignment: Assignment, counted: PromptCount) -> None:
+        """To the first group."""
+        services = self._services
         tells_all = self._request.path != GENERATE_PATH  # there each choice has counts of its own
         is_estimated = counted.source == "estimated" and tells_all
         self._learns = is_estimated and services.counter.estimate.is_due()
