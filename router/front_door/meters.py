@@ -70,10 +70,6 @@ class Meters:
         """Uncertain charges whose group has not said yet; as of the last time that was asked."""
         self.torn_snapshots = 0
         """Times that no whole copy of the load segment or the group table could be taken."""
-        self.waiting_requests = 0
-        """Requests that wait here for a group, or are held."""
-        self.waiting_overflows = 0
-        """Requests refused because as many waited as may."""
         self.predicted_cached_tokens = 0
         """Prompt tokens that the chosen groups were believed to have cached."""
         self.prefix_groups = 0
@@ -89,10 +85,18 @@ class Meters:
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)
         self.inter_token_s = Histogram(LATENCY_BOUNDS_S)
         self.end_to_end_s = Histogram(LATENCY_BOUNDS_S)
+        self.decision_s = Histogram(DECISION_BOUNDS_S)
+        self._add_ages()
+
+    def _add_ages(self) -> None:
+        """Ages of figures; and what the lobby counts, nothing where there is none."""
+        self.figure_age_s = Histogram(AGE_BOUNDS_S)
+        self.waiting_requests = 0
+        """Requests that wait here for a group, or are held."""
+        self.waiting_overflows = 0
+        """Requests refused because as many waited as may."""
         self.waited_s = Histogram(LATENCY_BOUNDS_S)
         """Of those that went to a group, or that no group would take; not of those that left."""
-        self.decision_s = Histogram(DECISION_BOUNDS_S)
-        self.figure_age_s = Histogram(AGE_BOUNDS_S)
 
     def note_costs(self, costs: CostFit) -> None:
         """Take down the coefficients in use, and how well they explain the steps."""
