@@ -1,7 +1,8 @@
 """
 The lobby: where requests wait, in the front door, until a group has room for them.
 
-    enter ──► looked at: at once, when an exchange ends, every few ms while anybody waits
+    enter ──► looked at: at once if nobody waits before it, when an exchange ends,
+                  every few ms while anybody waits
                   ├── placed:      guest.assigned, in the loop's next turn
                   └── turned away: guest.turned_away
 
@@ -10,9 +11,9 @@ the dispatcher.  A request that waits is charged to nobody, so one whose client
 leaves just leaves.  One that was placed and whose client leaves before its turn
 closes its assignment itself.
 
-All of it runs in the event loop's thread and nothing here awaits: between a look
-and what follows from it no client can leave and no figure change.  Guests are told by
-callbacks of their own, so one that fails keeps nobody else from what it was given.
+All of it runs in the event loop's thread and nothing here awaits, so a look decides on
+one state of queue and figures.  Guests are told by callbacks of their own, in the
+loop's next turn: one that fails keeps nobody else from what it was given.
 
 Without late admission and without holding there is no lobby.
 """
@@ -25,7 +26,7 @@ from typing import Protocol
 
 from balancer.assignment import Assignment
 from balancer.room import all_idle, groups_without_room, may_have_room
-from balancer.waiting_room import Admission, Waiter, WaitingRoom
+from balancer.waiting_room import Admission, PrefillAlign, Waiter, WaitingRoom
 from router.errors import NoGroup, RequestError, WaitingRoomFull
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
@@ -57,6 +58,7 @@ class Lobby:
     ) -> None:
         rules = instance.waiting_rules
         self._room: WaitingRoom[Guest] = WaitingRoom(rules, instance.dp_size)
+        self._holds = rules.prefill_align is PrefillAlign.HOLD
         self._is_late = rules.admission is Admission.LATE
         self._num_groups = instance.dp_size
         self._dispatcher = dispatcher
@@ -89,7 +91,8 @@ class Lobby:
             waiter.owner.turned_away(_stopping())
             return
         self._room.enter(waiter)
-        self._look()
+        if len(self._room) == 1 or self._holds:
+            self._look()  # else those before it were looked at just now, and will be again
         if self._room.turn_away(waiter):
             self._meters.waiting_overflows += 1
             most = self._room.rules.max_waiting_requests

@@ -204,6 +204,19 @@ async def test_more_than_may_wait_are_refused_with_503_and_a_time():
         assert (queue.num_waiting, queue.site.door.meters.waiting_overflows) == (2, 1)
 
 
+async def test_where_nobody_may_wait_requests_go_if_there_is_room():
+    """
+    And are refused if there is none.
+    """
+    async with Queue.opened(max_waiting_requests=0) as queue:
+        refused = await (await queue.ask("a")).response()
+        queue.report(running_requests=FREE)
+        client = await queue.ask("b")
+        (await queue.site.groups[0].next_request()).answer()
+
+        assert (refused.status, (await client.response()).status) == (503, 200)
+
+
 async def test_nobody_waits_for_groups_that_do_not_serve():
     """
     Neither who comes, nor who waits already.
