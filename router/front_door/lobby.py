@@ -26,7 +26,7 @@ from typing import Protocol
 
 from balancer.assignment import Assignment
 from balancer.room import all_idle, groups_without_room, may_have_room
-from balancer.waiting_room import Admission, PrefillAlign, Waiter, WaitingRoom
+from balancer.waiting_room import Admission, Waiter, WaitingRoom
 from router.errors import NoGroup, RequestError, WaitingRoomFull
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
@@ -58,7 +58,6 @@ class Lobby:
     ) -> None:
         rules = instance.waiting_rules
         self._room: WaitingRoom[Guest] = WaitingRoom(rules, instance.dp_size)
-        self._holds = rules.prefill_align is PrefillAlign.HOLD
         self._is_late = rules.admission is Admission.LATE
         self._num_groups = instance.dp_size
         self._dispatcher = dispatcher
@@ -91,7 +90,7 @@ class Lobby:
             waiter.owner.turned_away(_stopping())
             return
         self._room.enter(waiter)
-        if len(self._room) == 1 or self._holds:
+        if len(self._room) == 1:
             self._look()  # else those before it were looked at just now, and will be again
         if self._room.turn_away(waiter):
             self._meters.waiting_overflows += 1

@@ -102,13 +102,14 @@ def test_only_groups_that_serve_may_have_room_one_day(controller, state):
 
 def test_all_are_idle_if_nobody_has_a_request_or_gets_one(controller):
     """
-    A dead group's do not count.
+    Those of a dead group, which its clients have not heard of, do not count.
     """
     assert all_idle(controller)
-    observe(controller, holding(1, 5, 1))
+    observe(controller, holding(0, 5, 1), holding(1, 0), holding(2, 5, 1))
     assert not all_idle(controller)
-    controller.observe_group(group(1, GroupState.DEAD))
-    assert all_idle(controller)
-    controller.assign(RequestShape(1))
+    observe(controller, holding(0, 0), holding(1, 0), holding(2, 0))
+    rank = controller.assign(RequestShape(1)).dp_rank
+    assert not all_idle(controller)
+    controller.observe_group(group(rank, GroupState.DEAD))
 
-    assert not all_idle(controller)
+    assert all_idle(controller)

@@ -203,8 +203,9 @@ def test_who_comes_over_the_bound_is_turned_away():
     """
     Those who wait already stay; who can go at once is not asked.
     """
-    room = room_with(waiter("a", 50), rules=LATE._replace(max_waiting_requests=1))
-    second, third = waiter("b", 50), waiter("c", 5)
+    first, second, third = waiter("a", 50), waiter("b", 50), waiter("c", 5)
+    room = room_with(first, rules=LATE._replace(max_waiting_requests=1))
+    assert not room.turn_away(first)
     room.enter(second)
     assert go(room, 10) == []
 

@@ -249,6 +249,18 @@ async def test_whoever_waits_is_told_when_the_front_door_stops():
         assert (await runs.response()).status == 200
 
 
+async def test_a_request_that_comes_while_the_front_door_stops_does_not_wait():
+    """
+    One that was still being read, for example.
+    """
+    async with Queue.opened() as queue:
+        queue.site.door.door._lobby.close()
+
+        response = await (await queue.ask("late")).response()
+
+        assert (response.status, queue.num_waiting) == (503, 0)
+
+
 async def test_a_refused_request_is_retried_at_once_though_it_could_wait():
     """
     As without a lobby.
