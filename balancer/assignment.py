@@ -30,6 +30,8 @@ class Assignment:
     """What it adds to the group's in-flight tokens; never changed afterwards."""
     book_tokens: int
     """What the front door believes it holds: the prompt and what has been streamed."""
+    streamed_tokens: int = 0
+    """What the group has produced, as far as was seen."""
     cached_tokens: int = 0
     """Of the prompt, what the group was believed to have cached."""
     expectation: Expectation | None = None

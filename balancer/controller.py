@@ -151,6 +151,7 @@ class Controller:
         if not assignment.has_started:
             self._unstarted.start(assignment)
         assignment.book_tokens += tokens
+        assignment.streamed_tokens += tokens
         self.ledger.stream(assignment.dp_rank, assignment.group_epoch, tokens)
         if not self._is_fresh[assignment.dp_rank]:
             self._weigh(assignment.dp_rank)

@@ -19,7 +19,7 @@ sum is more than any group's.)  A fit must not be able to do harm:
   is in groups that compute no prompts;
 * where samples say little, what is believed is the prior's ratios, in the size of the samples;
   steps that are all alike change nothing;
-* a window of samples is all that it remembers, so what was wrong is gone with it.
+* a window of samples is all that a fit remembers; while steps are alike the last one stays.
 
 A decision does no work here, and a batch of reports little and bounded: they are looked through
 once in G / 2 batches, for one sample.  The fitting itself takes milliseconds; who has a

@@ -83,7 +83,11 @@ async def drive(url: str, num_streams: int, shape: Shape, rng: random.Random) ->
 
 def _decode_rate(streams: Sequence[Sequence[float]], output_tokens: int) -> float:
     """Tokens a second while all decode; each stream's tokens are spread over its pieces."""
+    if not all(streams):
+        raise RuntimeError("a stream had no text")
     began_s, ended_s = max(times[0] for times in streams), min(times[-1] for times in streams)
+    if ended_s <= began_s:
+        raise RuntimeError("at no time did all streams decode: ask for more tokens")
     shares = [sum(began_s < t <= ended_s for t in times) / len(times) for times in streams]
     return output_tokens * sum(shares) / (ended_s - began_s)
 

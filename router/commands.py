@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from router.instance import Instance
 from router.options import ServeOptions
 
-_MALLOC_TUNABLES = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432"
-    ":glibc.malloc.trim_threshold=1073741824"
-)
+_TUNABLES = {
+    "glibc.malloc.hugetlb": "1",
+    "glibc.malloc.mmap_threshold": "33554432",
+    "glibc.malloc.trim_threshold": "1073741824",
+}
+_OLD_NAMES = {
+    "glibc.malloc.mmap_threshold": "MALLOC_MMAP_THRESHOLD_",
+    "glibc.malloc.trim_threshold": "MALLOC_TRIM_THRESHOLD_",
+}
 _SPIN_COUNT = "10000"
 
 
@@ -61,26 +67,34 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
     return ["workers", *(word for pair in given for word in pair), *on]
 
 
-def worker_environment(instance: Instance, options: ServeOptions) -> dict[str, str]:
+def worker_environment(
+    instance: Instance, options: ServeOptions, own: Mapping[str, str]
+) -> dict[str, str]:
     """
-    The instance's secret, which other users could read on a command line, threads, memory.
+    What a rank has in its environment beside `own`, which is the root's.
 
-    The libraries under torch are kept to the number that torch is told.  glibc is asked
-    for huge pages, and to keep what it is given back: a decode step reads all weights and
-    gathers from all over the KV cache.  GNU's OpenMP is told for how long a thread spins
-    before it sleeps: about a tenth of a millisecond lasts from one operation to the next,
-    and the default of milliseconds takes the cores away from whoever else needs them
-    (benchmarks/LOG.md).  What the operator has set wins.
+    The instance's secret, which other users could read on a command line.  The number of
+    threads, for the libraries under torch.  And what makes a decode step fast on a CPU
+    (benchmarks/LOG.md): glibc is asked for huge pages, and to keep what it is given back; a
+    thread of GNU's OpenMP spins for a tenth of a millisecond before it sleeps, which lasts
+    from one operation to the next, and not for the milliseconds that take the cores away
+    from whoever else needs them.  There what the operator has set wins.
     """
     threads = str(threads_per_rank(options))
-    tunables = [_MALLOC_TUNABLES, os.environ.get("GLIBC_TUNABLES")]
-    return {
+    given = {
         "LEVELHEAD_INSTANCE_KEY": instance.instance_key,
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "GLIBC_TUNABLES": ":".join(filter(None, tunables)),
-        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", _SPIN_COUNT),
     }
+    tunables = [
+        f"{name}={value}" for name, value in _TUNABLES.items() if _OLD_NAMES.get(name) not in own
+    ]
+    if "GLIBC_TUNABLES" in own:
+        tunables.append(own["GLIBC_TUNABLES"])  # the last of two values counts
+    given["GLIBC_TUNABLES"] = ":".join(tunables)
+    if not own.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+        given["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    return given
 
 
 def threads_per_rank(options: ServeOptions) -> int:

@@ -128,7 +128,7 @@ def _instance(
 async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> None:
     stop = asyncio.Event()
     board = Board.attach(instance.name, writable=True)
-    supervisor = Supervisor(instance, options, model.path, board.reclaim)
+    supervisor = Supervisor(instance, options, model.path, os.environ, board.reclaim)
 
     def on_signal() -> None:
         if stop.is_set():

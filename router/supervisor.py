@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -46,15 +46,20 @@ class Supervisor:
         instance: Instance,
         options: ServeOptions,
         model_path: Path,
+        environment: Mapping[str, str],
         reclaim: Callable[[int], int],
         pauses: Pauses = Pauses(),  # noqa: B008  immutable
         ping_period_s: float = question.PERIOD_S,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reclaim` takes a dead front door's row off the board (see shm.board)."""
+        """
+        `environment`: of this process.  `reclaim` takes a dead front door's row off the
+        board (see shm.board).
+        """
         self._instance = instance
         self._options = options
         self._model_path = model_path
+        self._environment = environment
         self._reclaim_row = reclaim
         self._pauses = pauses
         self._ping_period_s = ping_period_s
@@ -138,7 +143,7 @@ class Supervisor:
 
     def _rank(self, dp_rank: int) -> Unit:
         command = commands.worker(self._instance, self._options, self._model_path, dp_rank)
-        environment = commands.worker_environment(self._instance, self._options)
+        environment = commands.worker_environment(self._instance, self._options, self._environment)
         name = f"rank {dp_rank}"
         return Unit(
             name,

@@ -22,11 +22,11 @@ class Session:
 
     The home is the candidate that ranks first for the session's key (rendezvous hashing, see
     balancer.rendezvous), so a group that dies moves only its own sessions, and moves them
-    to all others; when it is back, so are they.  With L a group's step cost and l what
-    the request adds to it once it is computed, in milliseconds (balancer.cost_model), a
-    group is overloaded if it has at least 4 requests and
+    to all others; when it is back, so are they.  With D a group's step cost and l what
+    the request adds to it, in milliseconds, both once all prompts are computed
+    (balancer.cost_model), a group is overloaded if it has at least 4 requests and
 
-        L + l > 1.25 * mean(L + l)
+        D + l > 1.25 * mean(D + l)
 
     and then the next in the session's order that is not is taken: the same one each
     time (bounded loads, Mirrokni, Thorup, Zadimoghaddam 2016).  The cheapest is never
@@ -56,7 +56,7 @@ class Session:
         first = home((load.dp_rank for load in candidates), key)
         cost = self._costs.step_cost
         mine_ms = cost.request_ms(request.prompt_tokens)
-        costs = cost.costs_ms(candidates)
+        costs = cost.steady_costs_ms(candidates)
         limit = MAX_OVER_MEAN * (sum(costs) / len(costs) + mine_ms) - mine_ms
         free = [
             load.dp_rank

@@ -58,8 +58,7 @@ class Barrier:
         Returns its milliseconds, 0 if there is none, and whom the groups refused.
         """
         refused = self._accept()
-        groups = [member.group for member in self.members if member.group is not None]
-        if not any(group.has_work for group in groups):
+        if not self.has_work:
             for member in self.members:
                 member.step_ms = 0.0
             self.beat(now_s)
@@ -79,6 +78,11 @@ class Barrier:
         self.is_stepping = True
         self._last_ms = step.base_ms + slowest_ms
         return self._last_ms, refused
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return any(member.group is not None and member.group.has_work for member in self.members)
 
     def beat(self, now_s: float) -> None:
         """Nobody has work: publish all that was sampled, and how it is now."""
@@ -132,7 +136,7 @@ class Barrier:
             running_requests=group.num_running,
             waiting_requests=group.num_waiting,
             waiting_uncached_tokens=group.uncached_tokens,
-            kv_used_tokens=group.decoding.kv_tokens + group.prefilling_tokens,
+            kv_used_tokens=group.kv_tokens,
             kv_capacity_tokens=limits.kv_capacity_tokens,
             max_requests=limits.max_running_requests + limits.max_queued_requests,
             num_steps=group.num_steps,

@@ -10,8 +10,8 @@ all steps if there are none in it):
     kv_max_over_mean  mean of the largest over the mean KV of the groups
     barrier_idle      mean share of T in which a group waits for the slowest one
 
-Without a barrier each group's steps count for themselves, weighed with the tokens
-that they decode too, and nobody waits.  Of requests: times to the first token and between tokens;
+Without a barrier each group's steps count for themselves, weighed with the requests
+that run in them too, and nobody waits.  Of requests: times to the first token and between tokens;
 goodput is the share, of all, that completed within both limits.
 """
 

@@ -68,6 +68,7 @@ class SimulatedGroup:
         self.waiting_tokens = 0
         self.uncached_tokens = 0
         """To be computed, of waiting and prefilling requests."""
+        self._prefilling_uncached = 0  # the same, of prefilling requests alone
         self.step_prefill_tokens = 0
         """Computed in the step under way; 0 if none is."""
         self.last_prefill_tokens = 0
@@ -106,6 +107,11 @@ class SimulatedGroup:
     def holding_tokens(self) -> int:
         """KV tokens of running requests and prompt tokens of waiting ones."""
         return self.decoding.kv_tokens + self.prefilling_tokens + self.waiting_tokens
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of running requests whose keys and values are there."""
+        return self.decoding.kv_tokens + self.prefilling_tokens - self._prefilling_uncached
 
     def accept(self, job: Job, charge_tokens: int) -> bool:
         """Count the charge; False: refused, it can never fit."""
@@ -164,6 +170,7 @@ class SimulatedGroup:
         assert self.waiting_tokens == sum(job.num_tokens for job in self._waiting)
         to_compute = sum(job.uncached_tokens for job in (*prefilling, *self._waiting))
         assert self.uncached_tokens == to_compute
+        assert self._prefilling_uncached == sum(job.uncached_tokens for job in prefilling)
         num_tokens = [
             j.request.prompt_tokens + self.decoding.num_produced(j) for j in self.decoding
         ]
@@ -198,6 +205,7 @@ class SimulatedGroup:
             return
         job.uncached_tokens = job.num_tokens - matched
         self.uncached_tokens += job.uncached_tokens
+        self._prefilling_uncached += job.uncached_tokens
         self.prefilling_tokens += job.num_tokens
         self._free_pages -= self._pages(job.num_tokens + 1)
         self._prefilling.append(job)
@@ -229,6 +237,7 @@ class SimulatedGroup:
             taken = min(left, job.uncached_tokens)
             job.uncached_tokens -= taken
             self.uncached_tokens -= taken
+            self._prefilling_uncached -= taken
             left -= taken
             if not job.uncached_tokens:
                 self._computed.append(self._prefilling.popleft())

@@ -170,7 +170,7 @@ class Simulation:
         if not due and not self.door.waiting:
             return
         for barrier in self._barriers:
-            if not barrier.is_stepping:
+            if not (barrier.is_stepping or barrier.has_work):
                 barrier.beat(self.now_s)
         self.door.refresh(self.now_s, self._streamed)
         if self.settings.waiting.can_wait:

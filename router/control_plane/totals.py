@@ -3,7 +3,8 @@ Asks the groups what the requests that have left them amounted to.
 
 Each question names the life of the group that the table has, so no figures of
 another life come under its name.  A group that does not answer in time, or has
-no such figures, is left out: no scrape fails for it.
+no such figures, is left out: no scrape fails for it.  Its series are missing then,
+and a warning says so once.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class TotalsReader:
     def __init__(self, client: httpx.AsyncClient) -> None:
         """`client` is for this alone, and must allow a connection for each group."""
         self._client = client
+        self._silent: set[int] = set()
+        """Groups that told nothing when they were asked last."""
 
     async def read(self, groups: Sequence[GroupEntry]) -> Mapping[int, Totals]:
         """Totals by dp_rank, of those that answer."""
@@ -57,7 +60,11 @@ class TotalsReader:
                 )
             answer.raise_for_status()
             told = answer.json()
-            return Totals(*(int(told[name]) for name in Totals._fields))
+            totals = Totals(*(int(told[name]) for name in Totals._fields))
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, *_NO_TOTALS) as error:
-            _log.debug("no totals of DP group %d: %r", entry.dp_rank, error)
+            if entry.dp_rank not in self._silent:
+                _log.warning("DP group %d tells no totals: %r", entry.dp_rank, error)
+            self._silent.add(entry.dp_rank)
             return None
+        self._silent.discard(entry.dp_rank)
+        return totals

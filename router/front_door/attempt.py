@@ -44,7 +44,7 @@ class Attempt:
     @property
     def num_streamed(self) -> int:
         """Tokens that the group has produced, as far as was seen."""
-        return self._assignment.book_tokens - self._assignment.charge_tokens
+        return self._assignment.streamed_tokens
 
     def charge_lines(self) -> bytes:
         """Header lines that tell the group who charges what, and whom it is meant for."""

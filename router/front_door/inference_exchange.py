@@ -68,22 +68,16 @@ class InferenceExchange(Exchange):
         try:
             body = _parsed(self._request.body)
             self._prompt_size = text_bytes(body, self._request.path)
-            self._read_wishes(body)
+            dp_rank = self._services.wishes.dp_rank(self._request)
         except BadRequest as error:
             self._fail(error)
             return
+        self._shape = RequestShape(0, dp_rank=dp_rank)
         counter = self._services.counter
         if counter.is_exact and self._prompt_size[0] > _COUNT_ELSEWHERE_BYTES:
             self._begin(self._count_elsewhere(body))
         else:
-            self._dispatch(counter.count(body, self._request.path, self._prompt_size))
-
-    def _read_wishes(self, body: dict[str, Any]) -> None:
-        """Raises BadRequest.  Where pages have names, they say better what goes together."""
-        wishes, counter = self._services.wishes, self._services.counter
-        dp_rank = wishes.dp_rank(self._request)
-        session_key = None if counter.names_pages else wishes.session_key(self._request, body)
-        self._shape = RequestShape(0, session_key=session_key, dp_rank=dp_rank)
+            self._count(counter.count(body, self._request.path, self._prompt_size), body)
 
     async def _count_elsewhere(self, body: dict[str, Any]) -> None:
         loop = asyncio.get_running_loop()
@@ -92,23 +86,28 @@ class InferenceExchange(Exchange):
             services.executor, services.counter.count, body, request.path, self._prompt_size
         )
         self._connecting = None
+        self._count(counted, body)
+
+    def _count(self, counted: PromptCount, body: dict[str, Any]) -> None:
+        """Dispatch it.  Where its pages have names, they say better what goes together."""
+        session_key = None
+        if not counted.page_digests:
+            session_key = self._services.wishes.session_key(self._request, body)
+        self._shape = self._shape._replace(
+            prompt_tokens=counted.tokens,
+            page_digests=counted.page_digests,
+            page_size=counted.page_size,
+            session_key=session_key,
+        )
         self._dispatch(counted)
 
     def _dispatch(self, counted: PromptCount) -> None:
-        self._shape = self._shaped(counted)
         try:
             assignment = self._services.dispatcher.assign(self._shape)
         except NoGroup as error:
             self._fail(error)
             return
         self._go(assignment, counted)
-
-    def _shaped(self, counted: PromptCount) -> RequestShape:
-        return self._shape._replace(
-            prompt_tokens=counted.tokens,
-            page_digests=counted.page_digests,
-            page_size=counted.page_size,
-        )
 
     def _go(self, assignment: Assignment, counted: PromptCount) -> None:
         """To the first group."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,19 +37,26 @@ def open_request_log(path: Path) -> int:
     """
     Open to append, for this user alone; return the descriptor.
 
-    Raises ConfigError if that cannot be.
+    Raises ConfigError if that cannot be, or if it is a pipe or a device: writing must not
+    block, and others' devices keep their mode.
     """
+    how = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(path, how, _MODE)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError("--request-log", path, _why("it is a device or a pipe"))
             os.fchmod(descriptor, _MODE)
-        except OSError:
+        except (OSError, ConfigError):
             os.close(descriptor)
             raise
     except OSError as error:
-        why = f"it must be a file that can be appended to ({os.strerror(error.errno or 0)})"
-        raise ConfigError("--request-log", path, why) from error
+        raise ConfigError("--request-log", path, _why(os.strerror(error.errno or 0))) from error
     return descriptor
+
+
+def _why(reason: str) -> str:
+    return f"it must be a file that can be appended to ({reason})"
 
 
 class RequestLog:
@@ -73,7 +81,7 @@ class RequestLog:
             "output_tokens": output_tokens,
         }
         if shape.page_digests:
-            stride = max(1, _LEAST_PAGE_TOKENS // shape.page_size)
+            stride = -(-_LEAST_PAGE_TOKENS // shape.page_size)
             if digests := list(shape.page_digests[stride - 1 :: stride]):
                 line |= {"page_size": shape.page_size * stride, "page_digests": digests}
         self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -43,15 +43,14 @@ class WaitingExchange(InferenceExchange):
         if not self._over:
             self._fail(error)
 
-    def _read_wishes(self, body: dict[str, Any]) -> None:
-        super()._read_wishes(body)
+    def _count(self, counted: PromptCount, body: dict[str, Any]) -> None:
         priority = body.get("priority")
         if type(priority) is int:  # anything else the group refuses
             self._priority = priority
+        super()._count(counted, body)
 
     def _dispatch(self, counted: PromptCount) -> None:
         self._counted = counted
-        self._shape = self._shaped(counted)
         now_ns = self._lobby.now_ns()
         self._waiter = Waiter(self, self._shape, now_ns, self._key(), self._priority)
         self._lobby.enter(self._waiter)

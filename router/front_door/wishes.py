@@ -53,7 +53,10 @@ class Wishes:
             name = request.header(header)
             if name:
                 return _key(name)
-        return _key(orjson.dumps(_beginning(body)))
+        try:
+            return _key(orjson.dumps(_beginning(body)))
+        except orjson.JSONEncodeError:  # nested deeper than it writes, though not than it reads
+            return None
 
 
 def _beginning(body: dict[str, Any]) -> Any:

@@ -57,6 +57,19 @@ def test_a_request_goes_where_its_prefix_was_stored(controller):
     assert (exact.dp_rank, exact.cached_tokens) == (1, 1000)
 
 
+def test_what_has_streamed_is_told_apart_from_what_was_cached(controller):
+    """
+    The charge leaves cached tokens out, the book has the whole prompt; neither was streamed.
+    """
+    told(controller, 1, 1, 2)
+    assignment = controller.assign(PROMPT)
+
+    controller.streamed(assignment, 2)
+
+    assert (assignment.charge_tokens, assignment.book_tokens) == (10, 2012)
+    assert assignment.streamed_tokens == 2
+
+
 def test_a_fork_follows_a_request_that_is_still_under_way(controller):
     """
     Before the group has said anything.

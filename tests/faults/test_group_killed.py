@@ -146,7 +146,7 @@ def test_when_the_publisher_dies_another_publishes(instance, watch):
     print(
         f"\ngroup {following.dp_rank} publishes after {took_s:.2f} s, fresh after {fresh_s:.2f} s"
     )
+    eventually(lambda: watch.entries()[term.dp_rank].epoch > term.epoch, "its next life")
     eventually(lambda: _num_ready(watch) == NUM_GROUPS, "the old publisher is back")
     eventually(lambda: all(age is not None for age in _ages(instance).values()), "all report")
     assert watch.term() == following, "who comes back does not take over"
-    assert watch.entries()[term.dp_rank].epoch > term.epoch

@@ -41,7 +41,7 @@ class Clock:
 
 def supervising(folder, reclaim, pauses=QUICK, ping_period_s=3600.0):
     instance = Instance("unused", 1, str(folder), "127.0.0.1", 1, 2, num_front_doors=3)
-    return Supervisor(instance, parse_serve([], {}), folder, reclaim, pauses, ping_period_s)
+    return Supervisor(instance, parse_serve([], {}), folder, {}, reclaim, pauses, ping_period_s)
 
 
 def asking(ask, **patience):

@@ -71,25 +71,29 @@ def test_the_cores_are_shared_out(tmp_path, dp_size):
     threads = commands.threads_per_rank(options)
 
     assert threads == max(1, len(os.sched_getaffinity(0)) // dp_size)
-    environment = commands.worker_environment(instance(tmp_path), options)
+    environment = commands.worker_environment(instance(tmp_path), options, {})
     assert environment["OMP_NUM_THREADS"] == str(threads)
 
 
-def test_what_the_operator_has_set_for_the_allocator_and_openmp_wins(tmp_path, monkeypatch):
+def test_what_the_operator_has_set_for_the_allocator_and_openmp_wins(tmp_path):
     """
-    glibc takes the last of two values for one tunable.
+    glibc takes the last of two values, but its tunables come before its older variables;
+    a spin count comes before a wait policy.
     """
-    options = parse_serve([], {})
-    usual = commands.worker_environment(instance(tmp_path), options)
+
+    def environment(**own):
+        return commands.worker_environment(instance(tmp_path), parse_serve([], {}), own)
+
+    usual = environment()
     assert "glibc.malloc.hugetlb=1" in usual["GLIBC_TUNABLES"].split(":")
     assert usual["GOMP_SPINCOUNT"] == "10000"
 
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
-    told = commands.worker_environment(instance(tmp_path), options)
-
-    assert told["GLIBC_TUNABLES"] == usual["GLIBC_TUNABLES"] + ":glibc.malloc.hugetlb=0"
-    assert told["GOMP_SPINCOUNT"] == "5"
+    told = environment(GLIBC_TUNABLES="glibc.malloc.hugetlb=0")["GLIBC_TUNABLES"]
+    assert told == usual["GLIBC_TUNABLES"] + ":glibc.malloc.hugetlb=0"
+    assert "mmap_threshold" not in environment(MALLOC_MMAP_THRESHOLD_="1")["GLIBC_TUNABLES"]
+    assert "trim_threshold" not in environment(MALLOC_TRIM_THRESHOLD_="1")["GLIBC_TUNABLES"]
+    assert "GOMP_SPINCOUNT" not in environment(GOMP_SPINCOUNT="5")
+    assert "GOMP_SPINCOUNT" not in environment(OMP_WAIT_POLICY="passive")
 
 
 def test_the_secret_is_in_the_environment_and_on_no_command_line(tmp_path):
@@ -104,6 +108,6 @@ def test_the_secret_is_in_the_environment_and_on_no_command_line(tmp_path):
         commands.control_plane(secret),
     ]
 
-    assert commands.worker_environment(secret, options)["LEVELHEAD_INSTANCE_KEY"] == "c0ffee"
+    assert commands.worker_environment(secret, options, {})["LEVELHEAD_INSTANCE_KEY"] == "c0ffee"
     assert not [word for line in lines for word in line if word in ("c0ffee", "a", "b")]
     assert "c0ffee" not in repr(secret)

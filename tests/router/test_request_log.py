@@ -1,6 +1,7 @@
 import logging
 import os
 import stat
+from pathlib import Path
 
 import orjson
 import pytest
@@ -116,6 +117,11 @@ def test_a_file_that_cannot_be_is_refused_by_its_flag(tmp_path):
     """
     with pytest.raises(ConfigError, match=r"--request-log .*Is a directory"):
         open_request_log(tmp_path)
+    with pytest.raises(ConfigError, match=r"--request-log /dev/null.*a device"):
+        open_request_log(Path("/dev/null"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="--request-log"):
+        open_request_log(tmp_path / "pipe")
 
 
 def test_a_write_that_fails_is_told_once(caplog):

@@ -95,6 +95,17 @@ def test_odd_bodies_have_a_key_all_the_same(body):
     assert key(body) is not None
 
 
+def test_a_conversation_nested_too_deep_to_name_has_no_key():
+    """
+    It is read, but could not be written; whoever serves it may refuse it.
+    """
+    deep = []
+    for _ in range(300):
+        deep = [deep]
+
+    assert key({"messages": [{"role": "user", "content": "x", "extra": deep}]}) is None
+
+
 @pytest.mark.parametrize("method", ["random", "min_step_cost"])
 def test_methods_that_know_no_sessions_do_not_look_for_them(method):
     """

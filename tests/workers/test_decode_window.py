@@ -12,6 +12,7 @@ def windows(max_slots=10 * ROOM):
 def begin(those, *groups):
     """What a pass begins with: of each group its window's room, and whether it is new."""
     found = those.begin([(tuple(names), tuple(lengths)) for names, lengths in groups])
+    those.check_integrity()
     return [None if window is None else (window.room, is_new) for window, is_new in found]
 
 
@@ -70,3 +71,14 @@ def test_windows_together_stay_within_their_bound():
 
     assert begin(those, ("ab", (6, 8)), ("c", (4,))) == [(ROOM, True), None]
     assert begin(those, ("c", (5,))) == [(ROOM, True)]
+
+
+def test_a_window_that_goes_on_counts_before_one_that_begins():
+    """
+    Whichever of the groups comes first in the pass.
+    """
+    those = windows(max_slots=4 * ROOM)
+    begin(those, ("ab", (ROOM - 1, 5)), ("cd", (20, 20)))
+    begin(those, ("ab", (ROOM, 6)), ("cd", (21, 21)))
+
+    assert begin(those, ("ab", (ROOM + 1, 7)), ("cd", (22, 22))) == [None, (ROOM, False)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.workers.tiny import write_tiny_llama
-from workers.model.attention import AttentionPlan
+from workers.model.attention import Attention, AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.checkpoint import open_checkpoint
 from workers.model.config import ModelConfig
@@ -183,6 +183,22 @@ def test_what_is_kept_of_decoding_sequences_changes_no_logit(pair):
         wanted = torch.stack([expected["a"][9 + i], expected["b"][12 + i]])
         torch.testing.assert_close(logits[:2], wanted, atol=1e-4, rtol=1e-4)
     assert run.kv.windows.num_read > 50
+
+
+def test_scores_out_of_the_range_of_half_precision_are_no_harm():
+    """
+    They are sums of float32, as in a prompt's attention, and the largest gets all the weight.
+    """
+    kv = KVCache.allocate(TINY, 2, "cpu", torch.float16)
+    kv.keys[0, 0] = torch.tensor([[150.0] * 8, [160.0] * 8])
+    kv.values[0, 0] = torch.tensor([[1.0] * 8, [2.0] * 8])
+    row, span = torch.tensor([1]), SequenceSpan(1, 2, torch.arange(2))
+    plan = AttentionPlan.of(ForwardBatch(row, row, row, (span,), row), kv)
+    query = torch.full((1, 1, 8), 160.0, dtype=torch.float16)
+
+    output = Attention.begin(plan, kv).attend(query, kv.layer(0))
+
+    assert output.flatten().tolist() == [2.0] * 8
 
 
 def test_a_joining_prompt_does_not_disturb_those_that_decode(pair):

@@ -87,6 +87,7 @@ def step(scheduler, runner):
         runner.prepare(scheduler.foresee(plan))
     scheduler.commit(plan, wait())
     scheduler.check_integrity()
+    runner.check_integrity()
 
 
 def random_requests(draw, prompts, params):
@@ -129,6 +130,30 @@ def test_tokens_are_those_of_computing_each_sequence_afresh(model, oracle, param
 
     for request in requests:
         assert request.output_ids == oracle.outputs(request.prompt_ids, params)
+
+
+def test_what_is_kept_of_one_request_is_not_taken_for_anothers(model, oracle):
+    """
+    One decodes alone and ends; in the next pass another, whose prompt is cached but for its
+    last token, decodes alone and is a token longer.
+    """
+    scheduler, runner = make_engine(
+        model, RadixCache(1), Order(SchedulePolicy.FCFS), 1, 200, Limits(1, 10, 512)
+    )
+    decoding = [7, 5, *range(30, 54 - NUM_OUTPUTS - 2)]  # its last pass has 23 tokens
+    requests = [
+        make_request(number, prompt, NUM_OUTPUTS)
+        for number, prompt in enumerate([TRUNK[:24], decoding, TRUNK[:24]])
+    ]
+    for request in requests:
+        request.params, request.seed = GREEDY, SEED
+        scheduler.add(request)
+    while not scheduler.is_idle:
+        step(scheduler, runner)
+
+    assert requests[2].account.num_cached == 23
+    for request in requests:
+        assert request.output_ids == oracle.outputs(request.prompt_ids, GREEDY)
 
 
 @pytest.mark.parametrize("limit", [None, 0], ids=["one computes", "all compute"])

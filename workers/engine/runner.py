@@ -79,6 +79,10 @@ class ModelRunner:
         with torch.inference_mode():
             self._model(ForwardBatch(zero, zero, zero, (span,), zero), self._kv)
 
+    def check_integrity(self) -> None:
+        """Raise AssertionError if copies of the cache have got out of bounds."""
+        self._kv.windows.check_integrity()
+
     @property
     def looks_ahead(self) -> bool:
         """Whether there is time to prepare while a plan is computed."""

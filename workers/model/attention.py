@@ -10,8 +10,9 @@ gathered of the plan's sequences, and each layer attends through that.
   up with their own first slot and masked.  So less than half of it is padding,
   and a long sequence does not make the short ones beside it slow.  It is two
   batched matrix products with a softmax between them, a matrix for each sequence
-  and key head: torch's own attention takes two to three times as long for one
-  query on a CPU.  The query heads that share a key head are rows of its matrix,
+  and key head: on a CPU torch's own attention takes two to three times as long
+  for one query.  Elsewhere, and in float16, whose range scores can leave, it is
+  torch's own.  The query heads that share a key head are rows of its matrix,
   so that keys and values are never repeated.  What is gathered of sequences that
   stay together is kept in a window (workers.model.decode_window).
 * A prefill chunk is one call for each sequence.  Its mask is causal from the
@@ -221,11 +222,17 @@ def _decode(
     keys, values = _read(cache, group, kept, shape)
     mask = group.padded.mask if kept is None else kept.mask
     by_head = queries.view(num_sequences, num_kv_heads, -1, head_dim).transpose(0, 1)
-    scores = torch.bmm(by_head.reshape(shape) * head_dim**-0.5, keys.transpose(1, 2))
-    by_sequence = scores.view(num_kv_heads, num_sequences, -1, mask.shape[-1])
-    weights = by_sequence.add_(mask).softmax(dim=-1)
-    output = torch.bmm(weights.view(scores.shape), values)
-    return output.view(by_head.shape).transpose(0, 1).reshape(queries.shape)
+    if queries.device.type == "cpu" and queries.dtype is not torch.float16:
+        scores = torch.bmm(by_head.reshape(shape) * head_dim**-0.5, keys.transpose(1, 2))
+        by_sequence = scores.view(num_kv_heads, num_sequences, -1, mask.shape[-1])
+        weights = by_sequence.add_(mask).softmax(dim=-1)
+        output = torch.bmm(weights.view(scores.shape), values).view(by_head.shape)
+    else:
+        each = (num_kv_heads, num_sequences, -1, head_dim)
+        output = scaled_dot_product_attention(
+            by_head, keys.view(each), values.view(each), attn_mask=mask
+        )
+    return output.transpose(0, 1).reshape(queries.shape)
 
 
 def _read(

@@ -21,7 +21,8 @@ of it is right whatever became of its pages; a pass that fails ends all its
 sequences, and their names with them.
 
 Bounded: all windows together have at most max_slots slots, as KVCache counts them.
-Where they would need more, nothing is kept.
+Where they would need more, nothing is kept.  Those that a pass does not go on with are
+given up before it makes new ones.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Window:
     """
     What is kept of some sequences.
 
-    keys, values: [num_layers, num_kv_heads * B, room, head_dim], garbage from lengths on.
+    keys, values: [num_layers, num_kv_heads * B, room, head_dim].  From lengths on zeros, or
+    keys and values of the sequence's own first token: finite, for they are given no weight,
+    but are multiplied with it.
     """
 
     names: tuple[int | None, ...]
@@ -94,21 +97,26 @@ class DecodeWindows:
         groups: names and lengths of sequences that decode together, with the new token.
         Windows of sequences that are in no group are given up.
         """
-        before, seen = self._windows, self._seen
-        self._windows, self._seen = [], set(groups)
+        seen, self._seen = self._seen, set(groups)
+        kept = [self._follow(names, lengths) for names, lengths in groups]
+        self._windows = [window for window in kept if window is not None]
+        self.num_read += len(self._windows)
         found = []
-        for names, lengths in groups:
-            window = next((w for w in before if w.is_before(names, lengths)), None)
+        for (names, lengths), window in zip(groups, kept, strict=True):
             is_new = window is None
-            if window is not None:
-                window = replace(window, lengths=lengths)
-                self.num_read += 1
-            elif None not in names and (names, tuple(n - 1 for n in lengths)) in seen:
+            if is_new and None not in names and (names, tuple(n - 1 for n in lengths)) in seen:
                 window = self._make(names, lengths)
-            if window is not None:
-                self._windows.append(window)
             found.append((window, is_new))
         return found
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError if there is more than there may be."""
+        assert sum(window.num_slots for window in self._windows) <= self.max_slots
+        assert all(max(window.lengths) <= window.room for window in self._windows)
+
+    def _follow(self, names: tuple[int | None, ...], lengths: tuple[int, ...]) -> Window | None:
+        window = next((w for w in self._windows if w.is_before(names, lengths)), None)
+        return None if window is None else replace(window, lengths=lengths)
 
     def _make(self, names: tuple[int | None, ...], lengths: tuple[int, ...]) -> Window | None:
         room = -(-max(lengths) // ROOM) * ROOM
@@ -117,4 +125,6 @@ class DecodeWindows:
             return None
         shape = (self._num_layers, self._num_kv_heads * len(names), room, self._head_dim)
         keys = self._like.new_zeros(shape)
-        return Window(names, lengths, keys, torch.zeros_like(keys))
+        window = Window(names, lengths, keys, torch.zeros_like(keys))
+        self._windows.append(window)
+        return window
