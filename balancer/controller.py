@@ -18,7 +18,7 @@ the board stands until the root reclaims its row.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from balancer.assignment import Assignment, End
@@ -237,6 +237,11 @@ class Controller:
     def figures_are_stale(self, dp_rank: int) -> bool:
         """Whether that group serves, and has reported, but too long ago; as last told."""
         return self._freshness.is_stale(dp_rank)
+
+    @property
+    def states(self) -> Sequence[GroupState]:
+        """Of every group, as the table has them, by dp_rank."""
+        return self._states
 
     def num_ready(self) -> int:
         """Groups that the table says are ready."""

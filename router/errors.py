@@ -126,6 +126,12 @@ class NoGroup(RequestError):
     status, error_type, code, retry_after_s = 503, "overloaded_error", "no_dp_group", 1
 
 
+class WaitingRoomFull(RequestError):
+    """As many requests wait for room as may: --max-waiting-requests."""
+
+    status, error_type, code, retry_after_s = 503, "overloaded_error", "waiting_room_full", 1
+
+
 class GroupLost(RequestError):
     """The DP group could not be reached, or its connection broke before it answered."""
 

@@ -17,6 +17,7 @@ from router import flag_values as values
 from router.errors import ConfigError
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
+from router.waiting_flags import add_waiting
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -42,6 +43,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_balance(parser)
+    add_waiting(parser, is_bounded=True)
     _add_model(parser, environment)
     _add_http(parser)
     _add_limits(parser)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import orjson
 
+from balancer.waiting_room import WaitingRules
 from router.errors import ConfigError
+from router.waiting_flags import waiting_rules
 from shm.process import ProcessId
 
 _FILE = "instance.json"
@@ -35,6 +37,11 @@ class Instance:
     """Age beyond which a group's figures count for nothing."""
     in_flight_board: bool = True
     """False: each front door sees only what it sent itself."""
+    admission: str = "immediate"
+    prefill_align: str = "off"
+    max_hold_ms: int = 200
+    max_waiting_requests: int = 1024
+    """These four: see waiting_rules."""
     served_model_name: str = ""
     api_key: str | None = None
     admin_api_key: str | None = None
@@ -75,6 +82,13 @@ class Instance:
             raise ConfigError(
                 "--run-dir", run_dir, f"there must be an instance in it ({error})"
             ) from error
+
+    @property
+    def waiting_rules(self) -> WaitingRules:
+        """What front doors keep back, how many and how long."""
+        return waiting_rules(
+            self.admission, self.prefill_align, self.max_hold_ms, self.max_waiting_requests
+        )
 
     @property
     def root(self) -> ProcessId:

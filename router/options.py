@@ -30,6 +30,10 @@ class ServeOptions:
     load_balance_method: str
     max_load_age_s: float
     in_flight_board: bool
+    admission: str
+    prefill_align: str
+    max_hold_ms: int
+    max_waiting_requests: int
     host: str
     port: int
     front_doors: int

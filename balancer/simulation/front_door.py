@@ -18,7 +18,9 @@ from balancer.ledger import Ledger
 from balancer.load import RequestShape
 from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
+from balancer.room import all_idle, groups_without_room
 from balancer.simulation.job import Job
+from balancer.waiting_room import Admission, Waiter, WaitingRoom, WaitingRules
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
 
@@ -31,7 +33,13 @@ class SimulatedFrontDoor:
     """Owns the controller; time in seconds of the simulation."""
 
     def __init__(
-        self, method: str, num_groups: int, page_size: int, seed: int, max_load_age_s: float
+        self,
+        method: str,
+        num_groups: int,
+        page_size: int,
+        seed: int,
+        max_load_age_s: float,
+        waiting: WaitingRules,
     ) -> None:
         """`page_size`: of the traffic's page digests; 0 if it has none."""
         ledger = Ledger(
@@ -48,6 +56,7 @@ class SimulatedFrontDoor:
             round(max_load_age_s * NS_PER_S),
             PrefixIndex(num_groups) if wants_prefixes else None,
         )
+        self.waiting: WaitingRoom[Job] = WaitingRoom(waiting, num_groups)
         self._num_groups = num_groups
         self._page_size = page_size if wants_prefixes else 0
         self._published: list[LoadReport] = []
@@ -87,13 +96,32 @@ class SimulatedFrontDoor:
                 for job, num_streamed in decoding(dp_rank):
                     self._stream(job, num_streamed)
 
+    def wait(self, job: Job, now_s: float) -> None:
+        """It goes as `place_waiting` says."""
+        self.waiting.enter(Waiter(job, self._shape(job), round(now_s * NS_PER_S)))
+
+    def place_waiting(self, now_s: float, place: Callable[[Job], Assignment | None]) -> list[Job]:
+        """Return who goes now, each with the assignment that `place` got from assign."""
+        gone = self.waiting.dispatch(
+            round(now_s * NS_PER_S),
+            lambda waiter: place(waiter.owner),
+            is_idle=all_idle(self.controller),
+        )
+        return [waiter.owner for waiter, _ in gone]
+
+    def due_s(self) -> float | None:
+        """When those that are held are released at the latest."""
+        due_ns = self.waiting.due_ns()
+        return None if due_ns is None else due_ns / NS_PER_S
+
     def assign(self, job: Job) -> Assignment | None:
         """Choose a group; None if none can take it now."""
-        request = job.request
-        digests = request.page_digests if self._page_size else ()
-        shape = RequestShape(request.prompt_tokens, digests, self._page_size)
+        shape = self._shape(job)
+        excluded = job.excluded
+        if self.waiting.rules.admission is Admission.LATE:
+            excluded = (*excluded, *groups_without_room(self.controller, shape.prompt_tokens))
         try:
-            assignment = self.controller.assign(shape, job.excluded)
+            assignment = self.controller.assign(shape, excluded)
         except NoCandidate:
             return None
         job.assignment, job.num_streamed = assignment, 0
@@ -103,6 +131,11 @@ class SimulatedFrontDoor:
         """It ended, or was given up."""
         assert job.assignment is not None
         self.controller.release(job.assignment, end)
+
+    def _shape(self, job: Job) -> RequestShape:
+        request = job.request
+        digests = request.page_digests if self._page_size else ()
+        return RequestShape(request.prompt_tokens, digests, self._page_size)
 
     def _stream(self, job: Job, num_streamed: int) -> None:
         assert job.assignment is not None

@@ -7,6 +7,7 @@ from enum import Enum
 
 from balancer.simulation.group import GroupLimits
 from balancer.simulation.step_time import StepTime
+from balancer.waiting_room import WaitingRules
 
 
 class Mode(Enum):
@@ -63,3 +64,5 @@ class Settings:
     """Chance of each report to be lost."""
     max_load_age_s: float = 2.0
     deaths: tuple[Death, ...] = ()
+    waiting: WaitingRules = field(default_factory=WaitingRules)
+    """Of the front door, which has room for any number that waits."""

@@ -7,7 +7,8 @@ The simulation: traffic through a front door to groups, from event to event.
 
 At one instant steps end first, then groups die and come back, then requests
 arrive, then steps begin.  A request that no group can take waits and is offered
-again at each event and heartbeat.  Nothing is drawn but from the seed.
+again at each event and heartbeat.  So is one that the front door keeps back, until
+its waiting room says that it goes.  Nothing is drawn but from the seed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from balancer.assignment import End
+from balancer.assignment import Assignment, End
 from balancer.simulation.barrier import Barrier, Member
 from balancer.simulation.figures import RunFigures, StepFigures, run_figures
 from balancer.simulation.front_door import SimulatedFrontDoor
@@ -58,7 +59,12 @@ class Simulation:
         self.now_s = 0.0
         self._page_size = traffic.page_size
         self.door = SimulatedFrontDoor(
-            method, settings.num_groups, traffic.page_size, seed, settings.max_load_age_s
+            method,
+            settings.num_groups,
+            traffic.page_size,
+            seed,
+            settings.max_load_age_s,
+            settings.waiting,
         )
         arrivals = traffic.arrivals_s(rate_scale, random.Random(f"arrivals {seed}"))
         pairs = zip(traffic.requests, arrivals, strict=True)
@@ -144,8 +150,11 @@ class Simulation:
         times = [self._events[0][0]] if self._events else []
         if self._coming:
             times.append(self._coming[0].arrival_s)
-        if self._unplaced:
+        if self._unplaced or self.door.waiting:
             times.append(self.now_s + _HEARTBEAT_S)
+        due_s = self.door.due_s()
+        if due_s is not None:
+            times.append(max(due_s, self.now_s))
         return min(times)
 
     def _run_due(self) -> None:
@@ -158,26 +167,32 @@ class Simulation:
         while self._coming and self._coming[0].arrival_s <= self.now_s:
             self._num_arrived += 1
             due.append(self._coming.popleft())
-        if not due:
+        if not due and not self.door.waiting:
             return
         for barrier in self._barriers:
             if not (barrier.is_stepping or barrier.has_work):
                 barrier.beat(self.now_s)
         self.door.refresh(self.now_s, self._streamed)
+        if self.settings.waiting.can_wait:
+            for job in due:
+                self.door.wait(job, self.now_s)
+            self.door.place_waiting(self.now_s, self._place)
+            return
         for job in due:
-            self._place(job)
+            if self._place(job) is None:
+                self._unplaced.append(job)
 
-    def _place(self, job: Job) -> None:
+    def _place(self, job: Job) -> Assignment | None:
         """Send it to a group; one that is dead and not yet known to be cannot be reached."""
         while (assignment := self.door.assign(job)) is not None:
             member = self.members[assignment.dp_rank]
             if member.group is not None and member.epoch == assignment.group_epoch:
                 member.inbox.append(job)
-                return
+                return assignment
             self.door.release(job, End.NEVER_SENT)
             job.excluded += (member.dp_rank,)
         job.excluded = ()  # whoever is alive is full
-        self._unplaced.append(job)
+        return None
 
     def _begin_step(self, barrier: Barrier) -> None:
         step_ms, refused = barrier.begin_step(self.now_s)

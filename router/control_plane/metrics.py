@@ -59,6 +59,7 @@ _HISTOGRAMS = (
     ("time_to_first_token_seconds", "Request read to first token passed on (streams).", "ttft_s"),
     ("inter_token_latency_seconds", "Between pieces of a stream.", "inter_token_s"),
     ("e2e_request_latency_seconds", "Request read to answer complete.", "end_to_end_s"),
+    ("front_door_wait_seconds", "Counted to dispatched, of requests that may wait.", "waited_s"),
     ("decision_seconds", "Reading the figures and choosing a group.", "decision_s"),
     ("figure_age_seconds", "Age of the chosen group's report when it was chosen.", "figure_age_s"),
 )
@@ -72,6 +73,8 @@ _COUNTERS = (
      "book_decisions"),
     ("torn_snapshots", "Times that no whole copy of the load segment could be taken.",
      "torn_snapshots"),
+    ("front_door_overflows", "Requests refused because too many wait in the front door.",
+     "waiting_overflows"),
     ("predicted_cached_tokens", "Prompt tokens the chosen groups were believed to have cached.",
      "predicted_cached_tokens"),
 )  # fmt: skip
@@ -85,6 +88,7 @@ _KEYED = (
 _GAUGES = (
     ("open_connections", "Client connections.", "open_connections"),
     ("open_requests", "Inference requests under way.", "open_requests"),
+    ("front_door_waiting_requests", "Requests that wait in the front door.", "waiting_requests"),
     ("prefix_groups", "Groups that are telling what they have cached.", "prefix_groups"),
     ("prefix_digests", "Cached pages that the front door knows of.", "prefix_digests"),
     ("open_settlements", "Uncertain ends that no group has answered for yet.", "open_settlements"),

@@ -121,6 +121,12 @@ class ClientConnection(asyncio.Protocol):
             self._transport.close()
 
     @property
+    def peer_host(self) -> str:
+        """Where the client is; empty if it has gone."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(name[0]) if name else ""
+
+    @property
     def is_closing(self) -> bool:
         """Whether no further request will be taken on this connection."""
         return self._door.is_stopping

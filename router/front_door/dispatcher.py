@@ -44,6 +44,12 @@ class Segments(NamedTuple):
         self.loads.close()
         self.board.close()
 
+    def next_epoch(self, slot: int, now_ns: int) -> int:
+        """Of front door `slot`: the time, or one more than its last life's if that is later."""
+        board = self.board
+        last = max(board.read(slot, rank).front_door_epoch for rank in range(board.num_groups))
+        return max(now_ns, last + 1)
+
 
 class Dispatcher:
     """Assigns requests on the newest figures."""
@@ -99,6 +105,10 @@ class Dispatcher:
             raise NoGroup(str(error)) from None
         self._measure(assignment, began_ns)
         return assignment
+
+    def now_ns(self) -> int:
+        """On the clock of the groups' samples."""
+        return self._clock_ns()
 
     def address(self, dp_rank: int) -> Address:
         """Where the leader of that group listens."""

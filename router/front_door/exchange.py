@@ -32,6 +32,10 @@ class Client(Protocol):
         """The response is complete; keep_alive: the connection may carry the next."""
 
     @property
+    def peer_host(self) -> str:
+        """Where the client is."""
+
+    @property
     def is_closing(self) -> bool:
         """Whether no further request will be taken on this connection."""
 

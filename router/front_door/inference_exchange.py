@@ -102,12 +102,16 @@ class InferenceExchange(Exchange):
         self._dispatch(counted)
 
     def _dispatch(self, counted: PromptCount) -> None:
-        services = self._services
         try:
-            assignment = services.dispatcher.assign(self._shape)
+            assignment = self._services.dispatcher.assign(self._shape)
         except NoGroup as error:
             self._fail(error)
             return
+        self._go(assignment, counted)
+
+    def _go(self, assignment: Assignment, counted: PromptCount) -> None:
+        """To the first group."""
+        services = self._services
         tells_all = self._request.path != GENERATE_PATH  # there each choice has counts of its own
         is_estimated = counted.source == "estimated" and tells_all
         self._learns = is_estimated and services.counter.estimate.is_due()

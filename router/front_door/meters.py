@@ -86,7 +86,17 @@ class Meters:
         self.inter_token_s = Histogram(LATENCY_BOUNDS_S)
         self.end_to_end_s = Histogram(LATENCY_BOUNDS_S)
         self.decision_s = Histogram(DECISION_BOUNDS_S)
+        self._add_ages()
+
+    def _add_ages(self) -> None:
+        """Ages of figures; and what the lobby counts, nothing where there is none."""
         self.figure_age_s = Histogram(AGE_BOUNDS_S)
+        self.waiting_requests = 0
+        """Requests that wait here for a group, or are held."""
+        self.waiting_overflows = 0
+        """Requests refused because as many waited as may."""
+        self.waited_s = Histogram(LATENCY_BOUNDS_S)
+        """Of those that went to a group, or that no group would take; not of those that left."""
 
     def note_costs(self, costs: CostFit) -> None:
         """Take down the coefficients in use, and how well they explain the steps."""

@@ -29,6 +29,7 @@ from router.front_door.control_exchange import ControlExchange
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange
+from router.front_door.lobby import Lobby
 from router.front_door.message import Request, response
 from router.front_door.meters import Meters
 from router.front_door.prefixes import Prefixes
@@ -40,6 +41,7 @@ from router.front_door.services import Services
 from router.front_door.settlement import Settlement
 from router.front_door.upstream import Address
 from router.front_door.upstream_pool import UpstreamPool
+from router.front_door.waiting_exchange import WaitingExchange
 from router.front_door.wishes import Wishes
 from router.instance import Instance
 from shm.group_table import GroupEntry
@@ -71,7 +73,7 @@ class FrontDoor:
         """
         self._instance = instance
         self._slot = slot
-        self._epoch = _next_epoch(segments, slot)
+        self._epoch = segments.next_epoch(slot, time.time_ns())
         self._segments = segments
         self.clock_s = clock_s
         self.limits = _limits(instance)
@@ -91,6 +93,7 @@ class FrontDoor:
         )
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
+        self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
         return Dispatcher(
@@ -179,7 +182,9 @@ class FrontDoor:
         try:
             self._access.check(request)
             if is_inference(request):
-                return InferenceExchange(client, request, self._services)
+                if self._lobby is None:
+                    return InferenceExchange(client, request, self._services)
+                return WaitingExchange(client, request, self._services, self._lobby)
         except RequestError as error:
             return Answered.refused(client, request, self._pool, error)
         if request.path == b"/health":
@@ -250,6 +255,8 @@ class FrontDoor:
             connection.check_time(now_s)
 
     async def _drain(self) -> None:
+        if self._lobby is not None:
+            self._lobby.close()
         for connection in list(self._connections):
             connection.stop()
         try:
@@ -290,10 +297,3 @@ def _limits(instance: Instance) -> Limits:
         instance.keep_alive_s,
         instance.request_timeout_s,
     )
-
-
-def _next_epoch(segments: Segments, slot: int) -> int:
-    """The time, or one more than the slot's last life had if the clock was set back."""
-    board = segments.board
-    last = max(board.read(slot, rank).front_door_epoch for rank in range(board.num_groups))
-    return max(time.time_ns(), last + 1)

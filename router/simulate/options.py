@@ -17,6 +17,7 @@ from router import flag_values as values
 from router.errors import ConfigError
 from router.flags import FlagParser
 from router.simulate import flag_values as own
+from router.waiting_flags import add_waiting, waiting_rules
 
 _MAX_GROUPS = 1024
 _UNLIMITED = GroupLimits().max_queued_requests
@@ -89,6 +90,7 @@ def _settings(given: argparse.Namespace) -> Settings:
         report_loss=given.report_loss,
         max_load_age_s=given.max_load_age_s,
         deaths=tuple(given.kill or ()),
+        waiting=waiting_rules(given.admission, given.prefill_align, given.max_hold_ms),
     )
 
 
@@ -102,6 +104,7 @@ def simulate_parser() -> FlagParser:
     _add_what(parser)
     _add_output(parser)
     _add_engine(parser)
+    add_waiting(parser, is_bounded=False)
     _add_reports(parser)
     return parser
 

@@ -9,6 +9,7 @@ from balancer.methods import METHODS
 from balancer.simulation.job import Outcome
 from balancer.simulation.settings import Death, Mode, Pace, Prefill
 from balancer.simulation.simulation import Simulation, simulate
+from balancer.waiting_room import Admission, PrefillAlign, WaitingRules
 from tests.balancer.simulated import LIMITS, settings, traffic
 
 
@@ -185,6 +186,66 @@ def test_a_request_that_no_group_can_take_waits_for_room():
     assert jobs[1].first_s > jobs[0].ended_s
 
 
+# Who waits in front of the groups
+
+
+def late(num_groups=2, **others):
+    return settings(num_groups, waiting=WaitingRules(Admission.LATE), **others)
+
+
+def held(num_groups=2, max_hold_s=1.0, **others):
+    rules = WaitingRules(prefill_align=PrefillAlign.HOLD, max_hold_s=max_hold_s)
+    return settings(num_groups, waiting=rules, **others)
+
+
+def test_a_late_request_goes_where_room_appears_first():
+    """
+    66 tokens of 80 here and 60 there for longer: sent at once it waits behind the longer one.
+    """
+    asked = traffic((0.0, 60, 9), (0.0, 66, 2), (0.01, 40, 1))
+
+    behind = run(Simulation(asked, settings(), "minimum_tokens", 0))
+    kept = run(Simulation(asked, late(), "minimum_tokens", 0))
+
+    assert behind[2].assignment.dp_rank == behind[0].assignment.dp_rank
+    assert kept[2].assignment.dp_rank == kept[1].assignment.dp_rank
+    assert kept[2].first_s < behind[2].first_s
+
+
+def test_a_late_request_that_can_never_fit_is_refused_all_the_same():
+    """
+    By a group, while others run; those behind it go on.
+    """
+    jobs = run(Simulation(traffic((0.0, 60, 9), (0.01, 90, 1), (0.02, 4, 1)), late(1), "auto", 0))
+
+    assert outcomes(jobs) == [Outcome.COMPLETED, Outcome.REFUSED, Outcome.COMPLETED]
+
+
+def test_prompts_that_are_held_are_computed_in_one_step():
+    """
+    The second comes 30 ms after the first, while a third decodes: they go together.
+    """
+    asked = traffic((0.0, 1, 40), (0.1, 16, 1), (0.13, 16, 1))
+    unified = {"mode": Mode.UNIFIED, "prefill": Prefill.FIRST}
+    apart = run(Simulation(asked, settings(**unified), "minimum_tokens", 0))
+    together = run(Simulation(asked, held(**unified), "minimum_tokens", 0))
+
+    assert apart[1].first_s < apart[2].first_s
+    assert together[1].first_s == together[2].first_s
+    assert together[1].assignment.dp_rank != together[2].assignment.dp_rank
+
+
+def test_a_held_prompt_goes_after_the_limit_and_at_once_if_nothing_runs():
+    """
+    The first finds idle groups; the second is alone for its 200 ms.
+    """
+    asked = traffic((0.5, 1, 40), (0.6, 4, 1))
+    first, second = run(Simulation(asked, held(max_hold_s=0.2), "minimum_tokens", 0))
+
+    assert first.first_s < first.arrival_s + 0.03
+    assert 0.2 < second.first_s - second.arrival_s < 0.26
+
+
 # Deaths
 
 
@@ -258,6 +319,14 @@ _settings = st.builds(
     report_delay_steps=st.integers(0, 3),
     report_loss=st.sampled_from((0.0, 0.5)),
     max_load_age_s=st.sampled_from((0.05, 2.0)),
+    waiting=st.builds(
+        WaitingRules,
+        st.sampled_from(Admission),
+        st.sampled_from(PrefillAlign),
+        max_hold_s=st.sampled_from((0.0, 0.05, 1.0)),
+        max_waiting_requests=st.just(1000),
+        max_overtaken_s=st.sampled_from((0.0, 0.1, 5.0)),
+    ),
     limits=st.builds(
         dataclasses.replace,
         st.just(LIMITS),

@@ -1,0 +1,166 @@
+"""
+The lobby: where requests wait, in the front door, until a group has room for them.
+
+    enter ──► looked at: at once if nobody waits before it, when an exchange ends,
+                  every few ms while anybody waits
+                  ├── placed:      guest.assigned, in the loop's next turn
+                  └── turned away: guest.turned_away
+
+Who goes, and in what order, the waiting room says (balancer.waiting_room); where to,
+the dispatcher.  A request that waits is charged to nobody, so one whose client
+leaves just leaves.  One that was placed and whose client leaves before its turn
+closes its assignment itself.
+
+All of it runs in the event loop's thread and nothing here awaits, so a look decides on
+one state of queue and figures.  Guests are told by callbacks of their own, in the
+loop's next turn: one that fails keeps nobody else from what it was given.
+
+Without late admission and without holding there is no lobby.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Protocol
+
+from balancer.assignment import Assignment
+from balancer.room import all_idle, groups_without_room, may_have_room
+from balancer.waiting_room import Admission, Waiter, WaitingRoom
+from router.errors import NoGroup, RequestError, WaitingRoomFull
+from router.front_door.dispatcher import Dispatcher
+from router.front_door.meters import Meters
+from router.instance import Instance
+
+_LOOK_S = 0.005
+_NS = 1e-9
+
+
+class Guest(Protocol):
+    """Whoever waits."""
+
+    def assigned(self, assignment: Assignment) -> None:
+        """A group has room; the guest closes the assignment."""
+
+    def turned_away(self, error: RequestError) -> None:
+        """It waits no more, and no group takes it."""
+
+
+class Lobby:
+    """Belongs to one front door."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        dispatcher: Dispatcher,
+        meters: Meters,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        rules = instance.waiting_rules
+        self._room: WaitingRoom[Guest] = WaitingRoom(rules, instance.dp_size)
+        self._is_late = rules.admission is Admission.LATE
+        self._num_groups = instance.dp_size
+        self._dispatcher = dispatcher
+        self._meters = meters
+        self._loop = loop
+        self._timer: asyncio.Handle | None = None
+        self._is_closed = False
+        self.keys_differ = instance.api_key is None
+        """Whether clients may be told apart by the keys they send."""
+
+    @classmethod
+    def wanted(
+        cls,
+        instance: Instance,
+        dispatcher: Dispatcher,
+        meters: Meters,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Lobby | None:
+        """None if nobody ever waits."""
+        rules = instance.waiting_rules
+        return cls(instance, dispatcher, meters, loop) if rules.can_wait else None
+
+    def now_ns(self) -> int:
+        """On the clock of all who wait."""
+        return self._dispatcher.now_ns()
+
+    def enter(self, waiter: Waiter[Guest]) -> None:
+        """Leads to one of the guest's calls, unless it leaves before."""
+        if self._is_closed:
+            waiter.owner.turned_away(_stopping())
+            return
+        self._room.enter(waiter)
+        if len(self._room) == 1:
+            self._look()  # else those before it were looked at just now, and will be again
+        if self._room.turn_away(waiter):
+            self._meters.waiting_overflows += 1
+            most = self._room.rules.max_waiting_requests
+            waiter.owner.turned_away(WaitingRoomFull(f"{most} requests wait for a DP group"))
+        self._note()
+
+    def leave(self, waiter: Waiter[Guest]) -> None:
+        """Its client left, or it has ended; also if it does not wait."""
+        self._room.leave(waiter)
+        self._note()
+
+    def wake(self) -> None:
+        """Something ended: look in the loop's next turn if anybody waits."""
+        if self._room and not self._is_closed:
+            self._schedule(0.0)
+
+    def close(self) -> None:
+        """The front door stops: whoever waits is turned away, and whoever comes."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiter in self._room.empty():
+            self._loop.call_soon(partial(waiter.owner.turned_away, _stopping()))
+        self._note()
+
+    def _look(self) -> None:
+        """Let go who can, and look again soon if anybody is left."""
+        self._dispatcher.refresh()
+        now_ns = self.now_ns()
+        is_idle = all_idle(self._dispatcher.controller)
+        gone: list[tuple[Waiter[Guest], Assignment | NoGroup]] = self._room.dispatch(
+            now_ns, self._place, is_idle=is_idle
+        )
+        for waiter, found in gone:
+            self._meters.waited_s.observe((now_ns - waiter.arrived_ns) * _NS)
+            guest = waiter.owner
+            if isinstance(found, NoGroup):
+                self._loop.call_soon(partial(guest.turned_away, found))
+            else:
+                self._loop.call_soon(partial(guest.assigned, found))
+        if self._room and self._timer is None:
+            self._schedule(_LOOK_S)
+
+    def _place(self, waiter: Waiter[Guest]) -> Assignment | NoGroup | None:
+        """None: wait on.  An error: no group serves that might have room one day."""
+        controller, request = self._dispatcher.controller, waiter.request
+        full = groups_without_room(controller, request.prompt_tokens) if self._is_late else ()
+        may_wait = self._is_late and may_have_room(controller, request.dp_rank)
+        if may_wait and len(full) == self._num_groups:
+            return None
+        try:
+            return self._dispatcher.assign(request, full)
+        except NoGroup as error:
+            return None if may_wait else error
+
+    def _schedule(self, delay_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._look()
+        self._note()
+
+    def _note(self) -> None:
+        self._meters.waiting_requests = len(self._room)
+
+
+def _stopping() -> NoGroup:
+    return NoGroup("this front door is stopping, and no DP group had room yet")
