@@ -87,7 +87,9 @@ def worker_environment(
         "MKL_NUM_THREADS": threads,
     }
     tunables = [
-        f"{name}={value}" for name, value in _TUNABLES.items() if _OLD_NAMES.get(name) not in own
+        f"{name}={value}"
+        for name, value in _TUNABLES.items()
+        if _OLD_NAMES.get(name, name) not in own
     ]
     if "GLIBC_TUNABLES" in own:
         tunables.append(own["GLIBC_TUNABLES"])  # the last of two values counts
