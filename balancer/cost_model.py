@@ -16,7 +16,7 @@ sum is more than any group's.)  A fit must not be able to do harm:
 
 * it begins with the prior, and returns to it when it explains less than half;
 * b / a stays within a factor of the prior's, c / a below one, and only c may be zero: it
-  is in groups that compute no prompts;
+  is, at once, in groups that get them with their KV (balancer.prefill_share);
 * where samples say little, what is believed is the prior's ratios, in the size of the samples;
   steps that are all alike change nothing;
 * a window of samples is all that a fit remembers; while steps are alike the last one stays.
@@ -36,6 +36,7 @@ from statistics import median
 from typing import NamedTuple
 
 from balancer.load import GroupLoad
+from balancer.prefill_share import PrefillShare
 from balancer.regression import Line, r_squared, robust_line
 from shm.load import LoadReport
 
@@ -58,7 +59,6 @@ _LEAST_SPREAD = 0.02  # of the mean step time, as a standard deviation
 _MAX_AGE_NS = 1_000_000_000  # against the newest report: older ones are of another step
 _MOST_TOKENS = 1 << 40
 _NS_PER_MS = 1e6
-_NO_PREFILL = 256  # samples in a row, of groups that compute no prompts
 
 
 class StepCost(NamedTuple):
@@ -131,7 +131,6 @@ class Sample(NamedTuple):
 
 _SAMPLED_NS = attrgetter("sampled_ns")
 _STEP_NS = attrgetter("step_time_ns")
-_PREFILL = attrgetter("step_prefill_tokens")
 
 
 class CostFit:
@@ -144,8 +143,9 @@ class CostFit:
         self.is_fitted = False
         """Whether the coefficients in use are fitted ones."""
         self._samples: deque[Sample] = deque(maxlen=WINDOW)
-        self._credit = self._num_looks = self._num_new = self._num_without_prefill = 0
+        self._credit = self._num_looks = self._num_new = 0
         self._next_rank = 0
+        self._prefill_share = PrefillShare()
         self._share_alike = 0.5
         self._waits = False
         self._seen_steps: dict[int, int] = {}
@@ -156,6 +156,8 @@ class CostFit:
 
     def observe(self, newest: Sequence[LoadReport | None]) -> None:
         """Take a sample from the newest report of each group, by dp_rank, if it is time to."""
+        for _ in range(min(_REPORTS_PER_BATCH, len(newest))):
+            self._prefill_share.observe(newest)
         self._credit += _REPORTS_PER_BATCH
         if self._credit < len(newest):
             return
@@ -170,17 +172,18 @@ class CostFit:
     def refit(self) -> None:
         """Work the coefficients out anew, if there are new samples enough."""
         self._num_looks = 0
-        if self._num_new < MIN_NEW:
-            return
-        self._num_new = 0
-        fit = _fit(self._samples, self._prior)
+        if self._num_new >= MIN_NEW:
+            self._num_new = 0
+            self._take(_fit(self._samples, self._prior))
+        self.step_cost = self._found
+        if not self._prefill_share.is_computed:
+            self.step_cost = self._found._replace(per_prefill_token_ms=0.0)
+
+    def _take(self, fit: Fit | None) -> None:
         if fit is not None:
             self.r_squared = fit.r_squared
             self.is_fitted = fit.r_squared >= LEAST_R_SQUARED
             self._found = fit.step_cost if self.is_fitted else self._prior
-        self.step_cost = self._found
-        if self._num_without_prefill >= _NO_PREFILL:
-            self.step_cost = self._found._replace(per_prefill_token_ms=0.0)
 
     def _look(self, reports: Sequence[LoadReport]) -> None:
         """Sample the heaviest if groups wait for each other, else the one whose turn it is."""
@@ -196,9 +199,6 @@ class CostFit:
         if sample.is_sane:
             self._samples.append(sample)
             self._num_new += 1
-            self._num_without_prefill += 1
-        if any(map(_PREFILL, present)):
-            self._num_without_prefill = 0
 
     def _judge(self, present: Sequence[LoadReport]) -> None:
         """Whether groups wait for each other; samples of the other kind are of no use."""

@@ -27,7 +27,7 @@ _BY_FIGURES = {
     )
 }  # fmt: skip
 METHODS: dict[str, type[Policy]] = {**_BY_COST, **_BY_FIGURES}
-DEFAULT_METHOD = MinimumTokens.name
+DEFAULT_METHOD = Auto.name
 PREFIX_METHODS = frozenset((Auto.name, SlackAffinity.name))
 """Those that look at cached prefixes; for the others nobody names pages or follows caches."""
 SESSION_METHODS = frozenset((Auto.name, SlackAffinity.name, Session.name))

@@ -15,7 +15,8 @@ from balancer.cost_model import (
     StepCost,
 )
 from balancer.load import GroupLoad
-from tests.balancer.loads import report
+from shm.load import Accepted
+from tests.balancer.loads import EPOCH, report
 
 TRUE = StepCost(5e-5, 0.06, 0.2)
 BASE_MS = 20.0
@@ -47,7 +48,7 @@ class Groups:
         return said(rank, *load, step_ms, self._num_steps)
 
 
-def said(rank, kv, requests, prefill, step_ms, num_steps):
+def said(rank, kv, requests, prefill, step_ms, num_steps, accepted=0):
     return report(
         rank,
         sampled_ns=num_steps * 10_000_000,
@@ -56,6 +57,7 @@ def said(rank, kv, requests, prefill, step_ms, num_steps):
         step_prefill_tokens=prefill,
         step_time_ns=round(step_ms * 1e6),
         num_steps=num_steps,
+        accepted=(Accepted(EPOCH, 500 * accepted, accepted),),
     )
 
 
@@ -210,16 +212,18 @@ def test_tokens_and_requests_that_move_together_keep_the_ratio_of_the_prior():
 
 def test_groups_that_compute_no_prompts_charge_nothing_for_them():
     """
-    After 256 samples without; one prompt brings c back.
+    After 8 requests a group; when they compute again, so does c count again.
     """
-    groups = Groups(TRUE, wait=True, prefill=0.0)
-    fit = fitted(groups.step() for _ in range(1100))
-    assert fit.step_cost.per_prefill_token_ms == 0
+    fit = CostFit()
 
-    for step in range(1100, 1200):
-        fit.observe([said(0, 50_000 + 1000 * step, 30, 500, 20 + step, step)])
+    for step in range(20):
+        fit.observe([said(0, 50_000 + 1000 * step, 30, 0, 20 + step, step, accepted=step)])
     fit.refit()
+    assert fit.step_cost == PRIOR._replace(per_prefill_token_ms=0.0)
 
+    for step in range(20, 60):
+        fit.observe([said(0, 50_000 + 1000 * step, 30, 500, 20 + step, step, accepted=step)])
+    fit.refit()
     assert fit.step_cost.per_prefill_token_ms > 0
 
 

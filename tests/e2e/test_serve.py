@@ -198,11 +198,12 @@ def test_a_restarted_control_plane_cuts_no_stream(instance):
     assert after.status_code == 200
 
 
-def test_minimum_tokens_avoids_a_loaded_group(instance):
+def test_minimum_tokens_avoids_a_loaded_group(tiny_llama):
     """
     While one group generates something long, a burst of short requests goes to the other.
     """
-    loaded, shares = burst_beside_a_long_generation(instance)
+    with serve(tiny_llama, "--load-balance-method", "minimum_tokens") as instance:
+        loaded, shares = burst_beside_a_long_generation(instance)
 
     assert shares == {1 - loaded: 12}
 
@@ -223,7 +224,7 @@ def burst_beside_a_long_generation(instance):
     with httpx.stream("POST", f"{instance.url}/v1/completions", timeout=60,
                       json=LONG | {"model": "tiny"}) as stream:  # fmt: skip
         received = events(stream)
-        for _ in range(50):
+        for _ in range(150):
             next(received)
         loaded = int(stream.headers["x-levelhead-dp-rank"])
         with (

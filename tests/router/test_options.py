@@ -85,7 +85,7 @@ def test_every_flag_has_a_default():
     options = parse()
 
     assert (options.dp_size, options.port, options.host) == (2, 8000, "127.0.0.1")
-    assert options.load_balance_method == "minimum_tokens"
+    assert options.load_balance_method == "auto"
     assert (options.front_doors, options.retry_max_retries) == (1, 2)
     assert (options.max_load_age_s, options.drain_timeout_s) == (2.0, 30.0)
     assert options.in_flight_board
