@@ -34,6 +34,16 @@ def pass_ticks(site, number=8):
         site.door.door.tick()
 
 
+async def begun_stream(site):
+    """A stream of group 0 of which its client has had one event."""
+    site.client.send(post())
+    received = await site.groups[0].next_request()
+    received.write(SSE_HEAD + EVENT)
+    await site.client.head()
+    await site.client.exactly(len(EVENT))
+    return received
+
+
 @pytest.mark.parametrize("how", GONE)
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n", SSE_HEAD])
 async def test_requests_that_wait_for_a_group_that_is_gone_are_retried(how, begun):
@@ -66,11 +76,7 @@ async def test_streams_of_a_group_that_is_gone_end_with_an_error_event(how):
     And with the end of the answer.
     """
     async with Site.opened(2) as site:
-        site.client.send(post())
-        received = await site.groups[0].next_request()
-        received.write(SSE_HEAD + EVENT)
-        await site.client.head()
-        await site.client.exactly(len(EVENT))
+        await begun_stream(site)
 
         give_up(site, 0, how)
         pass_ticks(site)
@@ -186,11 +192,7 @@ async def test_an_answer_that_was_on_its_way_is_passed_on(how, num_turns):
     The group wrote it and ended, as each one does that drains; the door hears of the end first.
     """
     async with Site.opened(2) as site:
-        site.client.send(post())
-        received = await site.groups[0].next_request()
-        received.write(SSE_HEAD + EVENT)
-        await site.client.head()
-        await site.client.exactly(len(EVENT))
+        received = await begun_stream(site)
 
         give_up(site, 0, how)
         await turns(num_turns)
@@ -233,11 +235,7 @@ async def test_what_still_comes_is_waited_for():
     A group that was taken for dead and goes on loses nothing.
     """
     async with Site.opened(2) as site:
-        site.client.send(post())
-        received = await site.groups[0].next_request()
-        received.write(SSE_HEAD + EVENT)
-        await site.client.head()
-        await site.client.exactly(len(EVENT))
+        received = await begun_stream(site)
         give_up(site, 0, "dead")
         for _ in range(5):
             pass_ticks(site, 1)
