@@ -28,6 +28,8 @@ class Assignment:
     group_epoch: int
     charge_tokens: int
     """What it adds to the group's in-flight tokens; never changed afterwards."""
+    ordinal: int
+    """Among this front door's dispatches to that life of the group: 1, 2, ..."""
     book_tokens: int
     """What the front door believes it holds: the prompt and what has been streamed."""
     streamed_tokens: int = 0

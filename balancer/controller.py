@@ -23,6 +23,7 @@ from functools import partial
 
 from balancer.assignment import Assignment, End
 from balancer.candidates import CANDIDATES, why_none
+from balancer.departures import Departure
 from balancer.errors import LedgerBroken, NoCandidate
 from balancer.freshness import Freshness, FreshnessChange
 from balancer.ledger import Book, Ledger
@@ -106,7 +107,8 @@ class Controller:
         charge_tokens = max(1, request.uncached_tokens(dp_rank))
         group_epoch = self.ledger.dispatch(dp_rank, charge_tokens, prompt_tokens)
         balance_id = f"{self._rng.getrandbits(64):016x}"
-        assignment = Assignment(balance_id, dp_rank, group_epoch, charge_tokens, prompt_tokens)
+        sent = (group_epoch, charge_tokens, self.ledger.num_dispatched(dp_rank))
+        assignment = Assignment(balance_id, dp_rank, *sent, prompt_tokens)
         if self.prefixes is not None and request.page_digests:
             assignment.cached_tokens = request.cached_tokens[dp_rank]
             assignment.expectation = self.prefixes.expect(dp_rank, request.page_digests)
@@ -133,12 +135,13 @@ class Controller:
             charge_tokens = assignment.charge_tokens
             self.ledger.take_back(dp_rank, assignment.group_epoch, charge_tokens, book_tokens)
         else:
-            self.ledger.end(dp_rank, assignment.group_epoch, book_tokens)
+            held_tokens = book_tokens if end is End.REACHED else 0
+            departure = Departure(assignment.ordinal, assignment.charge_tokens, held_tokens)
+            self.ledger.end(dp_rank, assignment.group_epoch, book_tokens, departure)
         if self.prefixes is not None and assignment.expectation is not None:
             settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
             settle(assignment.expectation)
-        if end is End.NEVER_SENT or not self._is_fresh[dp_rank]:
-            self._weigh(dp_rank)  # else only the next report changes its load
+        self._weigh(dp_rank)
 
     def streamed(self, assignment: Assignment, tokens: int) -> None:
         """
@@ -268,10 +271,10 @@ class Controller:
             uncached = self._unstarted.tokens[dp_rank]
             load = _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0, uncached))
         else:
-            flying = self.ledger.in_flight(dp_rank)
-            held = report.running_requests + report.waiting_requests
+            flying, gone = self.ledger.in_flight(dp_rank), self.ledger.departures(dp_rank)
+            held = max(0, report.running_requests + report.waiting_requests - gone.requests)
             uncached = report.waiting_uncached_tokens + flying.tokens
-            holding = report.holding_tokens
+            holding = max(0, report.holding_tokens - gone.tokens)
             load = _GROUP_LOAD((dp_rank, holding, flying.tokens, held, flying.requests, uncached))
         self._loads[dp_rank] = load
         if self._states[dp_rank] is not _READY:

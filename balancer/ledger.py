@@ -45,18 +45,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from balancer.departures import Departure, Departures
 from balancer.errors import LedgerBroken
+from balancer.in_flight import IN_FLIGHT, InFlight, in_flight
 from shm.board import EMPTY_CELL, Cell
-from shm.load import Accepted, LoadReport
-
-_NOTHING = Accepted(0, 0, 0)  # what a group has accepted from a front door that it does not know
-
-
-class InFlight(NamedTuple):
-    """Charges on their way to one group."""
-
-    tokens: int
-    requests: int
+from shm.load import LoadReport
 
 
 class Book(NamedTuple):
@@ -66,32 +59,8 @@ class Book(NamedTuple):
     requests: int
 
 
-# From one tuple: InFlight(...) does the same with a Python frame, for every group of a snapshot.
-_IN_FLIGHT = partial(tuple.__new__, InFlight)
 _CELL = partial(tuple.__new__, Cell)
 _BOOK = Cell._fields.index("book_tokens")  # from there on a cell is about the book
-
-
-def in_flight(epoch: int, report: LoadReport | None, cells: Sequence[Cell]) -> InFlight:
-    """
-    Sum dispatched - returned - accepted over the front doors, for a group in that epoch.
-
-    `report` is the group's newest of that epoch, or None; `cells` are what the
-    front doors noted for it, by slot.
-    """
-    tokens = requests = 0
-    accepted = () if report is None else report.accepted
-    accepted += (_NOTHING,) * (len(cells) - len(accepted))
-    for cell, (accepted_epoch, taken, num_taken) in zip(cells, accepted, strict=False):
-        front_door_epoch, group_epoch, sent, num_sent, returned, num_returned, _, _ = cell
-        if group_epoch != epoch:
-            continue
-        tokens += sent - returned
-        requests += num_sent - num_returned
-        if accepted_epoch == front_door_epoch:
-            tokens -= taken
-            requests -= num_taken
-    return _IN_FLIGHT((tokens, requests))
 
 
 class Ledger:
@@ -122,6 +91,7 @@ class Ledger:
         self._book_tokens = [0] * num_groups
         self._book_requests = [0] * num_groups
         """The own books; the own cells have them as of their last note."""
+        self._departures = [Departures() for _ in range(num_groups)]
         for dp_rank in range(num_groups):
             self.begin_group(dp_rank, 0)
 
@@ -165,8 +135,17 @@ class Ledger:
                 requests += cell.book_requests
         return Book(tokens, requests)
 
+    def departures(self, dp_rank: int) -> Departures:
+        """What the group's newest report still counts and this front door knows to have ended."""
+        return self._departures[dp_rank]
+
+    def num_dispatched(self, dp_rank: int) -> int:
+        """Requests that this front door has sent to the group's present life, or was about to."""
+        return self._own(dp_rank).dispatched_requests
+
     def begin_group(self, dp_rank: int, group_epoch: int) -> None:
         """The group is in that epoch from now on: all that came before counts for nothing."""
+        self._departures[dp_rank] = Departures()
         self._epochs[dp_rank] = group_epoch
         self._reports[dp_rank] = None
         self._book_tokens[dp_rank] = self._book_requests[dp_rank] = 0
@@ -189,7 +168,7 @@ class Ledger:
         cell = (mine, group_epoch, sent, num_sent, returned, num_returned, book_tokens, num_open)
         self._write(dp_rank, _CELL(cell))
         flying, num_flying = self._in_flight[dp_rank]
-        self._in_flight[dp_rank] = _IN_FLIGHT((flying + tokens, num_flying + 1))
+        self._in_flight[dp_rank] = IN_FLIGHT((flying + tokens, num_flying + 1))
         return group_epoch
 
     def stream(self, dp_rank: int, group_epoch: int, tokens: int) -> None:
@@ -197,9 +176,9 @@ class Ledger:
         if self._epochs[dp_rank] == group_epoch:
             self._book_tokens[dp_rank] += tokens
 
-    def end(self, dp_rank: int, group_epoch: int, book_tokens: int) -> None:
+    def end(self, dp_rank: int, group_epoch: int, book_tokens: int, departure: Departure) -> None:
         """
-        A request is open no more; its charge reached the group, which counts it.
+        A request is open no more; its charge reached the group, which counts it, and its end.
 
         No counter changes, so nothing is written: the board has the book with
         the next dispatch to that group, or else with the next note_books.
@@ -207,6 +186,7 @@ class Ledger:
         if self._epochs[dp_rank] == group_epoch:  # else it ended with its epoch
             self._book_tokens[dp_rank] -= book_tokens
             self._book_requests[dp_rank] -= 1
+            self._departures[dp_rank].add(departure)
 
     def take_back(self, dp_rank: int, group_epoch: int, tokens: int, book_tokens: int) -> None:
         """Note that a charge sent in that epoch never reached the group, and is open no more."""
@@ -223,7 +203,7 @@ class Ledger:
         )
         self._write(dp_rank, noted)
         flying, num_flying = self._in_flight[dp_rank]
-        self._in_flight[dp_rank] = _IN_FLIGHT((flying - tokens, num_flying - 1))
+        self._in_flight[dp_rank] = IN_FLIGHT((flying - tokens, num_flying - 1))
 
     def note_books(self) -> None:
         """Note the own book of every group where it has changed since the last note."""
@@ -247,11 +227,17 @@ class Ledger:
                 continue
             self._reports[dp_rank] = report
             if before is None or before.accepted != report.accepted:  # most steps accept nothing
-                self._in_flight[dp_rank] = in_flight(
-                    report.group_epoch, report, self._cells[dp_rank]
-                )
+                self._observe_counters(dp_rank, report)
             taken.append(dp_rank)
         return taken
+
+    def _observe_counters(self, dp_rank: int, report: LoadReport) -> None:
+        self._in_flight[dp_rank] = self._summed(dp_rank)
+        if self._slot < len(report.accepted):
+            mine = report.accepted[self._slot]
+            if mine.front_door_epoch == self._epoch:
+                returned = self._own(dp_rank).returned_requests
+                self._departures[dp_rank].observe(mine, returned)
 
     def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> bool:
         """

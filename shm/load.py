@@ -9,11 +9,12 @@ which is the leader that holds a lock (workers.ranks.term).
 
     word   report
     0..12  the scalar fields of LoadReport, in order
-    13..   for each front-door slot: front_door_epoch, tokens, requests
+    13..   for each front-door slot: the fields of Accepted, in order
 
-A report tells at one instant what a group holds and what it has accepted so
-far from each front door.  Both change in the same report, which is what lets a
-front door subtract exactly (see balancer.ledger).
+A report tells at one instant what a group holds, what it has accepted so far
+from each front door, and what of that has ended.  All change in the same report,
+which is what lets a front door subtract exactly (see balancer.ledger and
+balancer.departures).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from shm.names import Kind, segment_name
 from shm.segment import WORD_BYTES, Segment
 
 _BODY_HEAD = struct.Struct("<qq")
+NOT_TOLD = -1
+"""Ended requests of a group that does not count them."""
 
 
 class Accepted(NamedTuple):
@@ -39,6 +42,9 @@ class Accepted(NamedTuple):
     front_door_epoch: int
     tokens: int
     requests: int
+    ended_tokens: int = 0
+    """Charges, out of `tokens`, of requests that hold nothing any more."""
+    ended_requests: int = NOT_TOLD
 
 
 _ACCEPTED_WORDS = len(Accepted._fields)
@@ -80,7 +86,7 @@ class LoadReport(NamedTuple):
     def from_words(cls, words: Sequence[int]) -> LoadReport:
         """Inverse of to_words."""
         rest = iter(words[_SCALAR_WORDS:])
-        slots = zip(rest, rest, rest, strict=True)
+        slots = zip(*[rest] * _ACCEPTED_WORDS, strict=True)
         return cls._make((*words[:_SCALAR_WORDS], tuple(map(Accepted._make, slots))))
 
 
@@ -218,5 +224,6 @@ def _unpack(packed: tuple[bytes, ...]) -> tuple[LoadReport, ...]:
     words, num_words = array("q", b"".join(packed)), len(packed[0]) // WORD_BYTES
     columns = [words[column::num_words] for column in range(num_words)]
     scalars, rest = columns[:_SCALAR_WORDS], iter(columns[_SCALAR_WORDS:])
-    slots = [map(_ACCEPTED, zip(*slot, strict=True)) for slot in zip(rest, rest, rest, strict=True)]
+    words_of_slots = zip(*[rest] * _ACCEPTED_WORDS, strict=True)
+    slots = [map(_ACCEPTED, zip(*slot, strict=True)) for slot in words_of_slots]
     return tuple(map(_REPORT, zip(*scalars, zip(*slots, strict=True), strict=True)))

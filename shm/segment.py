@@ -37,7 +37,7 @@ WORD_BYTES = 8
 LINE_WORDS = 8
 HEADER_BYTES = LINE_WORDS * WORD_BYTES
 MAGIC = 0x4C564C48  # "LVLH"
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 _MODE = 0o600
 _CREATION_LIMIT_S = 10.0  # a segment without an owner for so long was left by a dead creator
 

@@ -1,6 +1,6 @@
 """Figures of a group, for tests that need some."""
 
-from balancer.ledger import InFlight
+from balancer.in_flight import InFlight
 from router.control_plane.figures import GroupFigures
 from shm.group_table import GroupEntry, GroupState
 from shm.load import Accepted, LoadReport

@@ -142,5 +142,5 @@ class Barrier:
             num_steps=group.num_steps,
             step_time_ns=round(self._last_ms * 1e6),
             step_prefill_tokens=group.last_prefill_tokens,
-            accepted=(Accepted(EPOCH, group.accepted_tokens, group.accepted_requests),),
+            accepted=(Accepted(EPOCH, *group.accepted, *group.ended),),
         )

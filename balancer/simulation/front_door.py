@@ -128,8 +128,10 @@ class SimulatedFrontDoor:
         return assignment
 
     def release(self, job: Job, end: End) -> None:
-        """It ended, or was given up."""
+        """It ended, or was given up; what it had produced has streamed by then."""
         assert job.assignment is not None
+        if end is End.REACHED:
+            self._stream(job, job.num_produced)
         self.controller.release(job.assignment, end)
 
     def _shape(self, job: Job) -> RequestShape:

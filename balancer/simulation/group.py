@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from balancer.prefix_index import Change, PrefixEvent
 from balancer.simulation.decode_batch import DecodeBatch
@@ -45,6 +46,17 @@ class GroupLimits:
     def num_pages(self) -> int:
         """Pages of its KV."""
         return self.kv_capacity_tokens // self.page_size
+
+
+class Counted(NamedTuple):
+    """A cumulative counter, as shm.load.Accepted has two."""
+
+    tokens: int
+    requests: int
+
+    def plus(self, job: Job) -> Counted:
+        """With the charge of one more."""
+        return Counted(self.tokens + job.charge_tokens, self.requests + 1)
 
 
 class SimulatedGroup:
@@ -73,8 +85,10 @@ class SimulatedGroup:
         """Computed in the step under way; 0 if none is."""
         self.last_prefill_tokens = 0
         """Computed in the last step that ended."""
-        self.accepted_tokens = 0
-        self.accepted_requests = 0
+        self.accepted = Counted(0, 0)
+        """Charges and requests."""
+        self.ended = Counted(0, 0)
+        """The same of those that hold nothing any more."""
         self._computes_prompts, self._mixes = computes_prompts, mixes
         self.is_decoding = True
         """Whether the step under way decodes."""
@@ -115,9 +129,10 @@ class SimulatedGroup:
 
     def accept(self, job: Job, charge_tokens: int) -> bool:
         """Count the charge; False: refused, it can never fit."""
-        self.accepted_tokens += charge_tokens
-        self.accepted_requests += 1
+        job.charge_tokens = charge_tokens
+        self.accepted = self.accepted.plus(job)
         if self._pages(job.most_tokens) + 1 > self.limits.num_pages:
+            self.ended = self.ended.plus(job)
             return False
         job.uncached_tokens = self._to_compute(job) if self._computes_prompts else 0
         self._queue(job)
@@ -156,6 +171,7 @@ class SimulatedGroup:
         ended = self.decoding.take_ended()
         for job in ended:
             self._free_pages += self._pages(job.num_tokens)
+            self.ended = self.ended.plus(job)
         return first, ended
 
     def lose_all(self) -> list[Job]:

@@ -30,6 +30,8 @@ class Job:
     ended_s: float | None = None
     outcome: Outcome | None = None
     assignment: Assignment | None = None
+    charge_tokens: int = 0
+    """As its group counted it."""
     excluded: tuple[int, ...] = ()
     """Groups that it was sent to and that lost it."""
     num_streamed: int = 0

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from balancer.ledger import InFlight, in_flight
+from balancer.in_flight import InFlight, in_flight
 from shm.board import Board
 from shm.errors import TornRead
 from shm.group_table import GroupEntry, GroupState

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from balancer.controller import Controller
+from balancer.departures import Departure
 from balancer.ledger import Ledger
 from balancer.policies.random_choice import RandomChoice
 from shm import double_buffer
@@ -195,7 +196,8 @@ class Host:
 
     def end(self):
         charge, tokens = next(iter(self._open.items()))
-        self._a.end(charge.dp_rank, charge.group_epoch, tokens)
+        gone = Departure(1, charge.tokens, tokens)
+        self._a.end(charge.dp_rank, charge.group_epoch, tokens, gone)
         del self._open[charge]
 
     def send(self):

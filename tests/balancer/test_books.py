@@ -2,12 +2,15 @@
 
 import pytest
 
-from balancer.ledger import Book, InFlight, Ledger
+from balancer.departures import Departure
+from balancer.in_flight import InFlight
+from balancer.ledger import Book, Ledger
 from shm.board import EMPTY_CELL, Cell
 from shm.load import Accepted
 from tests.balancer.loads import report
 
 MINE, OTHER, DEAD = 0, 1, 2
+GONE = Departure(ordinal=1, charge_tokens=100, held_tokens=105)
 
 
 @pytest.fixture(name="cells")
@@ -32,7 +35,7 @@ def test_a_book_is_open_from_dispatch_to_end(ledger, cells):
     ledger.stream(0, 70, 5)
     assert ledger.own_book(0) == Book(116, 2)
 
-    ledger.end(0, 70, 105)
+    ledger.end(0, 70, 105, GONE)
 
     assert ledger.own_book(0) == Book(11, 1)
     ledger.note_books()
@@ -46,13 +49,13 @@ def test_an_end_is_noted_with_what_is_noted_next(ledger, cells):
     """
     ledger.dispatch(0, 100)
     noted = cells[0]
-    ledger.end(0, 70, 100)
+    ledger.end(0, 70, 100, GONE)
     assert (cells[0], ledger.book(0)) == (noted, Book(0, 0))
 
     ledger.dispatch(0, 11)
     assert cells[0] == Cell(500, 70, 111, 2, 0, 0, 11, 1)
 
-    ledger.end(0, 70, 11)
+    ledger.end(0, 70, 11, GONE)
     ledger.note_books()
     assert cells[0] == Cell(500, 70, 111, 2, 0, 0, 0, 0)
 
@@ -62,7 +65,7 @@ def test_the_end_of_a_request_without_tokens_is_noted_too(ledger, cells):
     Its request is in the book, though no token is.
     """
     ledger.dispatch(0, 0)
-    ledger.end(0, 70, 0)
+    ledger.end(0, 70, 0, GONE)
 
     ledger.note_books()
 
@@ -127,7 +130,7 @@ def test_ends_of_the_groups_old_life_leave_the_new_ones_book_alone(ledger, cells
     noted = cells[0]
 
     ledger.stream(0, 70, 5)
-    ledger.end(0, 70, 105)
+    ledger.end(0, 70, 105, GONE)
     ledger.take_back(0, 70, 100, 105)
     ledger.note_books()
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from balancer.errors import LedgerBroken
-from balancer.ledger import InFlight, Ledger
+from balancer.in_flight import InFlight
+from balancer.ledger import Ledger
 from shm.board import EMPTY_CELL, Cell
 from shm.load import Accepted
 from tests.balancer.loads import report

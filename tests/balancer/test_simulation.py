@@ -125,19 +125,35 @@ def test_a_decision_sees_what_was_dispatched_since_the_last_report():
 
 def test_a_report_is_seen_as_many_steps_later_as_told():
     """
-    A long request ended on one group, and there is less than on the other once that is seen.
+    Three small requests outgrow a large one: 3 * (1 + s) tokens against 15 + s, after s steps.
 
-    An arrival that comes within the delay still sees its tokens there, and goes to the other.
+    An arrival in the twelfth step or so is sent to the large one if that is seen, and to the
+    small ones if it is not: seven steps earlier they had fewer.
     """
-    for delay, expected in ((0, {1}), (3, {0})):
+    for delay, expected in ((0, {True}), (7, {False})):
         chosen = set()
         for seed in range(8):
-            asked = traffic((0.0, 20, 2), (0.0, 1, 8), (0.115, 4, 1))
+            first = [(at_s / 1e4, 1, 20) for at_s in (1, 2, 3)]
+            asked = traffic((0.0, 15, 20), *first, (0.75, 1, 1))
             door = settings(report_delay_steps=delay)
-            long, short, late = run(Simulation(asked, door, "minimum_tokens", seed))
-            assert long.ended_s < late.arrival_s < short.ended_s
-            chosen.add(int(late.assignment.dp_rank == long.assignment.dp_rank))
+            large, *small, late = run(Simulation(asked, door, "minimum_tokens", seed))
+            assert {one.assignment.dp_rank for one in small} == {1 - large.assignment.dp_rank}
+            chosen.add(late.assignment.dp_rank == large.assignment.dp_rank)
         assert chosen == expected
+
+
+def test_what_has_ended_counts_no_more_whatever_the_reports_still_hold():
+    """
+    Reports are three steps late, and hold 20 tokens of a request that is over where the
+    other group has one that has grown to 8: the next goes where nothing is left.
+    """
+    for seed in range(8):
+        asked = traffic((0.0, 20, 2), (0.0, 1, 8), (0.115, 4, 1))
+        door = settings(report_delay_steps=3)
+        long, short, late = run(Simulation(asked, door, "minimum_tokens", seed))
+
+        assert long.ended_s < late.arrival_s < short.ended_s
+        assert late.assignment.dp_rank == long.assignment.dp_rank
 
 
 def test_lost_reports_leave_the_books_to_stand_in():

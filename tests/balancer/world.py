@@ -38,6 +38,8 @@ class Shown:
     epoch: int = 0
     sampled_ns: int = 0
     accepted: frozenset = frozenset()
+    ended: frozenset = frozenset()
+    """Those of the accepted that hold nothing any more."""
     held: dict = field(default_factory=dict)
     """Tokens of each request."""
 
@@ -52,6 +54,8 @@ class Group:
     def accept(self, charged, *, hold):
         held = self.now.held | ({charged: charged.prompt_tokens} if hold else {})
         self.now = replace(self.now, accepted=self.now.accepted | {charged}, held=held)
+        if not hold:
+            self.now = replace(self.now, ended=self.now.ended | {charged})
 
     def grow(self, charged, tokens):
         held = self.now.held | {charged: self.now.held[charged] + tokens}
@@ -59,7 +63,7 @@ class Group:
 
     def finish(self, charged):
         held = {one: tokens for one, tokens in self.now.held.items() if one is not charged}
-        self.now = replace(self.now, held=held)
+        self.now = replace(self.now, held=held, ended=self.now.ended | {charged})
 
 
 def report_of(dp_rank, shown):
@@ -70,16 +74,17 @@ def report_of(dp_rank, shown):
         holding_tokens=sum(shown.held.values()),
         running_requests=len(shown.held),
         max_requests=1 << 40,
-        accepted=tuple(accepted_from(slot, shown.accepted) for slot in range(NUM_FRONT_DOORS)),
+        accepted=tuple(counters_of(slot, shown) for slot in range(NUM_FRONT_DOORS)),
     )
 
 
-def accepted_from(slot, accepted):
+def counters_of(slot, shown):
     """What came from the newest life of that front door that the group has heard of."""
-    mine = [charged for charged in accepted if charged.door.slot == slot]
+    mine = [charged for charged in shown.accepted if charged.door.slot == slot]
     newest = max((charged.door.epoch for charged in mine), default=0)
-    counted = [charged.charge_tokens for charged in mine if charged.door.epoch == newest]
-    return Accepted(newest, sum(counted), len(counted))
+    counted = {charged: charged.charge_tokens for charged in mine if charged.door.epoch == newest}
+    ended = [tokens for charged, tokens in counted.items() if charged in shown.ended]
+    return Accepted(newest, sum(counted.values()), len(counted), sum(ended), len(ended))
 
 
 class World:
@@ -232,6 +237,19 @@ class World:
         self._table_writer.publish(rows, published_ns=0)
 
     # The truth
+
+    def departed(self, slot, dp_rank):
+        """
+        Requests of that front door that it knows to have ended, and its report does not.
+
+        What the report still counts of them is taken off, if it is sure which they are.
+        """
+        door = self.doors[slot]
+        if not door.fresh[dp_rank]:
+            return set()
+        life = (dp_rank, door.known_epochs[dp_rank])
+        known = {charged for charged in door.sent - door.open if charged.life == life}
+        return known - door.seen[dp_rank].ended
 
     def truth(self, slot, dp_rank):
         """

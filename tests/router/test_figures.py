@@ -1,6 +1,6 @@
 import pytest
 
-from balancer.ledger import InFlight
+from balancer.in_flight import InFlight
 from router.control_plane.figures import Figures, GroupFigures, imbalance
 from router.control_plane.loads import loads_of
 from shm.board import Board, Cell

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from balancer.ledger import InFlight
+from balancer.in_flight import InFlight
 from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import CHAT, LAST_CHUNK, SSE_HEAD, chunk, get, post
 from tests.router.fakes import until

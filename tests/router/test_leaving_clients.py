@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from balancer.ledger import InFlight
+from balancer.in_flight import InFlight
 from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import SSE_HEAD, chunk, post
 from tests.router.failures import EVENT, FAILURES, lose, questions, refuse, row

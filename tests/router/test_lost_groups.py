@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from balancer.ledger import InFlight
+from balancer.in_flight import InFlight
 from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import LAST_CHUNK, SSE_HEAD, chunk, post
 from tests.router.fakes import until

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import router.control_plane.metrics
-from balancer.ledger import InFlight
+from balancer.in_flight import InFlight
 from router.control_plane.figures import GroupFigures
 from router.control_plane.metrics import exposition
 from router.control_plane.totals import Totals

@@ -137,7 +137,7 @@ def test_another_versions_layout_is_refused(name):
     """
     raw_object(name, 4096, [64, magic_word(Kind.LOAD, version=1), 1]).close_fd()
 
-    with pytest.raises(errors.WrongVersion, match="has layout version 1, this is version 3"):
+    with pytest.raises(errors.WrongVersion, match="has layout version 1, this is version 4"):
         segment.attach(name, Kind.LOAD)
 
 

@@ -124,7 +124,7 @@ def test_each_front_door_has_its_own_counters():
     for number, slot in enumerate((0, 1, 1)):
         counters.count(charge(number, tokens=5, front_door=slot))
 
-    assert counters.read() == (Accepted(1, 5, 1), Accepted(1, 10, 2))
+    assert counters.read() == (Accepted(1, 5, 1, 0, 0), Accepted(1, 10, 2, 0, 0))
 
 
 def test_a_newer_front_door_starts_from_zero_and_an_older_one_counts_nothing():
@@ -137,7 +137,22 @@ def test_a_newer_front_door_starts_from_zero_and_an_older_one_counts_nothing():
     counters.count(charge(2, epoch=6, tokens=3))
     counters.count(charge(3, epoch=5))
 
-    assert counters.read() == (Accepted(6, 3, 1),)
+    assert counters.read() == (Accepted(6, 3, 1, 0, 0),)
+
+
+def test_what_an_older_front_door_sent_ends_in_nobodys_book():
+    """
+    It was counted in a book that is closed; in the new one nothing has ended.
+    """
+    counters = AcceptedCounters(1)
+    counters.count(charge(1, epoch=5))
+    counters.count(charge(2, epoch=6, tokens=3))
+
+    counters.end(charge(1, epoch=5))
+    assert counters.read() == (Accepted(6, 3, 1, 0, 0),)
+
+    counters.end(charge(2, epoch=6, tokens=3))
+    assert counters.read() == (Accepted(6, 3, 1, 3, 1),)
 
 
 @given(

@@ -3,7 +3,7 @@ import queue
 import pytest
 
 from tests.workers.fakes import FakeText, SlotRunner, StepClock, expected_output, make_request
-from workers.engine.acceptance import AcceptedCounters, Charge
+from workers.engine.acceptance import AcceptedCounters, Charge, Ticket
 from workers.engine.engine import MAX_FAILED_STEPS, Engine, Ports
 from workers.engine.inbox import Abort, Inbox, Settle, Submit
 from workers.engine.meter import GroupId, LoadMeter
@@ -57,11 +57,11 @@ def test_holding_and_accepted_change_in_the_same_report(bench):
     No report shows a request's charge as accepted without its tokens, or the reverse.
     """
     bench.step()
-    bench.step(Submit(make_request(1, [1] * 3, charge=charge(1, 9))))
+    bench.step(Submit(make_request(1, [1] * 3, ticket=Ticket(charge(1, 9), 1))))
 
     before, after = bench.reports
     assert (before.holding_tokens, before.accepted[0].tokens) == (0, 0)
-    assert (after.holding_tokens, after.accepted[0]) == (3, (5, 9, 1))
+    assert (after.holding_tokens, after.accepted[0]) == (3, (5, 9, 1, 0, 0))
 
 
 def test_the_report_of_a_step_is_made_before_its_forward_pass(bench):
@@ -84,7 +84,7 @@ def test_the_last_report_says_that_nothing_is_held(bench):
     """
     A report is sampled after the last finish: an idle group does not look busy for ever.
     """
-    bench.step(Submit(make_request(1, [1], max_new_tokens=1, charge=charge(1, 4))))
+    bench.step(Submit(make_request(1, [1], max_new_tokens=1, ticket=Ticket(charge(1, 4), 1))))
     assert bench.reports[0].holding_tokens == 1
 
     assert bench.step(), "nothing left to do"
@@ -92,7 +92,7 @@ def test_the_last_report_says_that_nothing_is_held(bench):
     last = bench.reports[-1]
     assert (last.holding_tokens, last.running_requests, last.kv_used_tokens) == (0, 0, 0)
     assert (last.num_steps, last.step_prefill_tokens) == (1, 1)
-    assert last.accepted[0] == (5, 4, 1)
+    assert last.accepted[0] == (5, 4, 1, 4, 1)
     assert (last.dp_rank, last.group_epoch, last.max_requests) == (3, 77, 10)
 
 
@@ -108,6 +108,37 @@ def test_what_a_finished_request_held_is_reported_free_before_it_is_answered(ben
 
     assert held == [1, 0]
     assert len(bench.reports) == 3, "no more reports than needed"
+
+
+def test_an_end_is_told_in_the_report_that_holds_it_no_more(bench):
+    """
+    Not before, or a front door would take it off twice; and not after.
+    """
+    bench.step(Submit(make_request(1, [1], max_new_tokens=3, ticket=Ticket(charge(1, 4), 1))))
+    while not bench.step():
+        pass
+
+    told = [(r.holding_tokens, r.accepted[0].ended_requests) for r in bench.reports]
+    assert told == [(1, 0), (2, 0), (3, 0), (0, 1), (0, 1)]
+
+
+def test_a_charge_ends_with_the_last_of_its_choices(bench):
+    """
+    Three of them, of which one is aborted and two have unequal lengths.
+    """
+    ticket = Ticket(charge(1, 4), 3)
+    choices = [make_request(n, [1], max_new_tokens=n, ticket=ticket) for n in (1, 2, 3)]
+    ends = []
+
+    for arrivals in (map(Submit, choices), [Abort(3)], []):
+        bench.step(*arrivals)
+        ends.append(bench.reports[-1].accepted[0])
+
+    assert ends[0] == (5, 4, 1, 0, 0)
+    assert ends[-1] == (5, 4, 1, 4, 1)
+    while not bench.step():
+        pass
+    assert bench.reports[-1].accepted[0] == (5, 4, 1, 4, 1)
 
 
 class CountingPool(PagePool):
@@ -146,7 +177,7 @@ def test_what_is_settled_counts_and_holds_nothing(bench):
     """
     bench.step(Settle(charge(1, 9, front_door=1)))
 
-    assert bench.reports[-1].accepted == ((0, 0, 0), (5, 9, 1))
+    assert bench.reports[-1].accepted == ((0, 0, 0, 0, 0), (5, 9, 1, 9, 1))
     assert bench.reports[-1].holding_tokens == 0
 
 
@@ -155,23 +186,23 @@ def test_a_request_that_is_refused_is_counted_too(bench):
     Queue full: its client gets the reason, its charge is settled, and it holds nothing.
     """
     full = Bench(max_queued=0)
-    arrivals = [Submit(make_request(i, [1], charge=charge(i, 1))) for i in (1, 2, 3)]
+    arrivals = [Submit(make_request(i, [1], ticket=Ticket(charge(i, 1), 1))) for i in (1, 2, 3)]
 
     full.step(*arrivals)
 
     errors = [(o.request_id, type(o.error)) for o in full.outputs if o.error]
     assert errors == [(3, QueueFull)]
-    assert full.reports[-1].accepted[0].requests == 3
-    assert full.reports[-1].holding_tokens == 2
+    assert full.reports[0].accepted[0] == (5, 3, 3, 1, 1)
+    assert full.reports[0].holding_tokens == 2
 
 
 def test_a_client_that_leaves_before_the_step_holds_nothing(bench):
     """
     Submit and abort in one take: counted once, and never computed.
     """
-    bench.step(Submit(make_request(1, [1], charge=charge(1, 4))), Abort(1))
+    bench.step(Submit(make_request(1, [1], ticket=Ticket(charge(1, 4), 1))), Abort(1))
 
-    assert bench.reports[-1].accepted[0] == (5, 4, 1)
+    assert bench.reports[-1].accepted[0] == (5, 4, 1, 4, 1)
     assert bench.reports[-1].holding_tokens == 0
     assert bench.runner.num_steps == 0
 
@@ -222,7 +253,7 @@ def test_a_charge_during_a_step_is_accepted_with_its_tokens_after_it(bench):
     """
     The report of the next step shows both; none in between shows one.
     """
-    arrival = Submit(make_request(2, [2] * 3, charge=charge(2, 9)))
+    arrival = Submit(make_request(2, [2] * 3, ticket=Ticket(charge(2, 9), 1)))
     during(bench, 2, lambda: bench.inbox.put(arrival))
     bench.step(Submit(make_request(1, [1] * 3, max_new_tokens=4)))
     bench.step()
@@ -291,14 +322,14 @@ def test_what_is_left_when_it_stops_ends_with_a_last_word(bench):
     """
     Nothing is let in afterwards, and the last report holds nothing.
     """
-    bench.inbox.put(Submit(make_request(1, [1], charge=charge(1, 4))))
+    bench.inbox.put(Submit(make_request(1, [1], ticket=Ticket(charge(1, 4), 1))))
     bench.engine.stop()
     bench.engine.start()
 
     assert bench.engine.join(60.0)
     assert [type(output.error) for output in bench.outputs] == [Stopping]
     assert bench.reports[-1].holding_tokens == 0
-    assert bench.reports[-1].accepted[0] == (5, 4, 1)
+    assert bench.reports[-1].accepted[0] == (5, 4, 1, 4, 1)
     with pytest.raises(Stopping):
         bench.inbox.put(Settle(charge(2, 1)))
     assert not bench.fatal

@@ -46,11 +46,37 @@ class Charge(NamedTuple):
     tokens: int
 
 
+class Ticket:
+    """A charge, and how many of its request's choices are left.  Belongs to the step loop."""
+
+    def __init__(self, charge: Charge, num_choices: int) -> None:
+        self.charge = charge
+        self.num_choices = num_choices
+        self.is_counted = False
+
+
 class AcceptedCounters:
-    """What was taken over from each front door.  Belongs to the step loop."""
+    """
+    What was taken over from each front door, and what of it has ended.
+
+    Belongs to the step loop.  What was accepted ends once: when the last choice of its
+    request has left, or at once if it never gets in.
+    """
 
     def __init__(self, num_front_doors: int) -> None:
-        self._slots = [Accepted(0, 0, 0)] * num_front_doors
+        self._slots = [Accepted(0, 0, 0, 0, 0)] * num_front_doors
+
+    def enter(self, ticket: Ticket) -> None:
+        """A choice of the ticket's request is taken in; the first brings the charge."""
+        if not ticket.is_counted:
+            ticket.is_counted = True
+            self.count(ticket.charge)
+
+    def leave(self, ticket: Ticket) -> None:
+        """A choice of it holds nothing any more; with the last one the charge has ended."""
+        ticket.num_choices -= 1
+        if not ticket.num_choices:
+            self.end(ticket.charge)
 
     def count(self, charge: Charge) -> None:
         """
@@ -61,10 +87,19 @@ class AcceptedCounters:
         """
         slot = self._slots[charge.front_door]
         if charge.front_door_epoch > slot.front_door_epoch:
-            slot = Accepted(charge.front_door_epoch, 0, 0)
+            slot = Accepted(charge.front_door_epoch, 0, 0, 0, 0)
         if charge.front_door_epoch == slot.front_door_epoch:
             slot = slot._replace(tokens=slot.tokens + charge.tokens, requests=slot.requests + 1)
         self._slots[charge.front_door] = slot
+
+    def end(self, charge: Charge) -> None:
+        """Add what was counted to what has ended, unless its front door has begun anew."""
+        slot = self._slots[charge.front_door]
+        if charge.front_door_epoch == slot.front_door_epoch:
+            self._slots[charge.front_door] = slot._replace(
+                ended_tokens=slot.ended_tokens + charge.tokens,
+                ended_requests=slot.ended_requests + 1,
+            )
 
     def read(self) -> tuple[Accepted, ...]:
         """The counters as they stand, one for each slot."""

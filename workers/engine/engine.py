@@ -132,17 +132,28 @@ class Engine:
         outputs = self._take_in(arrivals)
         plan = self._scheduler.plan()
         outputs += plan.failed
-        self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+        self._report()
         if outputs:
             self._ports.deliver(outputs)
         if plan.chunks:
             outputs = self._compute(plan)
             if any(output.finish_reason is not None for output in outputs):
                 # Whoever has a whole answer may ask again at once: what it held is free by then.
-                self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+                self._report()
             self._ports.deliver(outputs)
         self._check_when_idle(has_news=bool(arrivals or plan.chunks))
         return not plan.chunks
+
+    def _report(self) -> None:
+        """What has left since the last report ends in this one."""
+        left, self._scheduler.left = self._scheduler.left, []
+        for request in left:
+            self._count_end(request)
+        self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+
+    def _count_end(self, request: Request) -> None:
+        if request.ticket is not None:
+            self._accepted.leave(request.ticket)
 
     def _check_when_idle(self, has_news: bool) -> None:
         """Check once when the last request has left, and not at every heartbeat after."""
@@ -156,11 +167,12 @@ class Engine:
         for arrival in arrivals:
             match arrival:
                 case Submit(request):
-                    if request.charge is not None:
-                        self._accepted.count(request.charge)
+                    if request.ticket is not None:
+                        self._accepted.enter(request.ticket)
                     refused += self._add(request)
                 case Settle(charge):
                     self._accepted.count(charge)
+                    self._accepted.end(charge)
                 case Abort(request_id):
                     self._scheduler.abort(request_id)
                 case Look(take):
@@ -171,6 +183,7 @@ class Engine:
         try:
             self._scheduler.add(request)
         except RequestRefused as error:
+            self._count_end(request)
             return [Output(request.request_id, error=error)]
         return []
 
@@ -202,4 +215,4 @@ class Engine:
         outputs = self._take_in(self._inbox.take(0.0))
         outputs += self._scheduler.abort_all(Stopping())
         self._ports.deliver(outputs)
-        self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+        self._report()

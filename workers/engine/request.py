@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from workers.engine.acceptance import Charge
+from workers.engine.acceptance import Ticket
 from workers.engine.account import Account
 from workers.errors import RequestRefused
 from workers.model.sampling_params import SamplingParams
@@ -67,6 +67,7 @@ class Request:
     seed: with a position, decides what is drawn (see workers.model.sampling).
     max_new_tokens: 0 computes the prompt and ends without an output.
     stop_ids: tokens that end the output and add no text.
+    ticket: of the charge that came with it; the same for all choices.
     prefix_limit: prompt tokens that may be taken from the cache, if not all but one.
     logprob_start: the first prompt position whose log-probability is wanted, if any is.
     That comes from the logits before it, so it limits the prefix to logprob_start - 1.
@@ -81,7 +82,7 @@ class Request:
     max_new_tokens: int
     stop_ids: frozenset[int]
     text: OutputText
-    charge: Charge | None = None
+    ticket: Ticket | None = None
     prefix_limit: int | None = None
     logprob_start: int | None = None
     priority: int = 0

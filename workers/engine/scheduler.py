@@ -9,8 +9,8 @@ behind it.  Whoever the budget cuts becomes the chunked one, so there is at most
 one.  An admitted request starts after its longest cached prefix and has pages
 for all the tokens that it holds.
 
-A waiting request whose next page somebody is computing already is passed over
-until that page is cached: a prefix that many have in common is computed once.
+A waiting request whose next page somebody computes is passed over until that
+page is cached: a prefix that many have in common is computed once.
 
 When a decode finds no page, requests are retracted, the one of the lowest
 priority first, of those the one with the fewest outputs, of those the latest:
@@ -18,8 +18,7 @@ it loses its pages, to the cache if they are full, and goes to the head of the
 queue.  The one at the other end of that order is never retracted for another's
 sake, so some request always gets to its end.
 
-`plan` reserves, `commit` records; every plan is committed or failed before the
-next one is made.
+`plan` reserves, `commit` records; each plan is committed or failed before the next.
 """
 
 from __future__ import annotations
@@ -58,8 +57,7 @@ class Holdings(NamedTuple):
 
     holding_tokens: all tokens of all requests.
     waiting_uncached_tokens: those to be computed before their request decodes.
-    kv_used_tokens: of running requests, with keys and values; what several
-    share counts for each, because each reads it at every step.
+    kv_used_tokens: of running requests, with keys and values; for each of those that share.
     """
 
     holding_tokens: int
@@ -89,6 +87,7 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running: list[Request] = []  # in the order of admission
         self.totals = Totals()
+        self.left: list[Request] = []  # since somebody took them from here
 
     @property
     def is_idle(self) -> bool:
@@ -282,6 +281,7 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         """The one place where a request leaves, whatever the reason."""
         del self._requests[request.request_id]
+        self.left.append(request)
         self.totals = self.totals.plus(request.account, request.num_outputs)
         if request.state is State.RUNNING:
             self._running.remove(request)

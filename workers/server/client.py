@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from workers.engine.acceptance import Charge, OpenCharge
+from workers.engine.acceptance import Charge, OpenCharge, Ticket
 from workers.engine.inbox import Abort, Inbox, Look, Settle, Submit
 from workers.engine.request import Output, Request
 from workers.errors import Stopping
@@ -87,7 +87,9 @@ class EngineClient:
         if self._inbox.is_closed:
             raise Stopping
         if charge is not None:
-            requests[0].charge = charge.take()
+            ticket = Ticket(charge.take(), len(requests))
+            for request in requests:
+                request.ticket = ticket
         stream = Stream((request.request_id for request in requests), self._abandon)
         self._streams |= {request.request_id: stream for request in requests}
         self._inbox.put(*map(Submit, requests))
