@@ -23,6 +23,7 @@ from functools import partial
 
 from balancer.assignment import Assignment, End
 from balancer.candidates import CANDIDATES, why_none
+from balancer.cost_model import CostFit
 from balancer.departures import Departure
 from balancer.errors import LedgerBroken, NoCandidate
 from balancer.freshness import Freshness, FreshnessChange
@@ -55,12 +56,14 @@ class Controller:
         rng: random.Random,
         max_load_age_ns: int,
         prefixes: PrefixIndex | None = None,
+        costs: CostFit | None = None,
     ) -> None:
-        """`prefixes` is given if the policy looks at them."""
+        """`prefixes` is given if the policy looks at them; `costs` knows whether groups wait."""
         self.policy = policy
         self.ledger = ledger
         self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
+        self._costs = CostFit() if costs is None else costs
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
@@ -75,9 +78,8 @@ class Controller:
             self._reader.read(ledger)
 
     def __repr__(self) -> str:
-        pairs = zip(self._states, self._loads, strict=True)
-        loads = ", ".join(f"{load.dp_rank}:{state} {load.tokens}" for state, load in pairs)
-        return f"<Controller {self.policy.name}, {len(self._open)} open, [{loads}]>"
+        tokens = ", ".join(f"{load.dp_rank}: {load.tokens}" for load in self._loads)
+        return f"<Controller {self.policy.name}, {len(self._open)} open, tokens {{{tokens}}}>"
 
     def assign(self, request: RequestShape, excluded: Collection[int] = ()) -> Assignment:
         """
@@ -146,7 +148,6 @@ class Controller:
     def streamed(self, assignment: Assignment, tokens: int) -> None:
         """
         The group has produced that many tokens more; after release they are nobody's.
-
         They are in the own book at once, and on the board with the next note.
         """
         if not assignment.is_open:
@@ -166,7 +167,6 @@ class Controller:
     def observe_group(self, entry: GroupEntry) -> None:
         """
         Take over a row of the group table; a later epoch starts the group's books anew.
-
         An earlier one does not: a life of a group does not come back, and books
         begun twice in one life would forget what was sent in it.  Nor does it make
         the group a candidate: a leader of that epoch refuses what is charged under
@@ -191,7 +191,6 @@ class Controller:
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
         """
         Take over load reports, but for old ones and those of another epoch than the table's.
-
         Those of groups that were not fresh count from the next observe_time on.
         """
         for dp_rank in self.ledger.observe_reports(reports):
@@ -274,6 +273,8 @@ class Controller:
             flying, gone = self.ledger.in_flight(dp_rank), self.ledger.departures(dp_rank)
             held = max(0, report.running_requests + report.waiting_requests - gone.requests)
             uncached = report.waiting_uncached_tokens + flying.tokens
+            if self._costs.groups_wait:  # all have to wait for what a step computes by now
+                uncached -= report.computing_tokens
             holding = max(0, report.holding_tokens - gone.tokens)
             load = _GROUP_LOAD((dp_rank, holding, flying.tokens, held, flying.requests, uncached))
         self._loads[dp_rank] = load

@@ -154,6 +154,11 @@ class CostFit:
         origin = f"fitted, R2 {self.r_squared:.2f}" if self.is_fitted else "prior"
         return f"<CostFit {self.step_cost}, {origin}>"
 
+    @property
+    def groups_wait(self) -> bool:
+        """Whether groups seem to wait for each other at every step."""
+        return self._waits
+
     def observe(self, newest: Sequence[LoadReport | None]) -> None:
         """Take a sample from the newest report of each group, by dp_rank, if it is time to."""
         for _ in range(min(_REPORTS_PER_BATCH, len(newest))):

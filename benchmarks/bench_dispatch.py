@@ -140,6 +140,7 @@ class Groups:
             num_steps=self._step,
             step_time_ns=20_000_000,
             step_prefill_tokens=0,
+            computing_tokens=0,
             accepted=(accepted, *[Accepted(0, 0, 0)] * (self._num_front_doors - 1)),
         )
 

@@ -99,6 +99,7 @@ def _report(board: Board, dp_rank: int, num_steps: int, now_ns: int) -> LoadRepo
         num_steps=num_steps,
         step_time_ns=20_000_000,
         step_prefill_tokens=0,
+        computing_tokens=0,
         accepted=(accepted,),
     )
 

@@ -8,8 +8,8 @@ which is the leader that holds a lock (workers.ranks.term).
     2..    one report for each group, LoadReport.num_words(slots) words
 
     word   report
-    0..12  the scalar fields of LoadReport, in order
-    13..   for each front-door slot: the fields of Accepted, in order
+    0..13  the scalar fields of LoadReport, in order
+    14..   for each front-door slot: the fields of Accepted, in order
 
 A report tells at one instant what a group holds, what it has accepted so far
 from each front door, and what of that has ended.  All change in the same report,
@@ -70,6 +70,8 @@ class LoadReport(NamedTuple):
     """Duration of the last step; 0 before the first."""
     step_prefill_tokens: int
     """Prompt tokens computed in that step."""
+    computing_tokens: int
+    """Of waiting_uncached_tokens, what the step under way computes; 0 between steps."""
     accepted: tuple[Accepted, ...]
     """One for each front-door slot."""
 

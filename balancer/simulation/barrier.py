@@ -1,9 +1,9 @@
 """
 Groups that step together: all in lock step, or one alone.
 
-A report is sampled when a step begins, after what was sent has been accepted, and
-published `report_delay_steps` steps later.  While nobody has work no step passes;
-then a heartbeat publishes what is so, as the live groups' does.
+A report is sampled when a step begins, after what was sent has been accepted and before
+anything is computed, and published `report_delay_steps` steps later.  While nobody has
+work no step passes; then a heartbeat publishes what is so, as the live groups' does.
 """
 
 from __future__ import annotations
@@ -135,12 +135,13 @@ class Barrier:
             holding_tokens=group.holding_tokens,
             running_requests=group.num_running,
             waiting_requests=group.num_waiting,
-            waiting_uncached_tokens=group.uncached_tokens,
-            kv_used_tokens=group.kv_tokens,
+            waiting_uncached_tokens=group.uncached_tokens + group.step_prefill_tokens,
+            kv_used_tokens=group.kv_tokens - group.step_prefill_tokens,
             kv_capacity_tokens=limits.kv_capacity_tokens,
             max_requests=limits.max_running_requests + limits.max_queued_requests,
             num_steps=group.num_steps,
             step_time_ns=round(self._last_ms * 1e6),
             step_prefill_tokens=group.last_prefill_tokens,
+            computing_tokens=group.step_prefill_tokens,
             accepted=(Accepted(EPOCH, *group.accepted, *group.ended),),
         )

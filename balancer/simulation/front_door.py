@@ -55,6 +55,7 @@ class SimulatedFrontDoor:
             random.Random(f"ids {seed}"),
             round(max_load_age_s * NS_PER_S),
             PrefixIndex(num_groups) if wants_prefixes else None,
+            self._costs,
         )
         self.waiting: WaitingRoom[Job] = WaitingRoom(waiting, num_groups)
         self._num_groups = num_groups

@@ -149,7 +149,7 @@ class FrontDoor:
         max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
         policy = make_policy(instance.method, rng, self._costs)
         prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
-        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes)
+        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes, self._costs)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         self.prefixes.follow(groups)

@@ -72,6 +72,7 @@ class StandInGroup:
             num_steps=self._num_steps,
             step_time_ns=0,
             step_prefill_tokens=0,
+            computing_tokens=0,
             accepted=tuple(self._accepted),
         )
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 def assignment(number=1, epoch=11):
-    return Assignment(f"{number:016x}", 0, epoch, 100 + number, 100 + number)
+    return Assignment(f"{number:016x}", 0, epoch, 100 + number, number, 100 + number)
 
 
 class Pauses:

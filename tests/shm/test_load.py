@@ -211,5 +211,5 @@ def test_a_record_of_another_shape_is_refused(created, reader):
     body = struct.pack("<qqq", 1, 2, 3)
     DoubleBufferWriter(created).publish(body, 0)
 
-    with pytest.raises(InvalidRecord, match="24 bytes, 1 groups and 2 front doors have 200"):
+    with pytest.raises(InvalidRecord, match="24 bytes, 1 groups and 2 front doors have 208"):
         reader.snapshot()

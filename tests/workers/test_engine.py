@@ -77,7 +77,7 @@ def test_the_report_of_a_step_is_made_before_its_forward_pass(bench):
     bench.runner.run = run
     bench.step(Submit(make_request(1, [1] * 12)))
 
-    assert [report.waiting_uncached_tokens for report in seen] == [12]
+    assert [(r.waiting_uncached_tokens, r.computing_tokens) for r in seen] == [(12, 8)]
 
 
 def test_the_last_report_says_that_nothing_is_held(bench):

@@ -132,7 +132,7 @@ class Engine:
         outputs = self._take_in(arrivals)
         plan = self._scheduler.plan()
         outputs += plan.failed
-        self._report()
+        self._report(plan.num_prefill_tokens)
         if outputs:
             self._ports.deliver(outputs)
         if plan.chunks:
@@ -144,12 +144,12 @@ class Engine:
         self._check_when_idle(has_news=bool(arrivals or plan.chunks))
         return not plan.chunks
 
-    def _report(self) -> None:
+    def _report(self, computing_tokens: int = 0) -> None:
         """What has left since the last report ends in this one."""
         left, self._scheduler.left = self._scheduler.left, []
         for request in left:
             self._count_end(request)
-        self._ports.report(self._meter.sample(self._scheduler, self._accepted))
+        self._ports.report(self._meter.sample(self._scheduler, self._accepted, computing_tokens))
 
     def _count_end(self, request: Request) -> None:
         if request.ticket is not None:

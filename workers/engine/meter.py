@@ -40,8 +40,10 @@ class LoadMeter:
         self._step_time_ns = self._clock_ns() - started_ns
         self._step_prefill_tokens = num_prefill_tokens
 
-    def sample(self, scheduler: Scheduler, accepted: AcceptedCounters) -> LoadReport:
-        """Return the report of this instant."""
+    def sample(
+        self, scheduler: Scheduler, accepted: AcceptedCounters, computing_tokens: int = 0
+    ) -> LoadReport:
+        """Return the report of this instant; a step may be about to compute prompt tokens."""
         holdings = scheduler.holdings()
         return LoadReport(
             dp_rank=self._group.dp_rank,
@@ -57,5 +59,6 @@ class LoadMeter:
             num_steps=self.num_steps,
             step_time_ns=self._step_time_ns,
             step_prefill_tokens=self._step_prefill_tokens,
+            computing_tokens=computing_tokens,
             accepted=accepted.read(),
         )
