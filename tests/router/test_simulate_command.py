@@ -234,6 +234,21 @@ def test_the_command_line_prints_the_table(trace, capsys):
     assert told.err == ""
 
 
+def test_torn_lines_of_a_log_are_told_on_stderr(tmp_path, capsys):
+    """
+    The figures are as ever, those of the other lines.
+    """
+    line = '{"arrival_s":%d,"prompt_tokens":30,"output_tokens":5}\n'
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(line % n for n in range(9)) + (line % 9)[:20])
+
+    main(["simulate", "--trace", str(path), "--methods", "random", "--json", *SMALL])
+
+    told = capsys.readouterr()
+    assert json.loads(told.out)["runs"][0]["requests"] == 9
+    assert told.err == f"levelhead: {path}: torn lines left out: 1\n"
+
+
 def test_a_bar_is_drawn_on_a_terminal_ten_times_a_second_and_cleared():
     """
     It never goes back, and leaves an empty line.
