@@ -106,8 +106,6 @@ def _whole_rows(
             torn.append(error)
         elif is_ours is None:
             is_ours = all(key in row for key in _FORMATS[_levelhead])
-        if torn and is_ours is False:
-            raise torn[0]
         if not isinstance(row, _NoJson):
             yield number, row
     if torn and not is_ours:
