@@ -140,6 +140,22 @@ def test_a_report_is_seen_as_many_steps_later_as_told():
         assert chosen == expected
 
 
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_an_arrival_at_a_steps_very_end_sees_no_fresher_report_than_the_delay_allows(delay):
+    """
+    A long request ends with the step; the last report that may be seen still has its tokens.
+    """
+    asked = [(0.0, 20, 2), (0.0, 1, 8)]
+    at_delay = settings(report_delay_steps=delay)
+    ended_s = run(Simulation(traffic(*asked), at_delay, "minimum_tokens", 0))[0].ended_s
+
+    asked.append((ended_s, 4, 1))
+    long, short, late = run(Simulation(traffic(*asked), at_delay, "minimum_tokens", 0))
+
+    assert long.ended_s == late.arrival_s < short.ended_s
+    assert late.assignment.dp_rank == short.assignment.dp_rank
+
+
 def test_lost_reports_leave_the_books_to_stand_in():
     """
     With every report lost the front door counts what it sent and what has streamed.

@@ -1,6 +1,9 @@
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -80,6 +83,26 @@ def test_the_same_command_gives_the_same_figures(trace):
     asked = ("--trace", trace, "--seeds", "2", "--mode", "unified", *SMALL, "--json")
 
     assert simulated(*asked) == simulated(*asked)
+
+
+def test_the_figures_do_not_depend_on_the_processs_hash_seed(trace):
+    """
+    Strings hash otherwise in each process; nothing may be decided by the order of a set of them.
+    """
+    asked = ("simulate", "--trace", trace, "--mode", "unified", "--dp-size", "3", *SMALL, "--json")
+    command = [sys.executable, "-c", "import sys; from router.cli import main; main(sys.argv[1:])"]
+    told = [
+        subprocess.Popen(
+            [*command, *asked],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (process.communicate(timeout=60)[0] for process in told)
+
+    assert json.loads(first)["runs"]
+    assert first == second
 
 
 def test_all_methods_are_those_that_there_are(trace):
