@@ -13,7 +13,6 @@ levelhead_prompt_tokens_total.
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,5 +197,5 @@ class PromptCounter:
 def _digests(tokens: Sequence[int], page_size: int) -> Sequence[int]:
     try:
         return page_digests(tokens, page_size)
-    except struct.error:
+    except OverflowError:
         return ()  # no token ids: the group will refuse them
