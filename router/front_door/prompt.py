@@ -130,9 +130,7 @@ def _one_prompt_bytes(prompt: Any, name: str) -> int:
 
 
 def _is_token_ids(prompt: Any) -> bool:
-    if not isinstance(prompt, list) or not prompt:
-        return False
-    return all(type(token) is int for token in prompt)
+    return isinstance(prompt, list) and set(map(type, prompt)) == {int}
 
 
 class PromptCounter:
