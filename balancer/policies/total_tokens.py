@@ -34,10 +34,11 @@ class TotalTokens:
 
     The only clock are the reports' own times and step counts.  Where not every step's report
     is seen, as in a front door that reads when it decides, the figures of a step are those of
-    the report nearest to it.  Two things differ: ranks that are dead or full are no
-    candidates here, and in a report the remainder of a chunked prompt, which SGLang counts
-    nowhere, can be told from queued prompts only if none is queued.  Unit: tokens.  Choose
-    minimum_tokens or better instead.
+    the report nearest to it.  Three things differ: ranks that are dead or full are no
+    candidates here; in a report the remainder of a chunked prompt, which SGLang counts
+    nowhere, can be told from queued prompts only if none is queued; and a report comes after
+    those that end with its step have gone, SGLang's figures just before.  Unit: tokens.
+    Choose minimum_tokens or better instead.
     """
 
     name: ClassVar[str] = "total_tokens"
