@@ -139,11 +139,14 @@ class PrefixIndex:
         expectation = Expectation(dp_rank, digests)
         self._open[expectation] = None
         self._num_expected += len(digests)
-        bit = 1 << dp_rank
+        counts, expected, bit = self._counts, self._expected, 1 << dp_rank
         for digest in digests:
             key = (digest, dp_rank)
-            self._counts[key] = self._counts.get(key, 0) + 1
-            self._expected[digest] = self._expected.get(digest, 0) | bit
+            if key in counts:
+                counts[key] += 1
+            else:
+                counts[key] = 1
+                expected[digest] = expected.get(digest, 0) | bit
         while self._num_expected > self._max_expected_digests:
             self.withdraw(next(iter(self._ended or self._open)))
         return expectation
@@ -171,8 +174,7 @@ class PrefixIndex:
         else:
             return
         self._num_expected -= len(expectation.digests)
-        for digest in expectation.digests:
-            self._expect_less(digest, expectation.dp_rank)
+        self._expect_less(expectation)
 
     def age(self) -> None:
         """Some seconds have passed: drop what ended before the last time that this was called."""
@@ -236,15 +238,19 @@ class PrefixIndex:
             if digest in told:
                 told.move_to_end(digest)
 
-    def _expect_less(self, digest: int, dp_rank: int) -> None:
-        key = (digest, dp_rank)
-        self._counts[key] -= 1
-        if self._counts[key]:
-            return
-        del self._counts[key]
-        self._expected[digest] &= ~(1 << dp_rank)
-        if not self._expected[digest]:
-            del self._expected[digest]
+    def _expect_less(self, expectation: Expectation) -> None:
+        counts, expected, dp_rank = self._counts, self._expected, expectation.dp_rank
+        bit = 1 << dp_rank
+        for digest in expectation.digests:
+            key = (digest, dp_rank)
+            if counts[key] > 1:
+                counts[key] -= 1
+                continue
+            del counts[key]
+            if expected[digest] == bit:
+                del expected[digest]
+            else:
+                expected[digest] &= ~bit
 
 
 def _bits(groups: int) -> Iterator[int]:

@@ -12,6 +12,9 @@ doors unless told otherwise, in three cases:
     changed     every group's report was, and each has accepted what was sent
     noted       another front door has noted a charge, one after the other in turn
 
+Prompts have 1 to 2,000 tokens.  Methods that look at prefixes get them with named pages of 16,
+of one of 64 beginnings that a group each has cached, and note what they expect.
+
 A front door that decides more often than groups report sees mostly the first;
 the second is the worst that a decision can meet.  Publishing is not timed.
 Garbage is collected as in service.  Targets are for the 99th
@@ -40,7 +43,8 @@ from balancer.assignment import End
 from balancer.controller import Controller
 from balancer.ledger import Ledger
 from balancer.load import RequestShape
-from balancer.methods import METHODS, make_policy
+from balancer.methods import METHODS, PREFIX_METHODS, make_policy
+from balancer.prefix_index import Change, PrefixEvent, PrefixIndex
 from benchmarks.machine import machine_facts
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.garbage import calm_garbage_collection
@@ -53,7 +57,10 @@ from shm.load import Accepted, LoadReader, LoadReport, LoadWriter
 TARGET_P99_US = {8: 50.0, 72: 200.0, 1024: 2000.0}
 CASES = ("unchanged", "changed", "noted")
 _SLOT, _EPOCH, _GROUP_EPOCH = 0, 1, 1
-_MAX_LOAD_AGE_NS = 2_000_000_000
+_MAX_LOAD_AGE_NS = 600_000_000_000  # no case takes as long, so no figures go stale in between
+_PAGE_SIZE = 16
+_NUM_BEGINNINGS = 64
+_MAX_TOKENS = 2000
 _WARM_UP = 20
 _SEED = 1
 _TITLE = (
@@ -160,10 +167,29 @@ def make_dispatcher(instance: str, num_groups: int, method: str, stack: ExitStac
         num_groups=num_groups,
         note=partial(segments.board.write, _SLOT),
     )
-    policy = make_policy(method, random.Random(_SEED))
-    controller = Controller(policy, ledger, num_groups, random.Random(_SEED), _MAX_LOAD_AGE_NS)
+    controller = Controller(
+        make_policy(method, random.Random(_SEED)),
+        ledger,
+        num_groups,
+        random.Random(_SEED),
+        _MAX_LOAD_AGE_NS,
+        PrefixIndex(num_groups) if method in PREFIX_METHODS else None,
+    )
     meters = Meters(num_groups)
     return Dispatcher(controller, segments, _SLOT, meters, time.monotonic_ns, lambda groups: None)
+
+
+def cached_beginnings(controller: Controller) -> list[list[int]]:
+    """Digests of beginnings, each cached by a group; none if nobody looks at them."""
+    index = controller.prefixes
+    if index is None:
+        return []
+    rng, num_groups = random.Random(_SEED), len(controller.states)
+    num_pages = _MAX_TOKENS // _PAGE_SIZE
+    made = [[rng.getrandbits(64) for _ in range(num_pages)] for _ in range(_NUM_BEGINNINGS)]
+    for number, digests in enumerate(made):
+        index.observe(number % num_groups, PrefixEvent(Change.STORED, digests))
+    return made
 
 
 def time_decisions(
@@ -171,8 +197,12 @@ def time_decisions(
 ) -> tuple[list[float], list[float]]:
     """Microseconds of count decisions, ascending, by the clock and of CPU; untimed `between`."""
     rng, times_us, cpu_us = random.Random(_SEED), [], []
-    for _ in range(_WARM_UP + count):
-        shape = RequestShape(rng.randint(1, 2000))
+    beginnings = cached_beginnings(dispatcher.controller)
+    for number in range(_WARM_UP + count):
+        shape = RequestShape(rng.randint(1, _MAX_TOKENS))
+        if beginnings:
+            pages = beginnings[number % len(beginnings)][: shape.prompt_tokens // _PAGE_SIZE]
+            shape = shape._replace(page_digests=pages, page_size=_PAGE_SIZE)
         between()
         cpu_ns = time.thread_time_ns()
         began_ns = time.perf_counter_ns()

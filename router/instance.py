@@ -12,6 +12,7 @@ from pathlib import Path
 
 import orjson
 
+from balancer.methods import DEFAULT_METHOD
 from balancer.waiting_room import WaitingRules
 from router.errors import ConfigError
 from router.waiting_flags import waiting_rules
@@ -32,7 +33,7 @@ class Instance:
     port: int
     dp_size: int
     num_front_doors: int = 1
-    method: str = "minimum_tokens"
+    method: str = DEFAULT_METHOD
     max_load_age_s: float = 2.0
     """Age beyond which a group's figures count for nothing."""
     in_flight_board: bool = True

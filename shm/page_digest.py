@@ -9,12 +9,15 @@ as many of them, from the first on, as he says that he has:
 
 all as little-endian words, 8 bytes for a digest (0 before the first page) and 4
 for a token.  Two prompts of one digest differ with a chance of 2**-64; where a
-digest only advises, as in choosing a group, that is never noticed.
+digest only advises, as in choosing a group, that is never noticed.  Why this
+hash: docs/decisions/0012.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -32,15 +35,15 @@ def page_digests(tokens: Sequence[int], page_size: int, before: int = NO_DIGEST)
     """
     Return the digests of the full pages of tokens; before: that of the page before them.
 
-    Raises struct.error if one is no token id: negative, or over 32 bits.
+    Raises OverflowError if one is no token id: negative, or over 32 bits.
     """
-    num_full = len(tokens) // page_size
-    words = struct.pack(f"<{len(tokens)}I", *tokens)
-    digest = before.to_bytes(DIGEST_BYTES, "little")
-    page_bytes = page_size * TOKEN_BYTES
-    digests = []
-    for start in range(0, num_full * page_bytes, page_bytes):
-        page = words[start : start + page_bytes]
-        digest = blake2b(digest + page, digest_size=DIGEST_BYTES).digest()
-        digests.append(int.from_bytes(digest, "little"))
-    return digests
+    words = array("I", tokens)
+    if sys.byteorder == "big":
+        words.byteswap()
+    data, page_bytes = words.tobytes(), page_size * TOKEN_BYTES
+    digest, digests = before.to_bytes(DIGEST_BYTES, "little"), []
+    for start in range(0, len(data) - page_bytes + 1, page_bytes):
+        page = digest + data[start : start + page_bytes]
+        digest = blake2b(page, digest_size=DIGEST_BYTES).digest()
+        digests.append(digest)
+    return list(struct.unpack(f"<{len(digests)}Q", b"".join(digests)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
+from shm.load import LoadReport
 
 
 class Policy(Protocol):
@@ -31,4 +32,18 @@ class LedgerReader(Protocol):
 
     def read(self, ledger: Ledger) -> None:
         """Look, and change nothing; called at the start and after each batch of reports."""
+        ...
+
+
+@runtime_checkable
+class ReportWatcher(Protocol):
+    """A policy that has another dispatcher's delays, and so counts the steps of groups."""
+
+    def watch(self, reports: Iterable[LoadReport]) -> None:
+        """
+        See reports as they are published, not only the last before a decision.
+
+        Whoever knows each of them calls this, as the simulator does; of a live front door
+        such a policy sees what it reads.
+        """
         ...

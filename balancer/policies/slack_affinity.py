@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 from balancer.cost_model import CostFit
@@ -72,41 +72,48 @@ class SlackAffinity:
     def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
         """Return the dp_rank with the longest cached prefix that has slack, or the least cost."""
         cached, key = request.cached_tokens, request.session_key
-        if not cached:
-            homes = {} if key is None else self._with_slack(candidates, request)
-            return (
-                home(homes, key) if homes and key is not None else self._level(candidates, request)
-            )
-        if not any(cached[load.dp_rank] for load in candidates):
+        if any(cached):
+            wanted = [place for place, load in enumerate(candidates) if cached[load.dp_rank]]
+        else:
+            wanted = [] if cached or key is None else list(range(len(candidates)))
+        homes = self._with_slack(candidates, request, wanted) if wanted else {}
+        if not homes:
             return self._level(candidates, request)
-        homes = self._with_slack(candidates, request)
-        longest = max((cached[rank] for rank in homes), default=0)
-        if not longest:
-            return self._level(candidates, request)
-        best = [load for load in candidates if load.dp_rank in homes]
-        best = [load for load in best if cached[load.dp_rank] == longest]
-        return self._ties.least(best, [homes[load.dp_rank] for load in best])
+        if not cached and key is not None:
+            return home([candidates[place].dp_rank for place in homes], key)
+        longest = max(cached[candidates[place].dp_rank] for place in homes)
+        best = [place for place in homes if cached[candidates[place].dp_rank] == longest]
+        loads, costs = [candidates[place] for place in best], [homes[place] for place in best]
+        return self._ties.least(loads, costs)
 
     def _with_slack(
-        self, candidates: Sequence[GroupLoad], request: RequestShape
+        self, candidates: Sequence[GroupLoad], request: RequestShape, wanted: Sequence[int]
     ) -> dict[int, float]:
-        """D + c * u / S of each group that has slack, by dp_rank."""
+        """
+        D + c * u / S of those wanted that have slack; both by their places in candidates.
+
+        Whoever is not wanted has none of the prompt cached, so of these the one of least D would
+        keep it for the least.
+        """
         cost, prompt_tokens = self._costs.step_cost, request.prompt_tokens
-        uncached = [request.uncached_tokens(load.dp_rank) for load in candidates]
-        steady, now = cost.steady_costs_ms(candidates), cost.costs_ms(candidates)
+        spread_ms, prefill_ms = cost.spread_prefill_ms, cost.per_prefill_token_ms
+        steady = cost.steady_costs_ms(candidates)
+        now = steady
+        if prefill_ms:
+            waiting = [load.uncached_tokens for load in candidates]
+            now = [ms + prefill_ms * tokens for ms, tokens in zip(steady, waiting, strict=True)]
+        uncached = [request.uncached_tokens(candidates[place].dp_rank) for place in wanted]
+        kept = [
+            steady[place] + spread_ms * tokens
+            for place, tokens in zip(wanted, uncached, strict=True)
+        ]
         most_to_keep = max(steady) - cost.request_ms(prompt_tokens)
-        kept = _with(steady, cost.spread_prefill_ms, uncached)
-        dearest_to_keep = (1 + TOLERANCE) * min(kept)
-        per_token_ms = cost.per_prefill_token_ms
-        taken = _with(now, per_token_ms, uncached)
-        most_to_take = max(max(now), (1 + TOLERANCE) * (min(now) + per_token_ms * prompt_tokens))
-        each = zip(candidates, steady, kept, taken, strict=True)
+        least_to_keep = min(min(steady) + spread_ms * prompt_tokens, min(kept))
+        dearest_to_keep = (1 + TOLERANCE) * least_to_keep
+        most_to_take = max(max(now), (1 + TOLERANCE) * (min(now) + prefill_ms * prompt_tokens))
         return {
-            load.dp_rank: keep
-            for load, stay, keep, take in each
-            if (stay <= most_to_keep or keep <= dearest_to_keep) and take <= most_to_take
+            place: keep
+            for place, keep, tokens in zip(wanted, kept, uncached, strict=True)
+            if (steady[place] <= most_to_keep or keep <= dearest_to_keep)
+            and now[place] + prefill_ms * tokens <= most_to_take
         }
-
-
-def _with(costs: Iterable[float], per_token_ms: float, uncached: Iterable[int]) -> list[float]:
-    return [cost + per_token_ms * tokens for cost, tokens in zip(costs, uncached, strict=True)]

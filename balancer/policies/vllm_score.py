@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,8 +37,9 @@ class VllmScore:
     of the engine that it sends to, and the next list overwrites that.
 
     The only clock are the reports' own times, so a list that is due arrives with the first
-    batch of reports after it.  Engines that are dead or full are no candidates here.  Unit:
-    requests, blind to their lengths.  Choose min_step_cost instead.
+    report after it, and where not every step's report is seen, as in a front door that reads
+    when it decides, the list is as new as that.  Engines that are dead or full are no
+    candidates here.  Unit: requests, blind to their lengths.  Choose min_step_cost instead.
     """
 
     name: ClassVar[str] = "vllm_score"
@@ -48,16 +49,25 @@ class VllmScore:
         self._start: int | None = None
         self._ledger: Ledger | None = None
         self._list_ns = 0
+        self._newest: dict[int, LoadReport] = {}
         self._counts: dict[int, _Counts] = {}
 
     def read(self, ledger: Ledger) -> None:
-        """See the list of all engines, if it is time for the next."""
+        """See what engines have reported, and what is open on them."""
         self._ledger = ledger
-        reports = [report for report in ledger.reports if report is not None]
-        now_ns = max((report.sampled_ns for report in reports), default=0)
+        self.watch(report for report in ledger.reports if report is not None)
+
+    def watch(self, reports: Iterable[LoadReport]) -> None:
+        """See reports, and the list of all engines if it is time; old ones do no harm."""
+        now_ns = 0
+        for report in reports:
+            before = self._newest.get(report.dp_rank)
+            if before is None or _life(before) < _life(report):
+                self._newest[report.dp_rank] = report
+                now_ns = max(now_ns, report.sampled_ns)
         if now_ns - self._list_ns >= PUBLISH_EVERY_NS:
             self._list_ns = now_ns
-            self._counts = {report.dp_rank: _counts(report) for report in reports}
+            self._counts = {rank: _counts(report) for rank, report in self._newest.items()}
 
     def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
         """Return the dp_rank of least score."""
@@ -83,6 +93,10 @@ class VllmScore:
         if counts.waiting:
             score += counts.waiting * _WAITING_FACTOR * max(0.0, counts.kv_usage - _FREE_KV_USAGE)
         return score
+
+
+def _life(report: LoadReport) -> tuple[int, int]:
+    return report.group_epoch, report.sampled_ns
 
 
 def _counts(report: LoadReport) -> _Counts:

@@ -8,7 +8,7 @@ There is one front door, so its own row is all of the board and nobody reads it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from balancer.assignment import Assignment, End
 from balancer.controller import Controller
@@ -17,6 +17,7 @@ from balancer.errors import NoCandidate
 from balancer.ledger import Ledger
 from balancer.load import RequestShape
 from balancer.methods import PREFIX_METHODS, make_policy
+from balancer.policies.base import ReportWatcher
 from balancer.prefix_index import PrefixEvent, PrefixIndex
 from balancer.room import all_idle, groups_without_room
 from balancer.simulation.job import Job
@@ -47,6 +48,7 @@ class SimulatedFrontDoor:
         )
         self._costs = CostFit()
         policy = make_policy(method, random.Random(f"policy {seed}"), self._costs)
+        self._watcher = policy if isinstance(policy, ReportWatcher) else None
         wants_prefixes = method in PREFIX_METHODS and page_size > 0
         self.controller = Controller(
             policy,
@@ -67,9 +69,11 @@ class SimulatedFrontDoor:
         """The control plane tells of a group."""
         self.controller.observe_group(GroupEntry(dp_rank, state, group_epoch))
 
-    def publish(self, reports: Iterable[LoadReport]) -> None:
+    def publish(self, reports: Sequence[LoadReport]) -> None:
         """These are in the load segment from now on."""
         self._published += reports
+        if self._watcher is not None:
+            self._watcher.watch(reports)
 
     def hear(self, dp_rank: int, group_epoch: int, event: PrefixEvent) -> None:
         """A group tells of its prefix cache."""

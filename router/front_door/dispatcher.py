@@ -82,6 +82,8 @@ class Dispatcher:
         self._on_gone = on_gone
         self._table_sequence = 0
         self._load_sequence = 0
+        self.num_changes = 0
+        """Times that something was taken over which may change what groups have room for."""
         self._groups: dict[int, GroupEntry] = {}
         """The newest row of each group's newest life."""
         self._addresses: dict[int, Address] = {}
@@ -122,8 +124,10 @@ class Dispatcher:
         board = self._segments.board
         for row in board.moved(self._slot) if self._foreign_rows else ():
             if row in self._foreign_rows:
+                self.num_changes += 1
                 self.controller.observe_cells(row, board.changed(row))
         for change in self.controller.observe_time(now_ns):
+            self.num_changes += 1
             self._tell(change)
 
     def _tell(self, change: FreshnessChange) -> None:
@@ -149,6 +153,7 @@ class Dispatcher:
             self._meters.torn_snapshots += 1
             return
         if snapshot is not None:
+            self.num_changes += 1
             self._load_sequence = snapshot.sequence
             self.controller.observe_reports(snapshot.reports)
 
@@ -171,6 +176,7 @@ class Dispatcher:
             return
         if table is None:
             return
+        self.num_changes += 1
         self._table_sequence = table.sequence
         ended = _ended(self._groups, table.groups)
         self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}

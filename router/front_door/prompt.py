@@ -13,7 +13,6 @@ levelhead_prompt_tokens_total.
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,9 +130,7 @@ def _one_prompt_bytes(prompt: Any, name: str) -> int:
 
 
 def _is_token_ids(prompt: Any) -> bool:
-    if not isinstance(prompt, list) or not prompt:
-        return False
-    return all(type(token) is int for token in prompt)
+    return isinstance(prompt, list) and set(map(type, prompt)) == {int}
 
 
 class PromptCounter:
@@ -198,5 +195,5 @@ class PromptCounter:
 def _digests(tokens: Sequence[int], page_size: int) -> Sequence[int]:
     try:
         return page_digests(tokens, page_size)
-    except struct.error:
+    except OverflowError:
         return ()  # no token ids: the group will refuse them

@@ -12,6 +12,7 @@ Output tokens are those that the answer's `usage` tells, or the events of a stre
 Noting costs no system call.  `flush` writes all lines at once to a file opened
 to append, which several front doors share: whole lines, in the order of their ends.
 Where that fails lines are dropped, a warning tells it once, and a torn one is ended first.
+What a front door that was killed has left unfinished, `levelhead simulate` leaves out.
 """
 
 from __future__ import annotations

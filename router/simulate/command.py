@@ -16,7 +16,7 @@ from router.simulate.table import table
 
 def simulate_command(options: SimulateOptions, out: TextIO, err: TextIO) -> None:
     """Raises RouterError if something cannot be read or be; it does so before the first run."""
-    planned = plans(options)
+    planned = plans(options, lambda left_out: print(f"levelhead: {left_out}", file=err))
     num_requests = sum(len(plan.traffic.requests) for plan in planned)
     progress = Progress(err, num_requests, time.monotonic)
     made: list[Run] = []

@@ -65,10 +65,14 @@ class Run(NamedTuple):
         }
 
 
-def plans(options: SimulateOptions) -> list[Plan]:
-    """Every combination.  Raises TraceError and ConfigError."""
+def plans(options: SimulateOptions, tell: Callable[[str], None]) -> list[Plan]:
+    """
+    Every combination; `tell` hears what is left out of a trace.
+
+    Raises TraceError and ConfigError.
+    """
     made = []
-    sources = {name: _source(name, options) for name in options.traces}
+    sources = {name: _source(name, options, tell) for name in options.traces}
     for name, num_groups, mode in itertools.product(sources, options.dp_sizes, options.modes):
         settings = replace(options.settings, num_groups=num_groups, mode=mode)
         for traffic, load, rate_scale in _paced(sources[name], settings, options):
@@ -92,11 +96,11 @@ _Source = Callable[[int, float], Traffic]
 """Makes the traffic for a number of groups and the tokens that each should hold."""
 
 
-def _source(name: str, options: SimulateOptions) -> _Source:
+def _source(name: str, options: SimulateOptions, tell: Callable[[str], None]) -> _Source:
     most = options.max_requests
     if name in SYNTHETIC:
         return lambda num_groups, load_tokens: synthetic(name, num_groups, load_tokens).first(most)
-    traffic = read_trace(Path(name)).first(most)
+    traffic = read_trace(Path(name), tell).first(most)
     return lambda num_groups, load_tokens: traffic
 
 

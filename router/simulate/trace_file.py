@@ -8,11 +8,17 @@ Reads a trace of requests, in whichever of these formats its first line shows it
 
 Requests without prompt or output failed where the trace was made, and are left out.
 Requests need not be in order.  Nothing but lengths, times and digests is read.
+
+A front door that is killed while it appends leaves the beginning of a line in our own log, and
+the next line of another door may stand right behind it.  Such beginnings, no whole JSON, are
+left out and their number is told.  All else that cannot be read, and any line of another
+format, is refused.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +29,9 @@ import orjson
 from balancer.simulation.traffic import TracedRequest, Traffic
 from router.errors import TraceError
 
+_log = logging.getLogger("levelhead.simulate")
 _MOONCAKE_PAGE = 512
+_OURS_BEGINS = '{"arrival_s":'
 _ALLOWED = (
     "allowed are JSON lines with timestamp, input_length and output_length (Mooncake) or "
     "arrival_s, prompt_tokens and output_tokens (levelhead), and CSV with TIMESTAMP, "
@@ -39,15 +47,26 @@ class _Read(NamedTuple):
     page_size: int = 0
 
 
+class _NoJson(NamedTuple):
+    """A line that is no JSON: why, and whether it may be a torn one of our own log."""
+
+    why: str
+    is_torn: bool
+
+
 _Row = Mapping[str, Any]
 _Reader = Callable[[_Row], _Read]
 
 
-def read_trace(path: Path) -> Traffic:
-    """Return the trace's traffic, named after the file.  Raises TraceError: file, line, why."""
+def read_trace(path: Path, tell: Callable[[str], None] = _log.warning) -> Traffic:
+    """
+    Return the trace's traffic, named after the file.  Raises TraceError: file, line, why.
+
+    `tell` hears what was left out of a log of ours, if anything was.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            read = list(_read(path, lines))
+            read = list(_read(path, lines, tell))
     except (OSError, UnicodeDecodeError) as error:
         raise TraceError(f"{path}: cannot be read: {error}") from error
     requests = sorted((one.request for one in read), key=lambda request: request.arrival_s)
@@ -56,13 +75,10 @@ def read_trace(path: Path) -> Traffic:
     return Traffic(path.stem, requests, max(one.page_size for one in read))
 
 
-def _read(path: Path, lines: Iterator[str]) -> Iterator[_Read]:
-    rows = _rows(path, lines)
-    first = next(rows, None)
-    if first is None:
-        return
-    reader, page_size = _reader(path, *first), 0
-    for number, row in (first, *rows):
+def _read(path: Path, lines: Iterator[str], tell: Callable[[str], None]) -> Iterator[_Read]:
+    reader, page_size = None, 0
+    for number, row in _whole_rows(path, lines, tell):
+        reader = reader or _reader(path, number, row)
         try:
             one = reader(row)
         except (KeyError, TypeError, ValueError) as error:
@@ -77,7 +93,28 @@ def _read(path: Path, lines: Iterator[str]) -> Iterator[_Read]:
             yield one
 
 
-def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, _Row]]:
+def _whole_rows(
+    path: Path, lines: Iterator[str], tell: Callable[[str], None]
+) -> Iterator[tuple[int, _Row]]:
+    """Rows, without the torn ones of a log of ours, which its first whole row shows it to be."""
+    is_ours, torn = None, []
+    for number, row in _rows(path, lines):
+        if isinstance(row, _NoJson):
+            error = TraceError(f"{path}, line {number}: no JSON: {row.why}")
+            if not row.is_torn:
+                raise error
+            torn.append(error)
+        elif is_ours is None:
+            is_ours = all(key in row for key in _FORMATS[_levelhead])
+        if not isinstance(row, _NoJson):
+            yield number, row
+    if torn and not is_ours:
+        raise torn[0]
+    if torn:
+        tell(f"{path}: torn lines left out: {len(torn)}")
+
+
+def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, _Row | _NoJson]]:
     """Rows by their keys or columns, with the number of the line each ends on."""
     head = next(lines, "")
     if not head.lstrip().startswith("{"):
@@ -85,15 +122,25 @@ def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, _Row]]:
         yield from ((table.line_num + 1, row) for row in table)
         return
     for number, line in enumerate((head, *lines), 1):
-        if not line.strip():
-            continue
-        try:
-            row = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise TraceError(f"{path}, line {number}: no JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise TraceError(f"{path}, line {number}: no JSON object")
-        yield number, row
+        for part in _untangled(line.strip()):
+            row = _json(part)
+            if not isinstance(row, dict | _NoJson):
+                raise TraceError(f"{path}, line {number}: no JSON object")
+            yield number, row
+
+
+def _untangled(line: str) -> tuple[str, ...]:
+    """The line, or a torn one of our log and the whole one that was appended to it."""
+    whole = line.rfind(_OURS_BEGINS)
+    return (line[:whole], line[whole:]) if whole > 0 else (line,) if line else ()
+
+
+def _json(line: str) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        is_begun = _OURS_BEGINS.startswith(line[: len(_OURS_BEGINS)])
+        return _NoJson(str(error), is_torn=is_begun and not line.endswith("}"))
 
 
 def _reader(path: Path, number: int, row: _Row) -> _Reader:

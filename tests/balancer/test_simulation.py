@@ -156,6 +156,30 @@ def test_what_has_ended_counts_no_more_whatever_the_reports_still_hold():
         assert late.assignment.dp_rank == long.assignment.dp_rank
 
 
+def end_of_step(number, simulation):
+    """When the groups end their step of that number."""
+    for _ in simulation.events():
+        if simulation.members[0].group.num_steps == number:
+            return simulation.now_s
+    raise AssertionError(f"no step {number}")
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_an_arrival_at_a_steps_very_end_sees_no_fresher_report_than_the_delay_allows(delay):
+    """
+    With the sixth step three small requests, 3 * (1 + s), come to hold more than 14 + s.
+    """
+    asked = [(0.0, 14, 20), *[(at_s / 1e4, 1, 20) for at_s in (1, 2, 3)]]
+    at_delay = settings(report_delay_steps=delay)
+    ended_s = end_of_step(6, Simulation(traffic(*asked), at_delay, "minimum_tokens", 0))
+
+    asked.append((ended_s, 1, 1))
+    large, *small, late = run(Simulation(traffic(*asked), at_delay, "minimum_tokens", 0))
+
+    assert {one.assignment.dp_rank for one in small} == {1 - large.assignment.dp_rank}
+    assert late.assignment.dp_rank == small[0].assignment.dp_rank
+
+
 def test_lost_reports_leave_the_books_to_stand_in():
     """
     With every report lost the front door counts what it sent and what has streamed.

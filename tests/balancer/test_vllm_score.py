@@ -92,3 +92,14 @@ def test_equals_are_taken_from_a_start_that_goes_round(policy):
     first = [policy.pick(GROUPS, RequestShape(1)) for _ in range(300)]
 
     assert Counter(first) == {0: 100, 1: 100, 2: 100}
+
+
+def test_old_reports_do_no_harm(policy):
+    """
+    Those of an earlier time or life; the list is of the newest.
+    """
+    tell(policy, 100, (0, 9), (0, 3), (0, 7))
+    policy.watch([report(1, running_requests=50, sampled_ns=90 * 10**6)])
+    policy.watch([report(2, running_requests=7, sampled_ns=210 * 10**6)])
+
+    assert picks(policy, 1) == [1]

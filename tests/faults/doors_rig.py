@@ -165,6 +165,7 @@ class DoorsRig:
             port=port,
             dp_size=NUM_GROUPS,
             num_front_doors=NUM_DOORS,
+            method="minimum_tokens",
         )
         instance = replace(instance, **self._changes)
         instance.save()

@@ -47,7 +47,7 @@ class House:
     async def built(cls, dp_size=1, **settings):
         with tempfile.TemporaryDirectory(prefix="lh-") as folder:
             name = unique_instance()
-            settings = {"num_front_doors": 1, "seed": 7} | settings
+            settings = {"num_front_doors": 1, "seed": 7, "method": "minimum_tokens"} | settings
             host = settings.pop("host", "127.0.0.1")
             instance = Instance(name, 1, folder, host, 0, dp_size, **settings)
             with SharedMemory.create(name, 1, dp_size, instance.num_front_doors):

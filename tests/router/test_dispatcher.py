@@ -14,6 +14,7 @@ from balancer.policies.minimum_tokens import MinimumTokens
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
 from router.front_door.upstream import Address
+from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import SSE_HEAD, chunk, post
 from tests.router.fakes import until
@@ -33,8 +34,9 @@ class Eyes:
 
     def __init__(self, house, segments):
         rng, size = random.Random(1), house.instance.dp_size
+        doors = house.instance.num_front_doors
         ledger = Ledger(
-            slot=0, epoch=5, num_front_doors=1, num_groups=size, note=lambda rank, cell: None
+            slot=0, epoch=5, num_front_doors=doors, num_groups=size, note=lambda rank, cell: None
         )
         self.gone = []
         self.controller = Controller(MinimumTokens(rng), ledger, size, rng, 2_000_000_000)
@@ -113,6 +115,36 @@ async def test_a_group_that_was_tried_is_not_chosen():
             site.door.controller.release(assignment, None)
 
         assert chosen == [0, 1, 2]
+
+
+async def test_whatever_is_taken_over_counts_as_a_change_and_nothing_else_does():
+    """
+    A table, reports, another front door's row, figures that are too old: each once.
+    """
+    async with House.built(num_front_doors=2) as house:
+        segments = house.segments()
+        dispatcher = Eyes(house, segments).dispatcher
+        dispatcher.refresh()
+
+        def happens_to_be_old():
+            house.clock.now_s += 3
+
+        def is_noted():
+            segments.board.write(1, 0, Cell(7, 1, 10, 1, 0, 0, 10, 1))
+
+        for happens in (
+            lambda: house.publish_table(row(GroupState.READY, 1)),
+            lambda: house.report(group_epoch=1),
+            is_noted,
+            happens_to_be_old,
+        ):
+            before = dispatcher.num_changes
+            dispatcher.refresh()
+            assert dispatcher.num_changes == before
+            happens()
+            dispatcher.refresh()
+            assert dispatcher.num_changes == before + 1
+        segments.close()
 
 
 # Figures that get old

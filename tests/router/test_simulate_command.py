@@ -1,6 +1,9 @@
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -80,6 +83,26 @@ def test_the_same_command_gives_the_same_figures(trace):
     asked = ("--trace", trace, "--seeds", "2", "--mode", "unified", *SMALL, "--json")
 
     assert simulated(*asked) == simulated(*asked)
+
+
+def test_the_figures_do_not_depend_on_the_processs_hash_seed(trace):
+    """
+    Strings hash otherwise in each process; nothing may be decided by the order of a set of them.
+    """
+    asked = ("simulate", "--trace", trace, "--mode", "unified", "--dp-size", "3", *SMALL, "--json")
+    command = [sys.executable, "-c", "import sys; from router.cli import main; main(sys.argv[1:])"]
+    told = [
+        subprocess.Popen(
+            [*command, *asked],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (process.communicate(timeout=60)[0] for process in told)
+
+    assert json.loads(first)["runs"]
+    assert first == second
 
 
 def test_all_methods_are_those_that_there_are(trace):
@@ -232,6 +255,21 @@ def test_the_command_line_prints_the_table(trace, capsys):
     told = capsys.readouterr()
     assert told.out.startswith("few, decode, 8 DP groups")
     assert told.err == ""
+
+
+def test_torn_lines_of_a_log_are_told_on_stderr(tmp_path, capsys):
+    """
+    The figures are as ever, those of the other lines.
+    """
+    line = '{"arrival_s":%d,"prompt_tokens":30,"output_tokens":5}\n'
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(line % n for n in range(9)) + (line % 9)[:20])
+
+    main(["simulate", "--trace", str(path), "--methods", "random", "--json", *SMALL])
+
+    told = capsys.readouterr()
+    assert json.loads(told.out)["runs"][0]["requests"] == 9
+    assert told.err == f"levelhead: {path}: torn lines left out: 1\n"
 
 
 def test_a_bar_is_drawn_on_a_terminal_ten_times_a_second_and_cleared():

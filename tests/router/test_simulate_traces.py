@@ -116,6 +116,49 @@ def test_what_cannot_be_read_is_told_with_file_and_line(read, text, told):
         read(text)
 
 
+def test_torn_lines_of_our_own_log_are_left_out_and_counted(tmp_path):
+    """
+    Cut anywhere, before a whole line of another front door, first in the file or last.
+    """
+    path, told = tmp_path / "torn.jsonl", []
+    for end in range(1, len(OURS) - 2):
+        torn = OURS[:end]
+        path.write_text(torn + "\n" + OURS + torn + OURS + torn)
+
+        assert len(read_trace(path, told.append).requests) == 2
+        assert told.pop() == f"{path}: torn lines left out: 3"
+
+
+def test_a_whole_log_leaves_nothing_out(tmp_path):
+    """
+    So there is nothing to tell, also if its last line was not ended.
+    """
+    path, told = tmp_path / "whole.jsonl", []
+    path.write_text(OURS + OURS.rstrip())
+
+    assert len(read_trace(path, told.append).requests) == 2
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (OURS + "nonsense\n" + OURS, "line 2: no JSON"),
+        (OURS[:20] + "\n" + MOONCAKE, "line 1: no JSON"),
+        (MOONCAKE + OURS[:1] + "\n" + MOONCAKE, "line 2: no JSON"),
+        (OURS[:20], "line 1: no JSON"),
+        (OURS + OURS.replace(": 40", ": "), "line 2: no JSON"),
+        (OURS + OURS[:20] + "\n" + OURS.replace(": 40", ": -1"), "line 3: prompt_tokens is -1"),
+    ],
+)
+def test_what_is_no_torn_line_of_our_own_log_is_still_refused(read, text, told):
+    """
+    A line of something else, one of another format, a log with no whole line, a wrong figure.
+    """
+    with pytest.raises(TraceError, match=rf"some\.trace, {re.escape(told)}"):
+        read(text)
+
+
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     """
     And why it cannot be read.
