@@ -7,12 +7,11 @@ is released in exactly one place, by whoever asked for it.
 
 A group whose figures are fresh is weighed with its report and what is in
 flight to it; one whose figures are stale or missing, with the books of all
-front doors (see balancer.ledger and balancer.freshness).  The books of all,
-because with its own alone each front door would take a group for nearly idle
-whose report stopped, and all of them would send it more.
+front doors (see balancer.ledger and balancer.freshness).  With its own alone each
+would take a group for nearly idle whose report stopped, and all would send it more.
 
-If this front door dies, its open assignments die with it: what it noted on
-the board stands until the root reclaims its row.
+If this front door dies, its open assignments die with it: what it noted on the board
+stands until the root reclaims its row.
 """
 
 from __future__ import annotations
@@ -78,8 +77,9 @@ class Controller:
             self._reader.read(ledger)
 
     def __repr__(self) -> str:
-        tokens = ", ".join(f"{load.dp_rank}: {load.tokens}" for load in self._loads)
-        return f"<Controller {self.policy.name}, {len(self._open)} open, tokens {{{tokens}}}>"
+        pairs = zip(self._states, self._loads, strict=True)
+        loads = ", ".join(f"{load.dp_rank}:{state} {load.tokens}" for state, load in pairs)
+        return f"<Controller {self.policy.name}, {len(self._open)} open, [{loads}]>"
 
     def assign(self, request: RequestShape, excluded: Collection[int] = ()) -> Assignment:
         """

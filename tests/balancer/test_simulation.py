@@ -167,9 +167,10 @@ def end_of_step(number, simulation):
 @pytest.mark.parametrize("delay", [0, 1, 3])
 def test_an_arrival_at_a_steps_very_end_sees_no_fresher_report_than_the_delay_allows(delay):
     """
-    With the sixth step three small requests, 3 * (1 + s), come to hold more than 14 + s.
+    With the sixth step three small requests come to hold more than the large one: 3 * s after
+    s steps, for they begin with the second, and 11 + s.
     """
-    asked = [(0.0, 14, 20), *[(at_s / 1e4, 1, 20) for at_s in (1, 2, 3)]]
+    asked = [(0.0, 11, 20), *[(at_s / 1e4, 1, 20) for at_s in (1, 2, 3)]]
     at_delay = settings(report_delay_steps=delay)
     ended_s = end_of_step(6, Simulation(traffic(*asked), at_delay, "minimum_tokens", 0))
 
