@@ -11,8 +11,10 @@ from balancer.prefix_index import Expectation
 class End(Enum):
     """How an assignment's charge ends, as far as the front door knows."""
 
+    COMPLETED = "completed"
+    """It was answered to the end: its group counts its charge, and holds nothing of it."""
     REACHED = "reached"
-    """The request reached the group, which counts its charge in its own time, and answered it."""
+    """It was answered in part.  Its charge is as above, and the group may hold it for a while."""
     UNANSWERED = "unanswered"
     """It was sent, and refused or given up before an answer began.  Its charge is as above."""
     NEVER_SENT = "never_sent"

@@ -6,9 +6,9 @@ decides is returned, and nothing in it waits.  An assignment that was given out
 is released in exactly one place, by whoever asked for it.
 
 A group whose figures are fresh is weighed with its report and what is in
-flight to it; one whose figures are stale or missing, with the books of all
-front doors (see balancer.ledger and balancer.freshness).  With its own alone each
-would take a group for nearly idle whose report stopped, and all would send it more.
+flight to it; one whose figures are stale or missing, with the books of all front doors
+(see balancer.weighing, .ledger and .freshness).  With its own alone each would take a
+group for nearly idle whose report stopped, and all would send it more.
 
 If this front door dies, its open assignments die with it: what it noted on the board
 stands until the root reclaims its row.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Sequence
-from functools import partial
 
 from balancer.assignment import Assignment, End
 from balancer.candidates import CANDIDATES, why_none
@@ -31,6 +30,7 @@ from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import LedgerReader, Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
 from balancer.unstarted import Unstarted
+from balancer.weighing import by_book, by_report
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
@@ -38,10 +38,6 @@ from shm.load import LoadReport
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
 _JUDGED = (*CANDIDATES, GroupState.DRAINING)  # by the age of its figures
 _READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
-
-
-# From one tuple: GroupLoad(...) does the same with a Python frame, for every group of a snapshot.
-_GROUP_LOAD = partial(tuple.__new__, GroupLoad)
 
 
 class Controller:
@@ -62,7 +58,8 @@ class Controller:
         self.ledger = ledger
         self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
-        self._costs = CostFit() if costs is None else costs
+        self._costs = costs
+        self._groups_wait = False
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
@@ -105,16 +102,20 @@ class Controller:
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
         dp_rank = self.policy.pick(candidates, request)
-        prompt_tokens = request.prompt_tokens
         charge_tokens = max(1, request.uncached_tokens(dp_rank))
-        group_epoch = self.ledger.dispatch(dp_rank, charge_tokens, prompt_tokens)
-        balance_id = f"{self._rng.getrandbits(64):016x}"
-        sent = (group_epoch, charge_tokens, self.ledger.num_dispatched(dp_rank))
-        assignment = Assignment(balance_id, dp_rank, *sent, prompt_tokens)
+        group_epoch = self.ledger.dispatch(dp_rank, charge_tokens, request.prompt_tokens)
+        assignment = Assignment(
+            dp_balance_id=f"{self._rng.getrandbits(64):016x}",
+            dp_rank=dp_rank,
+            group_epoch=group_epoch,
+            charge_tokens=charge_tokens,
+            ordinal=self.ledger.num_dispatched(dp_rank),
+            book_tokens=request.prompt_tokens,
+        )
         if self.prefixes is not None and request.page_digests:
             assignment.cached_tokens = request.cached_tokens[dp_rank]
             assignment.expectation = self.prefixes.expect(dp_rank, request.page_digests)
-        self._open[balance_id] = assignment
+        self._open[assignment.dp_balance_id] = assignment
         self._unstarted.add(assignment)
         self._weigh(dp_rank)
         return assignment
@@ -125,7 +126,7 @@ class Controller:
 
         With End.NEVER_SENT the charge is taken back here; else the group
         counts it, and it leaves in-flight with the report that shows that.
-        With End.REACHED its pages are still expected in the group, else no more.
+        If it was answered, wholly or in part, its pages are still expected in the group.
         """
         if not assignment.is_open:
             return
@@ -133,21 +134,23 @@ class Controller:
         self._unstarted.start(assignment)
         del self._open[assignment.dp_balance_id]
         dp_rank, book_tokens = assignment.dp_rank, assignment.book_tokens
+        group_epoch, charge_tokens = assignment.group_epoch, assignment.charge_tokens
         if end is End.NEVER_SENT:
-            charge_tokens = assignment.charge_tokens
-            self.ledger.take_back(dp_rank, assignment.group_epoch, charge_tokens, book_tokens)
+            self.ledger.take_back(dp_rank, group_epoch, charge_tokens, book_tokens)
         else:
-            held_tokens = book_tokens if end is End.REACHED else 0
-            departure = Departure(assignment.ordinal, assignment.charge_tokens, held_tokens)
-            self.ledger.end(dp_rank, assignment.group_epoch, book_tokens, departure)
+            held_tokens = book_tokens if end is End.COMPLETED else None
+            departure = Departure(assignment.dp_balance_id, assignment.ordinal, held_tokens)
+            self.ledger.end(dp_rank, group_epoch, book_tokens, departure)
         if self.prefixes is not None and assignment.expectation is not None:
-            settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
+            lacks = end in (End.UNANSWERED, End.NEVER_SENT)
+            settle = self.prefixes.withdraw if lacks else self.prefixes.fulfil
             settle(assignment.expectation)
         self._weigh(dp_rank)
 
     def streamed(self, assignment: Assignment, tokens: int) -> None:
         """
         The group has produced that many tokens more; after release they are nobody's.
+
         They are in the own book at once, and on the board with the next note.
         """
         if not assignment.is_open:
@@ -167,6 +170,7 @@ class Controller:
     def observe_group(self, entry: GroupEntry) -> None:
         """
         Take over a row of the group table; a later epoch starts the group's books anew.
+
         An earlier one does not: a life of a group does not come back, and books
         begun twice in one life would forget what was sent in it.  Nor does it make
         the group a candidate: a leader of that epoch refuses what is charged under
@@ -191,6 +195,7 @@ class Controller:
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
         """
         Take over load reports, but for old ones and those of another epoch than the table's.
+
         Those of groups that were not fresh count from the next observe_time on.
         """
         for dp_rank in self.ledger.observe_reports(reports):
@@ -199,6 +204,10 @@ class Controller:
             self._weigh(dp_rank)
         if self._reader is not None:
             self._reader.read(self.ledger)
+        if self._costs is not None and self._costs.groups_wait is not self._groups_wait:
+            self._groups_wait = self._costs.groups_wait
+            for dp_rank in range(len(self._loads)):
+                self._weigh(dp_rank)
 
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
@@ -247,7 +256,7 @@ class Controller:
 
     def num_ready(self) -> int:
         """Groups that the table says are ready."""
-        return sum(state is GroupState.READY for state in self._states)
+        return sum(state is _READY for state in self._states)
 
     def check_integrity(self) -> None:
         """Raise LedgerBroken if the books do not add up to the open assignments."""
@@ -266,22 +275,13 @@ class Controller:
         """Work out the group's load, and what it may still take, from what is known now."""
         report = self.ledger.report(dp_rank)
         if report is None or not self._is_fresh[dp_rank]:
-            book = self.ledger.book(dp_rank)
-            uncached = self._unstarted.tokens[dp_rank]
-            load = _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0, uncached))
+            book, unstarted = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
+            self._loads[dp_rank] = by_book(dp_rank, book, unstarted)
         else:
-            flying, gone = self.ledger.in_flight(dp_rank), self.ledger.departures(dp_rank)
-            held = max(0, report.running_requests + report.waiting_requests - gone.requests)
-            uncached = report.waiting_uncached_tokens + flying.tokens
-            if self._costs.groups_wait:  # all have to wait for what a step computes by now
-                uncached -= report.computing_tokens
-            holding = max(0, report.holding_tokens - gone.tokens)
-            load = _GROUP_LOAD((dp_rank, holding, flying.tokens, held, flying.requests, uncached))
-        self._loads[dp_rank] = load
-        if self._states[dp_rank] is not _READY:
-            self._max_requests[dp_rank] = 0
-        else:
-            self._max_requests[dp_rank] = _UNLIMITED if report is None else report.max_requests
+            flying, gone = self.ledger.in_flight(dp_rank), self.ledger.taken_off(dp_rank)
+            self._loads[dp_rank] = by_report(report, flying, gone, groups_wait=self._groups_wait)
+        is_ready = self._states[dp_rank] is _READY
+        self._max_requests[dp_rank] = self._most_requests(dp_rank) if is_ready else 0
 
     def _suspects(self, asked: int | None, excluded: Collection[int]) -> list[GroupLoad]:
         """Suspect groups that may take a request, if it comes to that."""

@@ -5,21 +5,21 @@ A report is as old as its sample, and on its way for a step or more.  What ends 
 still looks held: when a burst of requests ends, the same clients' next ones find the groups
 that have just become free the fullest.
 
-So groups tell what has ended as they tell what was accepted: per front door, cumulative,
-charges and requests.  A front door adds up the same of what it knows to have ended.
-The difference are the latest of its departures, so many, if their charges add up
-to it; else they were heard of in another order than they ended in, and nothing
-is taken off until a report settles it.
+So groups tell with each report what has ended, per front door and cumulative: how many
+requests, and the sum of their dp_balance_ids.  A front door adds up the same of what it knows
+to have ended.  If both are the same but for its k latest departures, then those
+are what the report does not tell of.  Else nothing is taken off: somebody's end was told
+before it was heard of, and in between the report alone counts.
 
-    taken off a report = prompt and streamed tokens of those that it has accepted
+Of these, a report holds what it has accepted.  That is certain of all that was dispatched
+when a report told that nothing of this front door's was in flight, and of nothing else.
+A request whose client left may still be held, and one that was refused never was: they are
+counted here, and take nothing off.
 
-What it has not accepted is still in flight, with its charge.  Groups accept in the order
-of dispatch, but for requests that overtake each other on their connections: the ordinal
-of the dispatch tells.  A request whose answer had not begun may never have been held,
-and takes nothing off.
-
-This corrects what a policy weighs and no counter: the law of balancer.ledger stands as
-it is.  Only the own departures are known; other front doors' count until the next report.
+What is taken off is what the request held at its end, which is more than the report has
+by what it grew since the sample.  It is a correction of what is weighed, and no counter:
+the law of balancer.ledger stands as it is.  Other front doors' departures count until
+the next report.
 """
 
 from __future__ import annotations
@@ -27,73 +27,101 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from shm.load import NOT_TOLD, Accepted
+from balancer.errors import LedgerBroken
+from shm.load import ENDED_IDS_MASK, Ended
+
+MOST_UNTOLD = 1024
+"""Departures that are remembered; a group that tells of none of so many is believed."""
 
 
 class Departure(NamedTuple):
     """A request that has ended."""
 
+    dp_balance_id: str
     ordinal: int
     """Of its dispatch, among this front door's to the group's present life: 1, 2, ..."""
-    charge_tokens: int
-    held_tokens: int
-    """What the group held for it at the end, as far as is known; 0 if it may never have."""
+    held_tokens: int | None
+    """What it held at its end, as far as is known; None if the group may hold it, or never did."""
+
+
+class TakenOff(NamedTuple):
+    """What a group's newest report holds of requests that have ended."""
+
+    tokens: int
+    requests: int
+
+
+_NOTHING = TakenOff(0, 0)
 
 
 class Departures:
     """Those of one group's life, in the order in which they were heard of."""
 
     def __init__(self) -> None:
-        self.tokens = 0
-        """To be taken off the newest report's holding tokens."""
-        self.requests = 0
-        """To be taken off its requests."""
-        self._known_tokens = self._known_requests = 0
-        self._told: Accepted | None = None
-        self._most_ordinal = 0
-        """Dispatches up to here are accepted in the newest report, or were taken back."""
-        self._untold: deque[Departure] = deque()
-        """The latest, as many as the newest report does not tell."""
-        self._is_sure = False
-        """Whether they are those that it still counts."""
+        self.taken_off = _NOTHING
+        self._known = Ended(0, 0)
+        self._told: Ended | None = None
+        self._num_accepted = 0
+        """Dispatches that are certain to be accepted."""
+        self._untold: deque[Departure] = deque(maxlen=MOST_UNTOLD)
+        """The latest, as many as the newest report does not tell of."""
+        self._is_certain = False
+        """Whether it tells of all others, and of none of them."""
 
     def add(self, departure: Departure) -> None:
         """One more has ended."""
-        self._known_tokens += departure.charge_tokens
-        self._known_requests += 1
+        self._known = self._known.plus(departure.dp_balance_id)
         if self._told is None:
             return
+        if len(self._untold) == MOST_UNTOLD:  # the first is forgotten
+            self._is_certain, self.taken_off = False, _NOTHING
         self._untold.append(departure)
-        if self._is_sure:
-            self._take_off(departure)
-        else:
-            self._compare(self._told)
+        if self._known == self._told:  # it was told before
+            self._judge(self._told)
+        elif self._is_certain:
+            self.taken_off = self._with(departure)
 
-    def observe(self, accepted: Accepted, num_returned: int) -> None:
+    def accept_all(self, num_dispatched: int) -> None:
+        """A report tells that none of so many dispatches is in flight."""
+        self._num_accepted = num_dispatched
+
+    def observe(self, told: Ended, *, is_all: bool) -> None:
         """
-        The group's newest report tells that of this front door's requests.
+        The group's newest report tells of what has ended.
 
-        num_returned: dispatches that were taken back; they have ordinals, too.
+        is_all: whether that is all that was ever sent, here as there.  Then whatever did not
+        add up before is over.
         """
-        if accepted.ended_requests == NOT_TOLD:
-            return
-        self._told, self._most_ordinal = accepted, accepted.requests + num_returned
-        self._compare(accepted)
+        if is_all:
+            self._known = told
+        self._told = told
+        self._judge(told)
 
-    def _compare(self, told: Accepted) -> None:
-        """Find the departures that the report lacks, and whether they are the latest."""
-        self.tokens = self.requests = 0
-        num_untold = self._known_requests - told.ended_requests
+    def check_integrity(self) -> None:
+        """Raise LedgerBroken if what is taken off is not what the departures add up to."""
+        departures = list(self._untold) if self._is_certain else []
+        counted = [d for d in departures if self._is_held(d)]
+        expected = TakenOff(sum(d.held_tokens or 0 for d in counted), len(counted))
+        if self.taken_off != expected:
+            raise LedgerBroken(f"{self.taken_off} is taken off, departures have {expected}")
+
+    def _judge(self, told: Ended) -> None:
+        """Find the departures that the report does not tell of."""
+        num_untold = self._known.requests - told.requests
         while len(self._untold) > max(0, num_untold):
             self._untold.popleft()
-        untold_tokens = sum(one.charge_tokens for one in self._untold)
-        is_whole = len(self._untold) == num_untold
-        self._is_sure = is_whole and untold_tokens == self._known_tokens - told.ended_tokens
-        if self._is_sure:
-            for departure in self._untold:
-                self._take_off(departure)
+        lacking = (self._known.ids - told.ids) & ENDED_IDS_MASK
+        ids = sum(int(departure.dp_balance_id, 16) for departure in self._untold)
+        self._is_certain = len(self._untold) == num_untold and ids & ENDED_IDS_MASK == lacking
+        self.taken_off = _NOTHING
+        for departure in self._untold if self._is_certain else ():
+            self.taken_off = self._with(departure)
 
-    def _take_off(self, departure: Departure) -> None:
-        if departure.held_tokens and departure.ordinal <= self._most_ordinal:
-            self.tokens += departure.held_tokens
-            self.requests += 1
+    def _with(self, departure: Departure) -> TakenOff:
+        if not self._is_held(departure):
+            return self.taken_off
+        tokens, requests = self.taken_off
+        return TakenOff(tokens + (departure.held_tokens or 0), requests + 1)
+
+    def _is_held(self, departure: Departure) -> bool:
+        return departure.held_tokens is not None and departure.ordinal <= self._num_accepted

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from shm.board import Cell
 from shm.load import Accepted, LoadReport
 
-_NOTHING = Accepted(0, 0, 0)  # what a group has accepted from a front door that it does not know
+_NOTHING = Accepted(
+    0, 0, 0, 0, 0
+)  # what a group has accepted from a front door that it does not know
 
 
 class InFlight(NamedTuple):

@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from balancer.departures import Departure, Departures
+from balancer.departures import Departure, Departures, TakenOff
 from balancer.errors import LedgerBroken
 from balancer.in_flight import IN_FLIGHT, InFlight, in_flight
 from shm.board import EMPTY_CELL, Cell
@@ -135,9 +135,9 @@ class Ledger:
                 requests += cell.book_requests
         return Book(tokens, requests)
 
-    def departures(self, dp_rank: int) -> Departures:
-        """What the group's newest report still counts and this front door knows to have ended."""
-        return self._departures[dp_rank]
+    def taken_off(self, dp_rank: int) -> TakenOff:
+        """What the group's report holds of requests that this front door knows to be over."""
+        return self._departures[dp_rank].taken_off
 
     def num_dispatched(self, dp_rank: int) -> int:
         """Requests that this front door has sent to the group's present life, or was about to."""
@@ -178,7 +178,8 @@ class Ledger:
 
     def end(self, dp_rank: int, group_epoch: int, book_tokens: int, departure: Departure) -> None:
         """
-        A request is open no more; its charge reached the group, which counts it, and its end.
+        A request is open no more.  Its charge reached the group, which counts it once, and
+        that it ended.
 
         No counter changes, so nothing is written: the board has the book with
         the next dispatch to that group, or else with the next note_books.
@@ -226,18 +227,24 @@ class Ledger:
             if before is not None and report.sampled_ns < before.sampled_ns:
                 continue
             self._reports[dp_rank] = report
-            if before is None or before.accepted != report.accepted:  # most steps accept nothing
+            if before is None or before.accepted != report.accepted:  # most steps change nothing
                 self._observe_counters(dp_rank, report)
             taken.append(dp_rank)
         return taken
 
     def _observe_counters(self, dp_rank: int, report: LoadReport) -> None:
         self._in_flight[dp_rank] = self._summed(dp_rank)
-        if self._slot < len(report.accepted):
-            mine = report.accepted[self._slot]
-            if mine.front_door_epoch == self._epoch:
-                returned = self._own(dp_rank).returned_requests
-                self._departures[dp_rank].observe(mine, returned)
+        if self._slot >= len(report.accepted):
+            return
+        mine, own = report.accepted[self._slot], self._own(dp_rank)
+        if mine.front_door_epoch != self._epoch:
+            return
+        departures = self._departures[dp_rank]
+        is_accepted = own.dispatched_requests - own.returned_requests == mine.requests
+        if is_accepted:
+            departures.accept_all(own.dispatched_requests)
+        is_over = not self._book_requests[dp_rank] and mine.ended_requests == mine.requests
+        departures.observe(mine.ended, is_all=is_accepted and is_over)
 
     def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> bool:
         """
@@ -256,6 +263,8 @@ class Ledger:
 
     def check_integrity(self) -> None:
         """Raise LedgerBroken if more came back or was accepted than was sent, or a sum is old."""
+        for departures in self._departures:
+            departures.check_integrity()
         for dp_rank, flying in enumerate(self._in_flight):
             if flying.tokens < 0 or flying.requests < 0 or flying != self._summed(dp_rank):
                 raise LedgerBroken(

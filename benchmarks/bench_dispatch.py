@@ -39,7 +39,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from balancer.assignment import End
+from balancer.assignment import Assignment, End
 from balancer.controller import Controller
 from balancer.ledger import Ledger
 from balancer.load import RequestShape
@@ -52,7 +52,7 @@ from router.front_door.meters import Meters
 from router.shared_memory import SharedMemory
 from shm.board import Board, Cell
 from shm.group_table import GroupEntry, GroupState, GroupTableReader, GroupTableWriter
-from shm.load import Accepted, LoadReader, LoadReport, LoadWriter
+from shm.load import Accepted, Ended, LoadReader, LoadReport, LoadWriter
 
 TARGET_P99_US = {8: 50.0, 72: 200.0, 1024: 2000.0}
 CASES = ("unchanged", "changed", "noted")
@@ -107,6 +107,7 @@ class Groups:
         for opened in (self._loads, self._board, self._table):
             stack.callback(opened.close)
         self._step = 0
+        self._ended = [Ended(0, 0)] * num_groups
 
     def appear(self) -> None:
         """Put every group on the table."""
@@ -122,6 +123,11 @@ class Groups:
         now_ns = time.monotonic_ns()
         self._loads.publish([self._report(r, now_ns) for r in range(self._num_groups)], now_ns)
 
+    def end(self, assignment: Assignment) -> None:
+        """A request has ended, as the next report tells."""
+        dp_rank = assignment.dp_rank
+        self._ended[dp_rank] = self._ended[dp_rank].plus(assignment.dp_balance_id)
+
     def note(self) -> None:
         """Note a charge in the row of the next front door, for the next group."""
         self._step += 1
@@ -132,7 +138,8 @@ class Groups:
 
     def _report(self, dp_rank: int, now_ns: int) -> LoadReport:
         cell = self._board.read(_SLOT, dp_rank)
-        accepted = Accepted(_EPOCH, cell.dispatched_tokens, cell.dispatched_requests)
+        sent = (cell.dispatched_tokens, cell.dispatched_requests)
+        accepted = Accepted(_EPOCH, *sent, *self._ended[dp_rank])
         return LoadReport(
             dp_rank=dp_rank,
             group_epoch=_GROUP_EPOCH,
@@ -148,7 +155,7 @@ class Groups:
             step_time_ns=20_000_000,
             step_prefill_tokens=0,
             computing_tokens=0,
-            accepted=(accepted, *[Accepted(0, 0, 0)] * (self._num_front_doors - 1)),
+            accepted=(accepted, *[Accepted(0, 0, 0, 0, 0)] * (self._num_front_doors - 1)),
         )
 
 
@@ -193,7 +200,7 @@ def cached_beginnings(controller: Controller) -> list[list[int]]:
 
 
 def time_decisions(
-    dispatcher: Dispatcher, between: Callable[[], None], count: int
+    dispatcher: Dispatcher, groups: Groups, between: Callable[[], None], count: int
 ) -> tuple[list[float], list[float]]:
     """Microseconds of count decisions, ascending, by the clock and of CPU; untimed `between`."""
     rng, times_us, cpu_us = random.Random(_SEED), [], []
@@ -209,7 +216,8 @@ def time_decisions(
         assignment = dispatcher.assign(shape)
         times_us.append((time.perf_counter_ns() - began_ns) / 1e3)
         cpu_us.append((time.thread_time_ns() - cpu_ns) / 1e3)
-        dispatcher.controller.release(assignment, End.REACHED)
+        dispatcher.controller.release(assignment, End.COMPLETED)
+        groups.end(assignment)
     return sorted(times_us[_WARM_UP:]), sorted(cpu_us[_WARM_UP:])
 
 
@@ -223,7 +231,7 @@ def measure(num_groups: int, num_front_doors: int, method: str, case: str, count
         groups.publish()
         dispatcher = make_dispatcher(instance, num_groups, method, stack)
         between = {"unchanged": lambda: None, "changed": groups.publish, "noted": groups.note}[case]
-        times_us, cpu_us = time_decisions(dispatcher, between, count)
+        times_us, cpu_us = time_decisions(dispatcher, groups, between, count)
     return Row(
         groups=num_groups,
         front_doors=num_front_doors,

@@ -84,7 +84,8 @@ def _publish_loads(instance: Instance, period_s: float, stop: threading.Event) -
 
 def _report(board: Board, dp_rank: int, num_steps: int, now_ns: int) -> LoadReport:
     cell = board.read(0, dp_rank)
-    accepted = Accepted(cell.front_door_epoch, cell.dispatched_tokens, cell.dispatched_requests)
+    sent = cell.dispatched_requests  # and all has ended: it holds what it says, whatever comes
+    accepted = Accepted(cell.front_door_epoch, cell.dispatched_tokens, sent, sent, 0)
     return LoadReport(
         dp_rank=dp_rank,
         group_epoch=_GROUP_EPOCH,

@@ -32,19 +32,40 @@ from shm.names import Kind, segment_name
 from shm.segment import WORD_BYTES, Segment
 
 _BODY_HEAD = struct.Struct("<qq")
-NOT_TOLD = -1
-"""Ended requests of a group that does not count them."""
+ENDED_IDS_MASK = (1 << 63) - 1
+"""Sums of ids are kept to what a word holds that is not negative."""
+
+
+class Ended(NamedTuple):
+    """Requests that hold nothing any more: how many, and which."""
+
+    requests: int
+    ids: int
+    """Sum of their dp_balance_ids, as numbers, modulo 2**63."""
+
+    def plus(self, dp_balance_id: str) -> Ended:
+        """With one more; its id is a hexadecimal number."""
+        return Ended(self.requests + 1, self.ids + int(dp_balance_id, 16) & ENDED_IDS_MASK)
 
 
 class Accepted(NamedTuple):
-    """What a group has taken over from one front door, since that front door's epoch began."""
+    """
+    What a group has taken over from one front door, since that front door's epoch began.
+
+    Ended are those of the accepted requests that hold nothing any more.  Who does not count
+    them says that all have: then nobody waits to hear of an end.
+    """
 
     front_door_epoch: int
     tokens: int
     requests: int
-    ended_tokens: int = 0
-    """Charges, out of `tokens`, of requests that hold nothing any more."""
-    ended_requests: int = NOT_TOLD
+    ended_requests: int
+    ended_ids: int
+
+    @property
+    def ended(self) -> Ended:
+        """What of it has ended."""
+        return Ended(self.ended_requests, self.ended_ids)
 
 
 _ACCEPTED_WORDS = len(Accepted._fields)

@@ -11,7 +11,7 @@ def load_report(dp_rank=0, **fields):
     values = dict.fromkeys(LoadReport._fields, 0) | {
         "dp_rank": dp_rank,
         "group_epoch": 1,
-        "accepted": (Accepted(1, 0, 0),),
+        "accepted": (Accepted(1, 0, 0, 0, 0),),
     }
     return LoadReport(**values | fields)
 

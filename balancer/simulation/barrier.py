@@ -143,5 +143,7 @@ class Barrier:
             step_time_ns=round(self._last_ms * 1e6),
             step_prefill_tokens=group.last_prefill_tokens,
             computing_tokens=group.step_prefill_tokens,
-            accepted=(Accepted(EPOCH, *group.accepted, *group.ended),),
+            accepted=(
+                Accepted(EPOCH, group.accepted_tokens, group.accepted_requests, *group.ended),
+            ),
         )

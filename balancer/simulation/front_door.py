@@ -135,7 +135,7 @@ class SimulatedFrontDoor:
     def release(self, job: Job, end: End) -> None:
         """It ended, or was given up; what it had produced has streamed by then."""
         assert job.assignment is not None
-        if end is End.REACHED:
+        if end is End.COMPLETED:
             self._stream(job, job.num_produced)
         self.controller.release(job.assignment, end)
 

@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from balancer.prefix_index import Change, PrefixEvent
 from balancer.simulation.decode_batch import DecodeBatch
 from balancer.simulation.job import Job
 from balancer.simulation.prefix_cache import PrefixCache
+from shm.load import Ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,6 @@ class GroupLimits:
     def num_pages(self) -> int:
         """Pages of its KV."""
         return self.kv_capacity_tokens // self.page_size
-
-
-class Counted(NamedTuple):
-    """A cumulative counter, as shm.load.Accepted has two."""
-
-    tokens: int
-    requests: int
-
-    def plus(self, job: Job) -> Counted:
-        """With the charge of one more."""
-        return Counted(self.tokens + job.charge_tokens, self.requests + 1)
 
 
 class SimulatedGroup:
@@ -85,10 +74,10 @@ class SimulatedGroup:
         """Computed in the step under way; 0 if none is."""
         self.last_prefill_tokens = 0
         """Computed in the last step that ended."""
-        self.accepted = Counted(0, 0)
-        """Charges and requests."""
-        self.ended = Counted(0, 0)
-        """The same of those that hold nothing any more."""
+        self.accepted_tokens = 0
+        self.accepted_requests = 0
+        self.ended = Ended(0, 0)
+        """Of those accepted."""
         self._computes_prompts, self._mixes = computes_prompts, mixes
         self.is_decoding = True
         """Whether the step under way decodes."""
@@ -129,10 +118,10 @@ class SimulatedGroup:
 
     def accept(self, job: Job, charge_tokens: int) -> bool:
         """Count the charge; False: refused, it can never fit."""
-        job.charge_tokens = charge_tokens
-        self.accepted = self.accepted.plus(job)
+        self.accepted_tokens += charge_tokens
+        self.accepted_requests += 1
         if self._pages(job.most_tokens) + 1 > self.limits.num_pages:
-            self.ended = self.ended.plus(job)
+            self.ended = self.ended.plus(job.dp_balance_id)
             return False
         job.uncached_tokens = self._to_compute(job) if self._computes_prompts else 0
         self._queue(job)
@@ -171,7 +160,7 @@ class SimulatedGroup:
         ended = self.decoding.take_ended()
         for job in ended:
             self._free_pages += self._pages(job.num_tokens)
-            self.ended = self.ended.plus(job)
+            self.ended = self.ended.plus(job.dp_balance_id)
         return first, ended
 
     def lose_all(self) -> list[Job]:

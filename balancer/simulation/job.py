@@ -30,8 +30,6 @@ class Job:
     ended_s: float | None = None
     outcome: Outcome | None = None
     assignment: Assignment | None = None
-    charge_tokens: int = 0
-    """As its group counted it."""
     excluded: tuple[int, ...] = ()
     """Groups that it was sent to and that lost it."""
     num_streamed: int = 0
@@ -45,6 +43,12 @@ class Job:
     """Decoding steps of its group after which it began, and will have ceased, to decode."""
     uncached_tokens: int = 0
     """To be computed before it decodes."""
+
+    @property
+    def dp_balance_id(self) -> str:
+        """Of its assignment."""
+        assert self.assignment is not None
+        return self.assignment.dp_balance_id
 
     @property
     def num_tokens(self) -> int:

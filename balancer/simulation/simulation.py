@@ -209,7 +209,7 @@ class Simulation:
             if job.first_s is None:
                 job.first_s = self.now_s
         for job in ended:
-            self._end(job, Outcome.COMPLETED, End.REACHED)
+            self._end(job, Outcome.COMPLETED, End.COMPLETED)
 
     def _end(self, job: Job, outcome: Outcome, end: End) -> None:
         assert job.outcome is None

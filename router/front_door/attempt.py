@@ -1,8 +1,8 @@
 """
 An attempt: one assignment of a request to a group, until it is released.
 
-    assigned ── written ── answered ── closed
-       └───────────┴──────────┴──────────┘      closed from anywhere, once
+    assigned ── written ── answered ── complete ── closed
+       └───────────┴──────────┴────────────┴─────────┘      closed from anywhere, once
 
 What the charge becomes follows from how far it got.  Not written: it is taken
 back.  Written and not answered: the group is asked what became of it.
@@ -19,7 +19,15 @@ from router.front_door.services import Services
 class Attempt:
     """A request on one group.  Its exchange says how far it got."""
 
-    __slots__ = ("_assignment", "_services", "address", "is_answered", "is_computed", "is_written")
+    __slots__ = (
+        "_assignment",
+        "_services",
+        "address",
+        "is_answered",
+        "is_complete",
+        "is_computed",
+        "is_written",
+    )
 
     def __init__(self, services: Services, assignment: Assignment) -> None:
         self._services = services
@@ -30,6 +38,8 @@ class Attempt:
         self.is_answered = False
         self.is_computed = False
         """Whether the answer says that the prompt was computed."""
+        self.is_complete = False
+        """Whether the answer has come to its end."""
 
     @property
     def dp_rank(self) -> int:
@@ -79,8 +89,13 @@ class Attempt:
         """Release the assignment, the one place that does; twice does no harm."""
         if not self._assignment.is_open:
             return
-        answered = End.REACHED if self.is_computed else End.UNANSWERED
-        end = answered if self.is_written else End.NEVER_SENT
+        end = self._end() if self.is_written else End.NEVER_SENT
         self._services.dispatcher.controller.release(self._assignment, end)
         if self.is_written and not self.is_answered:
             self._services.settlement.ask(self.address, self._assignment)
+
+    def _end(self) -> End:
+        """How the charge of a request that was written ends."""
+        if not self.is_computed:
+            return End.UNANSWERED
+        return End.COMPLETED if self.is_complete else End.REACHED

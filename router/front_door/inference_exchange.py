@@ -197,6 +197,8 @@ class InferenceExchange(Exchange):
             tokens = self._answer.prompt_tokens()
             if tokens is not None:
                 self._services.counter.estimate.correct(*self._prompt_size, tokens)
+        if self._attempt is not None:
+            self._attempt.is_complete = True
         super().on_end()
 
     def on_lost(self, reason: str) -> None:

@@ -29,6 +29,7 @@ class Charged:
     """What it has to compute: in flight until it is held."""
     place: str = "sent"
     streamed_tokens: int = 0
+    is_answered: bool = False
     has_streamed: bool = False
 
     @property

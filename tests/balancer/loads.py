@@ -40,7 +40,7 @@ def holding(dp_rank, tokens, requests=0, accepted=(0, 0), **figures):
         group_epoch=GROUP_EPOCH,
         holding_tokens=tokens,
         running_requests=requests,
-        accepted=(Accepted(EPOCH, *accepted), Accepted(0, 0, 0)),
+        accepted=(Accepted(EPOCH, *accepted, 0, 0), Accepted(0, 0, 0, 0, 0)),
         **figures,
     )
 

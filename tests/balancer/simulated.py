@@ -1,5 +1,6 @@
 """Small engines and traffic for the simulation, with round figures."""
 
+from balancer.assignment import Assignment
 from balancer.simulation.group import GroupLimits, SimulatedGroup
 from balancer.simulation.job import Job
 from balancer.simulation.prefix_cache import PrefixCache
@@ -16,7 +17,9 @@ CACHE_PAGE = 4
 
 
 def job(prompt_tokens, output_tokens, *page_digests):
-    return Job(TracedRequest(0.0, prompt_tokens, output_tokens, page_digests))
+    request = TracedRequest(0.0, prompt_tokens, output_tokens, page_digests)
+    sent = Assignment("a", 0, 1, prompt_tokens, 1, prompt_tokens)
+    return Job(request, assignment=sent)
 
 
 def a_group(*, computes_prompts=False, mixes=True, limits=LIMITS, told=None):

@@ -71,7 +71,10 @@ def report_of(dp_rank, sample):
         sampled_ns=sample.sampled_ns,
         holding_tokens=tokens_of(sample.held),
         running_requests=len(sample.held),
-        accepted=(Accepted(newest, tokens_of(counted), len(counted)), Accepted(0, 0, 0)),
+        accepted=(
+            Accepted(newest, tokens_of(counted), len(counted), 0, 0),
+            Accepted(0, 0, 0, 0, 0),
+        ),
     )
 
 
@@ -196,7 +199,7 @@ class Host:
 
     def end(self):
         charge, tokens = next(iter(self._open.items()))
-        gone = Departure(1, charge.tokens, tokens)
+        gone = Departure("a", 1, tokens)
         self._a.end(charge.dp_rank, charge.group_epoch, tokens, gone)
         del self._open[charge]
 

@@ -10,7 +10,7 @@ from shm.load import Accepted
 from tests.balancer.loads import report
 
 MINE, OTHER, DEAD = 0, 1, 2
-GONE = Departure(ordinal=1, charge_tokens=100, held_tokens=105)
+GONE = Departure("a", ordinal=1, held_tokens=105)
 
 
 @pytest.fixture(name="cells")
@@ -143,7 +143,7 @@ def test_a_report_that_is_older_than_the_known_one_is_ignored(ledger):
     Whoever publishes it: a new publisher may have been given a late one first.
     """
     ledger.dispatch(0, 100)
-    taken = (Accepted(500, 100, 1),)
+    taken = (Accepted(500, 100, 1, 0, 0),)
     newer = report(0, group_epoch=70, sampled_ns=9, holding_tokens=100, accepted=taken)
     older = report(0, group_epoch=70, sampled_ns=8, accepted=())
     ledger.observe_reports([newer])

@@ -57,7 +57,7 @@ def said(rank, kv, requests, prefill, step_ms, num_steps, accepted=0):
         step_prefill_tokens=prefill,
         step_time_ns=round(step_ms * 1e6),
         num_steps=num_steps,
-        accepted=(Accepted(EPOCH, 500 * accepted, accepted),),
+        accepted=(Accepted(EPOCH, 500 * accepted, accepted, 0, 0),),
     )
 
 

@@ -39,7 +39,7 @@ def _ledger(notes):
 
 
 def accepted(mine=(500, 0, 0), other=(500, 0, 0)):
-    return (Accepted(*mine), Accepted(*other))
+    return (Accepted(*mine, 0, 0), Accepted(*other, 0, 0))
 
 
 def foreign(epoch, group_epoch, dispatched, returned=(0, 0), book=(0, 0)):
@@ -273,7 +273,7 @@ def test_a_report_with_fewer_front_doors_leaves_the_rest_in_flight(ledger):
     """
     ledger.observe_cell(OTHER, 0, foreign(500, 70, (30, 1)))
 
-    ledger.observe_reports([report(0, group_epoch=70, accepted=(Accepted(500, 0, 0),))])
+    ledger.observe_reports([report(0, group_epoch=70, accepted=(Accepted(500, 0, 0, 0, 0),))])
 
     assert ledger.in_flight(0) == InFlight(30, 1)
 

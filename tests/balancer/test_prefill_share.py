@@ -29,7 +29,7 @@ class Groups:
             rank,
             num_steps=self._num_steps,
             step_prefill_tokens=round(self._part * PROMPT) * is_new,
-            accepted=(Accepted(EPOCH, PROMPT * requests, requests),),
+            accepted=(Accepted(EPOCH, PROMPT * requests, requests, 0, 0),),
         )
 
 

@@ -175,7 +175,8 @@ def test_a_request_that_can_never_fit_is_refused_and_its_charge_counted():
     group = a_group()
 
     assert not group.accept(job(70, 10), 70)
-    assert (group.accepted, group.ended, group.has_work) == ((70, 1), (70, 1), False)
+    assert (group.accepted_tokens, group.accepted_requests, group.has_work) == (70, 1, False)
+    assert group.ended == (1, 0xA)
 
 
 def test_no_step_looks_at_each_request():

@@ -26,7 +26,7 @@ from balancer.errors import NoCandidate
 from shm import board, group_table, load
 from shm.board import Board
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
-from shm.load import Accepted, LoadWriter
+from shm.load import Accepted, Ended, LoadWriter
 from tests.balancer.doors import NUM_FRONT_DOORS, NUM_GROUPS, FrontDoor
 from tests.balancer.loads import report
 
@@ -82,9 +82,13 @@ def counters_of(slot, shown):
     """What came from the newest life of that front door that the group has heard of."""
     mine = [charged for charged in shown.accepted if charged.door.slot == slot]
     newest = max((charged.door.epoch for charged in mine), default=0)
-    counted = {charged: charged.charge_tokens for charged in mine if charged.door.epoch == newest}
-    ended = [tokens for charged, tokens in counted.items() if charged in shown.ended]
-    return Accepted(newest, sum(counted.values()), len(counted), sum(ended), len(ended))
+    counted = [charged for charged in mine if charged.door.epoch == newest]
+    ended = Ended(0, 0)
+    for charged in counted:
+        if charged in shown.ended:
+            ended = ended.plus(charged.assignment.dp_balance_id)
+    tokens = sum(charged.charge_tokens for charged in counted)
+    return Accepted(newest, tokens, len(counted), *ended)
 
 
 class World:
@@ -140,7 +144,9 @@ class World:
             self.requests.append(charged)
 
     def release(self, charged):
-        charged.door.release(charged, End.REACHED)
+        """It was answered to the end, or its client left."""
+        end = End.COMPLETED if charged.is_answered else End.REACHED
+        charged.door.release(charged, end)
 
     def never_sent(self, charged):
         charged.place = "over"
@@ -190,6 +196,7 @@ class World:
 
     def finish(self, charged):
         charged.place = "over"
+        charged.is_answered = True
         self.groups[charged.dp_rank].finish(charged)
 
     def restart_group(self, dp_rank):
@@ -240,16 +247,15 @@ class World:
 
     def departed(self, slot, dp_rank):
         """
-        Requests of that front door that it knows to have ended, and its report does not.
+        Tokens of that front door's requests that its report holds, and that it knows to be over.
 
-        What the report still counts of them is taken off, if it is sure which they are.
+        They are taken off, if it is certain which they are.
         """
         door = self.doors[slot]
         if not door.fresh[dp_rank]:
-            return set()
-        life = (dp_rank, door.known_epochs[dp_rank])
-        known = {charged for charged in door.sent - door.open if charged.life == life}
-        return known - door.seen[dp_rank].ended
+            return []
+        known = [c for c in door.seen[dp_rank].held if c.is_answered and c in door.sent - door.open]
+        return [c.prompt_tokens + c.streamed_tokens for c in known]
 
     def truth(self, slot, dp_rank):
         """

@@ -21,6 +21,7 @@ class Held(NamedTuple):
     """A request that is open."""
 
     tokens: int
+    slot: int
     done: asyncio.Event
 
 
@@ -32,7 +33,7 @@ class StandInGroup:
         self.port = 0
         self.held: dict[str, Held] = {}
         self._arrived = arrived
-        self._accepted = [Accepted(0, 0, 0)] * num_doors
+        self._accepted = [Accepted(0, 0, 0, 0, 0)] * num_doors
         self._num_steps = 0
         self._server: asyncio.Server | None = None
 
@@ -53,7 +54,11 @@ class StandInGroup:
 
     def end(self, dp_balance_id: str) -> None:
         """Answer a request."""
-        self.held.pop(dp_balance_id).done.set()
+        held = self.held.pop(dp_balance_id)
+        before = self._accepted[held.slot]
+        requests, ids = before.ended.plus(dp_balance_id)
+        self._accepted[held.slot] = before._replace(ended_requests=requests, ended_ids=ids)
+        held.done.set()
 
     def report(self, now_ns: int) -> LoadReport:
         """What it holds and has accepted, now."""
@@ -98,9 +103,10 @@ class StandInGroup:
         tokens = int(headers["x-levelhead-charge-tokens"])
         before = self._accepted[slot]
         if before.front_door_epoch != epoch:
-            before = Accepted(epoch, 0, 0)
-        self._accepted[slot] = Accepted(epoch, before.tokens + tokens, before.requests + 1)
-        held = Held(tokens, asyncio.Event())
+            before = Accepted(epoch, 0, 0, 0, 0)
+        before = before._replace(tokens=before.tokens + tokens, requests=before.requests + 1)
+        self._accepted[slot] = before
+        held = Held(tokens, slot, asyncio.Event())
         self.held[headers["x-levelhead-dp-balance-id"]] = held
         async with self._arrived:
             self._arrived.notify_all()

@@ -156,7 +156,7 @@ def test_silence_is_hung():
 
 
 def report_of(accepted_tokens, accepted_requests=1, front_door_epoch=7):
-    accepted = (Accepted(front_door_epoch, accepted_tokens, accepted_requests),)
+    accepted = (Accepted(front_door_epoch, accepted_tokens, accepted_requests, 0, 0),)
     return load_report(0, group_epoch=3, accepted=accepted)
 
 

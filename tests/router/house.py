@@ -173,5 +173,5 @@ def load_report(dp_rank=0, epoch=11, accepted=((0, 0, 0),), **fields):
         "dp_rank": dp_rank,
         "group_epoch": epoch,
     } | fields
-    values["accepted"] = tuple(Accepted(*slot) for slot in accepted)
+    values["accepted"] = tuple(Accepted(*slot, 0, 0) for slot in accepted)
     return LoadReport(**values)

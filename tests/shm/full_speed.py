@@ -15,7 +15,7 @@ NUM_FRONT_DOORS = 2
 def reports(sequence, num_groups):
     """What the writer publishes with that sequence."""
     scalars = [sequence] * (len(LoadReport._fields) - 1)
-    accepted = (Accepted(sequence, sequence, sequence),) * NUM_FRONT_DOORS
+    accepted = (Accepted(*[sequence] * len(Accepted._fields)),) * NUM_FRONT_DOORS
     return (LoadReport(*scalars, accepted),) * num_groups
 
 

@@ -14,7 +14,8 @@ SMALLEST, LARGEST = -(1 << 63), (1 << 63) - 1
 def report(dp_rank, value=0):
     """A report whose every figure is different, and all of them when value is."""
     scalars = range(value, value + len(LoadReport._fields) - 2)
-    accepted = (Accepted(value + 50, value + 51, value + 52), Accepted(value + 60, -1, value))
+    slots = (range(value + 50, value + 55), (value + 60, -1, value, value + 61, 1 << 62))
+    accepted = tuple(Accepted(*slot) for slot in slots)
     return LoadReport(dp_rank, *scalars, accepted)
 
 

@@ -152,4 +152,4 @@ def make_report(dp_rank, sampled_ns=0, group_epoch=0):
     scalars = dict.fromkeys(LoadReport._fields[:-1], 0)
     scalars |= {"dp_rank": dp_rank, "sampled_ns": sampled_ns, "group_epoch": group_epoch}
     scalars["holding_tokens"] = sampled_ns
-    return LoadReport(**scalars, accepted=(Accepted(0, 0, 0),))
+    return LoadReport(**scalars, accepted=(Accepted(0, 0, 0, 0, 0),))

@@ -92,7 +92,7 @@ def test_the_last_report_says_that_nothing_is_held(bench):
     last = bench.reports[-1]
     assert (last.holding_tokens, last.running_requests, last.kv_used_tokens) == (0, 0, 0)
     assert (last.num_steps, last.step_prefill_tokens) == (1, 1)
-    assert last.accepted[0] == (5, 4, 1, 4, 1)
+    assert last.accepted[0] == (5, 4, 1, 1, 1)
     assert (last.dp_rank, last.group_epoch, last.max_requests) == (3, 77, 10)
 
 
@@ -135,10 +135,10 @@ def test_a_charge_ends_with_the_last_of_its_choices(bench):
         ends.append(bench.reports[-1].accepted[0])
 
     assert ends[0] == (5, 4, 1, 0, 0)
-    assert ends[-1] == (5, 4, 1, 4, 1)
+    assert ends[-1] == (5, 4, 1, 1, 1)
     while not bench.step():
         pass
-    assert bench.reports[-1].accepted[0] == (5, 4, 1, 4, 1)
+    assert bench.reports[-1].accepted[0] == (5, 4, 1, 1, 1)
 
 
 class CountingPool(PagePool):
@@ -177,7 +177,7 @@ def test_what_is_settled_counts_and_holds_nothing(bench):
     """
     bench.step(Settle(charge(1, 9, front_door=1)))
 
-    assert bench.reports[-1].accepted == ((0, 0, 0, 0, 0), (5, 9, 1, 9, 1))
+    assert bench.reports[-1].accepted == ((0, 0, 0, 0, 0), (5, 9, 1, 1, 1))
     assert bench.reports[-1].holding_tokens == 0
 
 
@@ -192,7 +192,7 @@ def test_a_request_that_is_refused_is_counted_too(bench):
 
     errors = [(o.request_id, type(o.error)) for o in full.outputs if o.error]
     assert errors == [(3, QueueFull)]
-    assert full.reports[0].accepted[0] == (5, 3, 3, 1, 1)
+    assert full.reports[0].accepted[0] == (5, 3, 3, 1, 3)
     assert full.reports[0].holding_tokens == 2
 
 
@@ -202,7 +202,7 @@ def test_a_client_that_leaves_before_the_step_holds_nothing(bench):
     """
     bench.step(Submit(make_request(1, [1], ticket=Ticket(charge(1, 4), 1))), Abort(1))
 
-    assert bench.reports[-1].accepted[0] == (5, 4, 1, 4, 1)
+    assert bench.reports[-1].accepted[0] == (5, 4, 1, 1, 1)
     assert bench.reports[-1].holding_tokens == 0
     assert bench.runner.num_steps == 0
 
@@ -329,7 +329,7 @@ def test_what_is_left_when_it_stops_ends_with_a_last_word(bench):
     assert bench.engine.join(60.0)
     assert [type(output.error) for output in bench.outputs] == [Stopping]
     assert bench.reports[-1].holding_tokens == 0
-    assert bench.reports[-1].accepted[0] == (5, 4, 1, 4, 1)
+    assert bench.reports[-1].accepted[0] == (5, 4, 1, 1, 1)
     with pytest.raises(Stopping):
         bench.inbox.put(Settle(charge(2, 1)))
     assert not bench.fatal

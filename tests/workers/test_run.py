@@ -50,7 +50,7 @@ def test_two_ranks_serve_and_report(ranks):
     assert texts[0] == texts[1]
     for rank in (0, 1):
         report = ranks.wait_for_report(rank, "end", lambda r: r.num_steps and not r.holding_tokens)
-        assert report.accepted == (Accepted(0, 0, 0, 0, 0), Accepted(99, 25, 1, 25, 1))
+        assert report.accepted == (Accepted(0, 0, 0, 0, 0), Accepted(99, 25, 1, 1, rank))
         assert report.group_epoch == ranks.card(rank)["epoch"]
 
     check_disconnect(ranks, second)
@@ -138,11 +138,11 @@ def check_disconnect(ranks, url):
         next(chunks)
         report = ranks.wait_for_report(1, "growth", lambda r: r.holding_tokens > len(PROMPT) + 5)
         assert report.running_requests == 1
-        assert report.accepted[1] == Accepted(99, 55, 2, 25, 1)
+        assert report.accepted[1] == Accepted(99, 55, 2, 1, 1)
         assert report.kv_used_tokens >= len(PROMPT)
     report = ranks.wait_for_report(1, "abort", lambda r: not r.holding_tokens)
     assert report.num_steps < 1500
-    assert report.accepted[1] == Accepted(99, 55, 2, 55, 2)
+    assert report.accepted[1] == Accepted(99, 55, 2, 2, 1 + 7)
 
 
 @pytest.mark.slow

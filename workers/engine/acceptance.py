@@ -47,7 +47,12 @@ class Charge(NamedTuple):
 
 
 class Ticket:
-    """A charge, and how many of its request's choices are left.  Belongs to the step loop."""
+    """
+    A charge, and how many of its request's choices are left.
+
+    Made by the event loop and handed over with its requests through the inbox; from then on
+    the step loop alone touches it.
+    """
 
     def __init__(self, charge: Charge, num_choices: int) -> None:
         self.charge = charge
@@ -96,10 +101,9 @@ class AcceptedCounters:
         """Add what was counted to what has ended, unless its front door has begun anew."""
         slot = self._slots[charge.front_door]
         if charge.front_door_epoch == slot.front_door_epoch:
-            self._slots[charge.front_door] = slot._replace(
-                ended_tokens=slot.ended_tokens + charge.tokens,
-                ended_requests=slot.ended_requests + 1,
-            )
+            requests, ids = slot.ended.plus(charge.dp_balance_id)
+            slot = slot._replace(ended_requests=requests, ended_ids=ids)
+            self._slots[charge.front_door] = slot
 
     def read(self) -> tuple[Accepted, ...]:
         """The counters as they stand, one for each slot."""

@@ -146,8 +146,7 @@ class Engine:
 
     def _report(self, computing_tokens: int = 0) -> None:
         """What has left since the last report ends in this one."""
-        left, self._scheduler.left = self._scheduler.left, []
-        for request in left:
+        for request in self._scheduler.take_left():
             self._count_end(request)
         self._ports.report(self._meter.sample(self._scheduler, self._accepted, computing_tokens))
 

@@ -43,8 +43,14 @@ class LoadMeter:
     def sample(
         self, scheduler: Scheduler, accepted: AcceptedCounters, computing_tokens: int = 0
     ) -> LoadReport:
-        """Return the report of this instant; a step may be about to compute prompt tokens."""
+        """
+        Return the report of this instant; a step may be about to compute prompt tokens.
+
+        One that was retracted and found all but a token in the cache decodes: its token is
+        computed as a prompt's is, and is none of holdings' uncached ones.
+        """
         holdings = scheduler.holdings()
+        computing_tokens = min(computing_tokens, holdings.waiting_uncached_tokens)
         return LoadReport(
             dp_rank=self._group.dp_rank,
             group_epoch=self._group.epoch,

@@ -9,8 +9,8 @@ behind it.  Whoever the budget cuts becomes the chunked one, so there is at most
 one.  An admitted request starts after its longest cached prefix and has pages
 for all the tokens that it holds.
 
-A waiting request whose next page somebody computes is passed over until that
-page is cached: a prefix that many have in common is computed once.
+A waiting request whose next page somebody is computing already is passed over
+until that page is cached: a prefix that many have in common is computed once.
 
 When a decode finds no page, requests are retracted, the one of the lowest
 priority first, of those the one with the fewest outputs, of those the latest:
@@ -18,7 +18,8 @@ it loses its pages, to the cache if they are full, and goes to the head of the
 queue.  The one at the other end of that order is never retracted for another's
 sake, so some request always gets to its end.
 
-`plan` reserves, `commit` records; each plan is committed or failed before the next.
+`plan` reserves, `commit` records; every plan is committed or failed before the
+next one is made.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import NamedTuple
 
 from workers.engine.foresight import foresee
 from workers.engine.growth import GrowthEstimate
+from workers.engine.holdings import Holdings
 from workers.engine.page_tables import PageTables
 from workers.engine.pages import PagePool
 from workers.engine.plan import Chunk, Plan
@@ -51,22 +53,6 @@ class Limits(NamedTuple):
         return self.max_running_requests + self.max_queued_requests
 
 
-class Holdings(NamedTuple):
-    """
-    What a group holds at one instant.
-
-    holding_tokens: all tokens of all requests.
-    waiting_uncached_tokens: those to be computed before their request decodes.
-    kv_used_tokens: of running requests, with keys and values; for each of those that share.
-    """
-
-    holding_tokens: int
-    running_requests: int
-    waiting_requests: int
-    waiting_uncached_tokens: int
-    kv_used_tokens: int
-
-
 class Scheduler:
     """The waiting and the running requests of a group.  Without a cache, no prefix is kept."""
 
@@ -87,7 +73,7 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._running: list[Request] = []  # in the order of admission
         self.totals = Totals()
-        self.left: list[Request] = []  # since somebody took them from here
+        self._left: list[Request] = []
 
     @property
     def is_idle(self) -> bool:
@@ -162,6 +148,11 @@ class Scheduler:
             + sum(r.num_uncomputed for r in prefilling),
             kv_used_tokens=sum(r.num_computed for r in self._running),
         )
+
+    def take_left(self) -> list[Request]:
+        """Return who has left since the last call."""
+        left, self._left = self._left, []
+        return left
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless requests, states and pages agree."""
@@ -281,7 +272,7 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         """The one place where a request leaves, whatever the reason."""
         del self._requests[request.request_id]
-        self.left.append(request)
+        self._left.append(request)
         self.totals = self.totals.plus(request.account, request.num_outputs)
         if request.state is State.RUNNING:
             self._running.remove(request)

@@ -1,0 +1,44 @@
+"""
+What a group weighs: its report and what is in flight to it, or the books that stand in for both.
+
+From the report goes what is known to have ended since (balancer.departures).  And where
+groups wait for each other at every step, what a step is computing: whoever is sent
+anywhere begins after it, so it makes no difference between groups.  Alone, a group
+that computes is busy for itself.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from balancer.departures import TakenOff
+from balancer.in_flight import InFlight
+from balancer.ledger import Book
+from balancer.load import GroupLoad
+from shm.load import LoadReport
+
+# From one tuple: GroupLoad(...) does the same with a Python frame, for every group of a snapshot.
+_GROUP_LOAD = partial(tuple.__new__, GroupLoad)
+
+
+def by_report(
+    report: LoadReport, flying: InFlight, gone: TakenOff, *, groups_wait: bool
+) -> GroupLoad:
+    """
+    The load by the group's own figures.
+
+    What has ended may have grown since the sample, or not been computed then: it can take
+    off more than the report has, and nothing goes below zero.
+    """
+    holding = max(0, report.holding_tokens - gone.tokens)
+    held = max(0, report.running_requests + report.waiting_requests - gone.requests)
+    uncached = report.waiting_uncached_tokens - (report.computing_tokens if groups_wait else 0)
+    if gone.requests:
+        uncached = min(uncached, holding)
+    uncached += flying.tokens
+    return _GROUP_LOAD((report.dp_rank, holding, flying.tokens, held, flying.requests, uncached))
+
+
+def by_book(dp_rank: int, book: Book, unstarted_tokens: int) -> GroupLoad:
+    """The load by what front doors have open on the group."""
+    return _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0, unstarted_tokens))
