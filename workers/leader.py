@@ -25,7 +25,6 @@ from shm.load import LoadReport
 from shm.process import this_process
 from workers.card import Card, State
 from workers.config import WorkerConfig
-from workers.emulation.assembly import view_of_reports
 from workers.engine.acceptance import AcceptedCounters, ChargeDesk
 from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
@@ -74,11 +73,9 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     client = EngineClient(inbox, asyncio.get_running_loop())
     watchdog = Watchdog(config.watchdog_timeout_s, time.monotonic)
 
-    seen_as = view_of_reports(config)
-
     def report(report: LoadReport) -> None:
         watchdog.note(report)
-        loaded.reports.put(seen_as(report))
+        loaded.reports.put(loaded.seen_as(report))
 
     def is_ready() -> bool:
         return watchdog.is_well() and not inbox.is_closed

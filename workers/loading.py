@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import torch
 from shm.load import LoadReport
 from workers.card import Card
 from workers.config import WorkerConfig
-from workers.emulation.assembly import make_runner
+from workers.emulation.assembly import make_runner, view_of_reports
 from workers.engine.batch import BatchBuilder
 from workers.engine.engine import Runner
 from workers.engine.meter import GroupId
@@ -43,7 +43,7 @@ logger = logging.getLogger("levelhead.workers")
 
 
 class Loaded(NamedTuple):
-    """A rank that is ready to serve."""
+    """A rank that is ready to serve.  seen_as: how others see what its step loop reports."""
 
     config: WorkerConfig
     group: GroupId
@@ -52,6 +52,7 @@ class Loaded(NamedTuple):
     pool: PagePool
     max_model_len: int
     reports: Reporting
+    seen_as: Callable[[LoadReport], LoadReport]
 
 
 def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
@@ -78,7 +79,8 @@ def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
     took_s = time.monotonic() - started
     logger.info("loaded in %.1f s, room for %d tokens", took_s, pool.capacity_tokens)
     reports = _reporting(config, group, on_fatal)
-    return Loaded(config, group, codec, runner, pool, max_model_len, reports)
+    seen_as = view_of_reports(config)
+    return Loaded(config, group, codec, runner, pool, max_model_len, reports, seen_as)
 
 
 def _model_runner(

@@ -99,7 +99,7 @@ class Pacer:
 
     def close(self) -> None:
         """Let go of all sockets; for tests, whose processes live on."""
-        for key in list(self._selector.get_map().values()):
+        for key in list((self._selector.get_map() or {}).values()):
             assert isinstance(key.fileobj, socket.socket)
             key.fileobj.close()
         self._selector.close()

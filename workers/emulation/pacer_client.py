@@ -64,6 +64,13 @@ class PacerClient:
             self._stopped.set()
             os.write(self._wake_writer, b"\0")
 
+    def close(self) -> None:
+        """Let go of link and pipe; for tests, whose processes live on."""
+        if self._link is not None:
+            self._link.close()
+        for end in (self._wake_reader, self._wake_writer):
+            os.close(end)
+
     def _send(self, share: StepShare | None) -> None:
         if self._link is None:
             link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -29,6 +29,11 @@ class StepLog:
         except OSError as error:
             raise InvalidConfig(f"--emulated-step-log {path}: {error}") from error
 
+    def close(self) -> None:
+        """Let go of the file; for tests, whose processes live on."""
+        if self._file is not None:
+            self._file.close()
+
     def write(self, ended: Round) -> None:
         """Tell of a round."""
         if self._file is None:
