@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
 import sys
@@ -40,6 +41,7 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks.balance_real import measure_real, real_table, scaled_down
 from benchmarks.balance_steps import LiveFigures, live_figures, read_log
 from benchmarks.balance_table import Row, agreement, make_rows, table
 from benchmarks.balance_traffic import Driven, body_of, drive
@@ -48,6 +50,7 @@ from benchmarks.machine import machine_facts
 from router.simulate.flag_values import STEP, step_time
 from router.simulate.options import parse_simulate
 from router.simulate.runs import Plan, plans, run
+from router.simulate.trace_file import read_trace
 
 METHODS = "auto,min_step_cost,minimum_tokens,least_requests,round_robin,total_tokens,vllm_score"
 MAX_LATE_SHARE = 0.05
@@ -200,6 +203,9 @@ def write_mix(path: Path, num_requests: int) -> Path:
 def main() -> None:
     """Measure, and print."""
     given = _parse()
+    if given.real:
+        _real(given)
+        return
     pairs: list[Pair] = []
     with tempfile.TemporaryDirectory() as folder:
         planned = make_plans(given, Path(folder))
@@ -210,6 +216,21 @@ def main() -> None:
             pairs.append(measure(plan))
             print(f"  {pairs[-1]}", file=sys.stderr, flush=True)
     _tell(pairs, given.time_scale)
+
+
+def _real(given: argparse.Namespace) -> None:
+    """Real torch workers, at two groups."""
+    pairs = []
+    with tempfile.TemporaryDirectory() as folder:
+        given.trace = given.trace or [str(write_mix(Path(folder) / "mix.jsonl", 240))]
+        for trace in given.trace:
+            traffic = scaled_down(read_trace(Path(trace)).first(given.max_requests))
+            for seed, method in itertools.product(range(given.seeds), given.methods.split(",")):
+                pairs.append(measure_real(traffic, method, seed, given.rate))
+                print(pairs[-1], file=sys.stderr, flush=True)
+    print(real_table(pairs))
+    rows = [asdict(pair) for pair in pairs]
+    print(json.dumps({"real": rows, "rate": given.rate, "machine": machine_facts()}))
 
 
 def _tell(pairs: Sequence[Pair], time_scale: float) -> None:
@@ -247,6 +268,8 @@ def _parse() -> argparse.Namespace:
     add("--step-cost", type=step_time, default=STEP, metavar="BASE,A,B,C", help="milliseconds")
     add("--time-scale", type=float, default=4.0, help="times the step cost")
     add("--report-delay-steps", type=int, default=0, help="of the simulator")
+    add("--real", action="store_true", help="torch workers, 2 groups, each at its own pace")
+    add("--rate", type=float, default=1.5, help="requests a second with --real")
     add("--unified", action="store_true", help="groups compute prompts")
     given = parser.parse_args()
     if given.quick:

@@ -139,6 +139,7 @@ def test_nobody_waits_for_a_rank_that(bench, end):
         bench.turns()
     else:
         bench.say(bench.rank(), 1, None)
+        assert second.recv(1) == b"", "the old life's connection is closed"
     bench.turns(after_ms=11)
 
     assert is_released(first)
@@ -250,9 +251,9 @@ def test_a_rank_that_is_stopped_waits_no_more(bench, tmp_path, has_pacer):
     assert waiting.is_over()
 
 
-def test_a_rank_that_rests_says_so_once(bench):
+def test_a_rank_that_rests_says_so_once(bench, caplog):
     """
-    Idle rounds follow each other, and one word is enough.
+    Idle rounds follow each other, one word is enough, and then no pacer is needed.
     """
     first, client = bench.rank(), bench.client(1)
     client.rest()
@@ -263,11 +264,14 @@ def test_a_rank_that_rests_says_so_once(bench):
     assert not is_released(first), "rank 1 is awaited"
 
     client.rest()
-    client.rest()
     bench.turns()
     bench.turns(after_ms=11)
-
     assert is_released(first)
+
+    bench.pacer.close()
+    client.rest()
+    client.rest()
+    assert not caplog.records
 
 
 def test_a_rank_of_its_own_pace_waits_for_nobody_and_logs_its_steps(tmp_path):
