@@ -60,15 +60,20 @@ class Driven:
 
 
 async def drive(
-    port: int, traffic: Traffic, bodies: Sequence[bytes], rate_scale: float, seed: int
+    port: int,
+    traffic: Traffic,
+    bodies: Sequence[bytes],
+    rate_scale: float,
+    seed: int,
+    pinned_groups: int = 0,
 ) -> Driven:
     """
     Send everything when the simulator does; return once the last was sent, with the rest cut.
 
     Of closed traffic the first num_clients come at their times, and each of the others
-    when one is answered.
+    when one is answered.  pinned_groups: to so many groups in turn, by X-Data-Parallel-Rank.
     """
-    driver = _Driver(port, bodies)
+    driver = _Driver(port, bodies, pinned_groups)
     arrivals_s = traffic.arrivals_s(rate_scale, random.Random(f"arrivals {seed}"))
     num_timed = len(bodies) if traffic.num_clients is None else traffic.num_clients
     driver.following.extend(range(num_timed, len(bodies)))
@@ -87,9 +92,10 @@ async def drive(
 class _Driver:
     """The clients of one run."""
 
-    def __init__(self, port: int, bodies: Sequence[bytes]) -> None:
+    def __init__(self, port: int, bodies: Sequence[bytes], pinned_groups: int) -> None:
         self._port = port
         self._bodies = bodies
+        self._pinned_groups = pinned_groups
         self.following: deque[int] = deque()
         self.driven = Driven()
         self.all_sent = asyncio.Event()
@@ -106,7 +112,10 @@ class _Driver:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             head = "POST /v1/completions HTTP/1.1\r\nhost: levelhead\r\nconnection: close\r\n"
-            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            if self._pinned_groups:
+                head += f"x-data-parallel-rank: {number % self._pinned_groups}\r\n"
+            head += "\r\n"
             writer.write(head.encode() + body)
             driven.sent_s.append(time.monotonic())
             driven.late_s.append(driven.sent_s[-1] - due_s)

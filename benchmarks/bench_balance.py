@@ -19,6 +19,10 @@ The groups are a decode pool (c = 0), unless `--unified`.  For the simulator a r
 seen at once (`--report-delay-steps 0`): a live one takes some milliseconds from the beginning
 of a step.
 
+Requests that come within milliseconds of each other may change places on their way, a long
+one with a short one.  What `round_robin` makes of a trace hangs on that order: with `--pin`
+clients name the groups themselves, in the trace's order, and only the engines may differ.
+
 Read `slowdown` (sum of step times over what level groups would take) and `KV max/mean` side by
 side, and `live/sim`, which is that of KV max/mean.  Two methods are tied if both sides do not
 put them in the same order and their difference is, on one side, within the seeds' spread.  The
@@ -34,7 +38,7 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -86,9 +90,9 @@ class Pair:
         return self.late_share <= MAX_LATE_SHARE and not self.failed
 
 
-def measure(plan: Plan) -> Pair:
-    """Live, then simulated."""
-    live, driven = run_live(plan)
+def measure(plan: Plan, pins: Container[str] = ()) -> Pair:
+    """Live, then simulated; pins: methods that clients follow themselves."""
+    live, driven = run_live(plan, plan.settings.num_groups if plan.method in pins else 0)
     simulated = run(plan, lambda num_ended: None).figures
     if simulated.slowdown is None or simulated.kv_max_over_mean is None:
         raise ValueError(f"{plan}: nothing happened in the simulator's window")
@@ -110,7 +114,7 @@ def measure(plan: Plan) -> Pair:
     )
 
 
-def run_live(plan: Plan) -> tuple[LiveFigures, Driven]:
+def run_live(plan: Plan, pinned_groups: int) -> tuple[LiveFigures, Driven]:
     """Start an instance, drive it until the last request has been sent, and read its steps."""
     traffic, num_groups = plan.traffic, plan.settings.num_groups
     bodies = _bodies(plan.traffic.name, tuple(traffic.requests), traffic.page_size)
@@ -119,7 +123,8 @@ def run_live(plan: Plan) -> tuple[LiveFigures, Driven]:
         with served(*_flags(plan, log)) as url:
             port = int(url.rpartition(":")[2])
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                driven = runner.run(drive(port, traffic, bodies, plan.rate_scale, plan.seed))
+                driving = drive(port, traffic, bodies, plan.rate_scale, plan.seed, pinned_groups)
+                driven = runner.run(driving)
         for failure in driven.failures[:3]:
             print(f"failed: {failure!r}", file=sys.stderr)
         window_s = driven.window_s(len(bodies), _WARM_UP)
@@ -213,7 +218,7 @@ def main() -> None:
             print(
                 f"{n + 1} of {len(planned)}: {plan} seed {plan.seed}", file=sys.stderr, flush=True
             )
-            pairs.append(measure(plan))
+            pairs.append(measure(plan, ("round_robin",) if given.pin else ()))
             print(f"  {pairs[-1]}", file=sys.stderr, flush=True)
     _tell(pairs, given.time_scale)
 
@@ -270,6 +275,7 @@ def _parse() -> argparse.Namespace:
     add("--report-delay-steps", type=int, default=0, help="of the simulator")
     add("--real", action="store_true", help="torch workers, 2 groups, each at its own pace")
     add("--rate", type=float, default=1.5, help="requests a second with --real")
+    add("--pin", action="store_true", help="round_robin by the clients, in the trace's order")
     add("--unified", action="store_true", help="groups compute prompts")
     given = parser.parse_args()
     if given.quick:
