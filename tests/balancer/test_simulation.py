@@ -140,6 +140,22 @@ def test_a_report_is_seen_as_many_steps_later_as_told():
         assert chosen == expected
 
 
+@pytest.mark.parametrize(("delay", "is_seen"), [(0, True), (1, False)])
+def test_who_asks_again_is_weighed_without_what_was_answered(delay, is_seen):
+    """
+    Groups report again before they answer, as live ones do; if reports take no step, that is seen.
+
+    20 tokens that have just ended, and 8 that go on: the follower takes the place of the former.
+    """
+    asked = traffic((0.0, 20, 2), (0.0, 8, 30), (0.0, 4, 1), num_clients=2)
+    door = settings(report_delay_steps=delay)
+
+    ended, _, follower = run(Simulation(asked, door, "minimum_tokens", 0))
+
+    assert follower.arrival_s == ended.ended_s
+    assert (follower.assignment.dp_rank == ended.assignment.dp_rank) is is_seen
+
+
 def test_lost_reports_leave_the_books_to_stand_in():
     """
     With every report lost the front door counts what it sent and what has streamed.
