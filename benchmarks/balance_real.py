@@ -2,10 +2,12 @@
 The simulator beside real torch workers: two groups, each at its own pace (`bench_balance --real`).
 
 The trace is scaled down, because two cores compute a few hundred prompt tokens a second:
-prompts are a 32nd as long, pages too (512 tokens become 16, the workers' own), answers an 8th;
-arrivals are a given number a second.  The simulator has `--engine independent --mode
-unified`, and the step cost that the front door fitted to these very steps (`/metrics`).  The
-fit has no base; that is the median of what is left of the steps that computed no prompt.
+prompts and pages are a 64th as long (`--prompt-parts`: 512 tokens become 8, and the workers
+have pages of 8), answers as `--output-parts` says; arrivals are a given number a second.  The
+simulator has `--engine independent --mode unified`, and the step cost that the front door
+fitted to these very steps (`/metrics`).  The fit has no base; that is the median of what is
+left of the steps that computed no prompt.  A method that weighs no cost fits none, and has that of
+the one before: name one first that does.
 
 Compared is the mean over time of the largest over the mean KV tokens, live from `/v1/loads`
 twenty times a second.  Not the same on both sides: live figures are as old as the last report,
@@ -21,7 +23,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import uvloop
@@ -35,7 +37,6 @@ from benchmarks.balance_traffic import Driven, body_of, drive
 from benchmarks.instance import served
 
 NUM_GROUPS = 2
-PROMPT_PARTS, OUTPUT_PARTS = 32, 8
 _PAGE_SIZE = 16
 _WARM_UP = 0.05
 _LOOK_S = 0.05
@@ -60,6 +61,11 @@ class RealPair:
     num_looks: int
     failed: int
 
+    @property
+    def step(self) -> StepTime:
+        """The step cost that both sides had."""
+        return StepTime(self.base_ms, self.a_ms, self.b_ms, self.c_ms)
+
 
 @dataclass(frozen=True)
 class Look:
@@ -75,39 +81,53 @@ class Look:
         return max(kv) * len(kv) / sum(kv) if any(kv) else None
 
 
-def scaled_down(traffic: Traffic) -> Traffic:
-    """The same traffic, short."""
-    page_size = traffic.page_size // PROMPT_PARTS
-    requests = [_short(request, page_size) for request in traffic.requests]
-    return replace(traffic, requests=requests, page_size=page_size)
+class Scale(NamedTuple):
+    """How a trace is brought down to what a small machine can do.  rate: requests a second."""
+
+    prompt_parts: int
+    output_parts: int
+    rate: float
+
+    def shorten(self, traffic: Traffic) -> Traffic:
+        """The same traffic with short prompts, pages and answers."""
+        page_size = traffic.page_size // self.prompt_parts
+        requests = [self._short(request, page_size) for request in traffic.requests]
+        return replace(traffic, requests=requests, page_size=page_size)
+
+    def _short(self, request: TracedRequest, page_size: int) -> TracedRequest:
+        prompt = min(_MAX_PROMPT, max(1, request.prompt_tokens // self.prompt_parts))
+        pages = request.page_digests[: prompt // page_size] if page_size else ()
+        output = max(2, request.output_tokens // self.output_parts)
+        return TracedRequest(request.arrival_s, prompt, output, pages)
 
 
-def _short(request: TracedRequest, page_size: int) -> TracedRequest:
-    prompt = min(_MAX_PROMPT, max(1, request.prompt_tokens // PROMPT_PARTS))
-    pages = request.page_digests[: prompt // page_size] if page_size else ()
-    output = max(2, request.output_tokens // OUTPUT_PARTS)
-    return TracedRequest(request.arrival_s, prompt, output, pages)
-
-
-def measure_real(traffic: Traffic, method: str, seed: int, rate: float) -> RealPair:
-    """Live, then simulated with what was fitted."""
+def measure_real(
+    traffic: Traffic, method: str, seed: int, rate: float, known: StepTime | None
+) -> RealPair:
+    """Live, then simulated with what was fitted; known: a step cost, where nothing is."""
     own_rate = len(traffic.requests) / (traffic.span_s or 1.0)
     rate_scale = rate / own_rate
     bodies = [body_of(each, traffic.page_size, n) for n, each in enumerate(traffic.requests)]
     flags = {"--dp-size": NUM_GROUPS, "--load-balance-method": method, "--seed": seed}
     flags |= {"--max-total-tokens": _CAPACITY, "--chunked-prefill-size": _CHUNK}
-    flags |= {"--page-size": _PAGE_SIZE, "--log-level": "error", "--drain-timeout-s": 1}
+    page_size = traffic.page_size or _PAGE_SIZE
+    flags |= {"--page-size": page_size, "--log-level": "error", "--drain-timeout-s": 1}
     with (
         served(*(str(word) for pair in flags.items() for word in pair)) as url,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         looks, driven = runner.run(_drive(url, traffic, bodies, rate_scale, seed))
-        step, r_squared = _fitted(httpx.get(f"{url}/metrics").text, looks)
+        metrics = httpx.get(f"{url}/metrics").text
+    is_fitted = bool(_metric(metrics, "levelhead_cost_is_fitted"))
+    step = known if known is not None and not is_fitted else _fitted(metrics, looks)
+    r_squared = _metric(metrics, "levelhead_cost_fit_r_squared")
     window_s = driven.window_s(len(bodies), _WARM_UP)
     ratios = [look.kv_ratio for look in looks if window_s[0] <= look.at_s < window_s[1]]
     there = [ratio for ratio in ratios if ratio is not None]
     live_kv = statistics.fmean(there)
-    sim_kv = simulate(traffic, _settings(step), method, seed, rate_scale).kv_max_over_mean
+    sim_kv = simulate(
+        traffic, _settings(step, page_size), method, seed, rate_scale
+    ).kv_max_over_mean
     assert sim_kv is not None
     failed = len(driven.failures)
     ratio = live_kv / sim_kv
@@ -134,8 +154,8 @@ async def _watch(url: str, looks: list[Look]) -> None:
             await asyncio.sleep(_LOOK_S)
 
 
-def _fitted(metrics: str, looks: Sequence[Look]) -> tuple[StepTime, float]:
-    """The step cost in use at the end, and how well it fits."""
+def _fitted(metrics: str, looks: Sequence[Look]) -> StepTime:
+    """The step cost in use at the end."""
     a, b, c = (
         1e3 * _metric(metrics, f"levelhead_cost_per_{name}_seconds")
         for name in ("token", "request", "prefill_token")
@@ -147,7 +167,7 @@ def _fitted(metrics: str, looks: Sequence[Look]) -> tuple[StepTime, float]:
         if load["num_running_reqs"] and not load["num_waiting_uncached_tokens"]
     ]
     base_ms = max(_LEAST_BASE_MS, statistics.median(left)) if left else _LEAST_BASE_MS
-    return StepTime(base_ms, a, b, c), _metric(metrics, "levelhead_cost_fit_r_squared")
+    return StepTime(base_ms, a, b, c)
 
 
 def _metric(metrics: str, name: str) -> float:
@@ -157,10 +177,10 @@ def _metric(metrics: str, name: str) -> float:
     return float(found[1])
 
 
-def _settings(step: StepTime) -> Settings:
+def _settings(step: StepTime, page_size: int) -> Settings:
     limits = GroupLimits(
         kv_capacity_tokens=_CAPACITY,
-        page_size=_PAGE_SIZE,
+        page_size=page_size,
         max_running_requests=64,
         max_step_tokens=_CHUNK,
         cache_tokens=_CAPACITY // 2,

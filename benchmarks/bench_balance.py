@@ -45,7 +45,7 @@ from pathlib import Path
 
 import uvloop
 
-from benchmarks.balance_real import measure_real, real_table, scaled_down
+from benchmarks.balance_real import RealPair, Scale, measure_real, real_table
 from benchmarks.balance_steps import LiveFigures, live_figures, read_log
 from benchmarks.balance_table import Row, agreement, make_rows, table
 from benchmarks.balance_traffic import Driven, body_of, drive
@@ -225,17 +225,19 @@ def main() -> None:
 
 def _real(given: argparse.Namespace) -> None:
     """Real torch workers, at two groups."""
-    pairs = []
+    pairs: list[RealPair] = []
+    scale = Scale(given.prompt_parts, given.output_parts, given.rate)
     with tempfile.TemporaryDirectory() as folder:
         given.trace = given.trace or [str(write_mix(Path(folder) / "mix.jsonl", 240))]
         for trace in given.trace:
-            traffic = scaled_down(read_trace(Path(trace)).first(given.max_requests))
+            traffic = scale.shorten(read_trace(Path(trace)).first(given.max_requests))
             for seed, method in itertools.product(range(given.seeds), given.methods.split(",")):
-                pairs.append(measure_real(traffic, method, seed, given.rate))
+                known = pairs[-1].step if pairs else None
+                pairs.append(measure_real(traffic, method, seed, scale.rate, known))
                 print(pairs[-1], file=sys.stderr, flush=True)
     print(real_table(pairs))
     rows = [asdict(pair) for pair in pairs]
-    print(json.dumps({"real": rows, "rate": given.rate, "machine": machine_facts()}))
+    print(json.dumps({"real": rows, **scale._asdict(), "machine": machine_facts()}))
 
 
 def _tell(pairs: Sequence[Pair], time_scale: float) -> None:
@@ -274,7 +276,9 @@ def _parse() -> argparse.Namespace:
     add("--time-scale", type=float, default=4.0, help="times the step cost")
     add("--report-delay-steps", type=int, default=0, help="of the simulator")
     add("--real", action="store_true", help="torch workers, 2 groups, each at its own pace")
-    add("--rate", type=float, default=1.5, help="requests a second with --real")
+    add("--rate", type=float, default=2.0, help="requests a second with --real")
+    add("--prompt-parts", type=int, default=64, help="prompts so much shorter, with --real")
+    add("--output-parts", type=int, default=1, help="answers so much shorter, with --real")
     add("--pin", action="store_true", help="round_robin by the clients, in the trace's order")
     add("--unified", action="store_true", help="groups compute prompts")
     given = parser.parse_args()
