@@ -264,7 +264,7 @@ def _tell(pairs: Sequence[Pair], time_scale: float) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_balance")
     add = parser.add_argument
-    add("--quick", action="store_true", help="three methods, 4 groups, about a minute")
+    add("--quick", action="store_true", help="two methods, 4 groups, about a minute")
     add("--trace", action="append", metavar="FILE", help="as of `levelhead simulate`")
     add("--dp-size", default="4,8")
     add("--methods", default=METHODS)
@@ -283,8 +283,8 @@ def _parse() -> argparse.Namespace:
     add("--unified", action="store_true", help="groups compute prompts")
     given = parser.parse_args()
     if given.quick:
-        given.dp_size, given.methods = "4", "auto,minimum_tokens,round_robin"
-        given.max_requests, given.time_scale, given.kv_capacity_tokens = 220, 1.0, 60_000
+        given.dp_size, given.methods = "4", "auto,round_robin"
+        given.max_requests, given.time_scale, given.kv_capacity_tokens = 180, 1.0, 60_000
         given.step_cost = step_time(_QUICK_STEP)
     return given
 
