@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from balancer.load import GroupLoad, RequestShape
 from shm.group_table import GroupState
 
 CANDIDATES = (GroupState.READY, GroupState.SUSPECT)
@@ -23,3 +24,21 @@ def _why_not(dp_rank: int, state: GroupState, excluded: Collection[int]) -> str:
     if state not in CANDIDATES:
         return state.value
     return "excluded" if dp_rank in excluded else "full"
+
+
+def suspects(
+    loads: Sequence[GroupLoad],
+    states: Sequence[GroupState],
+    limits: Sequence[int],
+    request: RequestShape,
+    excluded: Collection[int],
+) -> list[GroupLoad]:
+    """Suspect groups that may take the request, if it comes to that.  limits: of their requests."""
+    return [
+        load
+        for load, state, limit in zip(loads, states, limits, strict=True)
+        if state is GroupState.SUSPECT
+        and load.dp_rank not in excluded
+        and request.dp_rank in (None, load.dp_rank)
+        and load.requests < limit
+    ]

@@ -20,7 +20,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 
 from balancer.assignment import Assignment, End
-from balancer.candidates import CANDIDATES, why_none
+from balancer.candidates import CANDIDATES, suspects, why_none
 from balancer.cost_model import CostFit
 from balancer.departures import Departure
 from balancer.errors import LedgerBroken, NoCandidate
@@ -67,6 +67,8 @@ class Controller:
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
+        self._limits = [_UNLIMITED] * num_groups
+        """The same by its last report, however old and whatever it does."""
         self._open: dict[str, Assignment] = {}
         self._unstarted = Unstarted(num_groups)
         self._reader = policy if isinstance(policy, LedgerReader) else None
@@ -96,12 +98,16 @@ class Controller:
             candidates = [load for load in candidates if load.dp_rank not in excluded]
         if request.dp_rank is not None:
             candidates = [load for load in candidates if load.dp_rank == request.dp_rank]
-        candidates = candidates or self._suspects(request.dp_rank, excluded)
+        if not candidates:
+            candidates = suspects(self._loads, self._states, self._limits, request, excluded)
         if not candidates:
             raise NoCandidate(why_none(self._states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
-        dp_rank = self.policy.pick(candidates, request)
+        return self._charge(self.policy.pick(candidates, request), request)
+
+    def _charge(self, dp_rank: int, request: RequestShape) -> Assignment:
+        """Note that the request is about to be sent there."""
         charge_tokens = max(1, request.uncached_tokens(dp_rank))
         group_epoch = self.ledger.dispatch(dp_rank, charge_tokens, request.prompt_tokens)
         assignment = Assignment(
@@ -280,21 +286,6 @@ class Controller:
         else:
             flying, gone = self.ledger.in_flight(dp_rank), self.ledger.taken_off(dp_rank)
             self._loads[dp_rank] = by_report(report, flying, gone, groups_wait=self._groups_wait)
-        is_ready = self._states[dp_rank] is _READY
-        self._max_requests[dp_rank] = self._most_requests(dp_rank) if is_ready else 0
-
-    def _suspects(self, asked: int | None, excluded: Collection[int]) -> list[GroupLoad]:
-        """Suspect groups that may take a request, if it comes to that."""
-        return [
-            load
-            for load, state in zip(self._loads, self._states, strict=True)
-            if state is GroupState.SUSPECT
-            and load.dp_rank not in excluded
-            and asked in (None, load.dp_rank)
-            and load.requests < self._most_requests(load.dp_rank)
-        ]
-
-    def _most_requests(self, dp_rank: int) -> int:
-        """Requests that the group takes, by its last report, however old."""
-        report = self.ledger.report(dp_rank)
-        return _UNLIMITED if report is None else report.max_requests
+        limit = _UNLIMITED if report is None else report.max_requests
+        self._limits[dp_rank] = limit
+        self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0

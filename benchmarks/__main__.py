@@ -16,6 +16,7 @@ BENCHMARKS = (
     "bench_prefix",
     "bench_proxy",
     "bench_level",
+    "bench_balance",
     "bench_engine",
     "bench_draft_verify",
 )

@@ -45,6 +45,7 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
         "device": options.device,
         "dtype": options.dtype,
         "threads": threads_per_rank(options),
+        **emulation_flags(options),
         "max-model-len": options.max_model_len,
         "max-running-requests": options.max_running_requests,
         "max-queued-requests": options.max_queued_requests,
@@ -65,6 +66,16 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
     }
     on = [switch for switch, is_on in switches.items() if is_on]
     return ["workers", *(word for pair in given for word in pair), *on]
+
+
+def emulation_flags(options: ServeOptions) -> dict[str, str | Path | None]:
+    """What emulated ranks are told, of what was given."""
+    cost, log = options.emulated_step_cost, options.emulated_step_log
+    return {
+        "emulated-step-cost": None if cost is None else ",".join(map(repr, cost)),
+        "emulated-engine": options.emulated_engine,
+        "emulated-step-log": None if log is None else log.absolute(),
+    }
 
 
 def worker_environment(

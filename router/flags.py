@@ -14,12 +14,13 @@ from typing import NoReturn
 
 from balancer.methods import DEFAULT_METHOD, METHODS
 from router import flag_values as values
+from router.emulation_flags import EMULATED, add_emulation
 from router.errors import ConfigError
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
 from router.waiting_flags import add_waiting
 
-_DEVICES = ("cpu", "cuda")
+_DEVICES = ("cpu", "cuda", EMULATED)
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MAX_GROUPS = 1024
 _MAX_FRONT_DOORS = 64
@@ -45,6 +46,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_balance(parser)
     add_waiting(parser, is_bounded=True)
     _add_model(parser, environment)
+    add_emulation(parser)
     _add_http(parser)
     _add_limits(parser)
     _add_instance(parser)

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from balancer.simulation.step_time import StepTime
+from router.emulation_flags import check_emulation
 from router.errors import ConfigError
 from router.flags import serve_parser
 
@@ -41,6 +43,10 @@ class ServeOptions:
     admin_api_key: str | None
     max_model_len: int | None
     device: str
+    emulated_step_cost: StepTime | None
+    emulated_engine: str | None
+    emulated_step_log: Path | None
+    """These three only of emulated ranks; None: as they have it themselves."""
     dtype: str
     threads_per_rank: int | None
     max_running_requests: int
@@ -73,6 +79,7 @@ def parse_serve(
         if given[name] == "":
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "''", "an empty key would let everybody in; leave it out")
+    check_emulation(given)
     options = ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)
     if options.tp_size != 1:
         raise ConfigError(

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers.emulation.step_cost import StepCost
 from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
 
+EMULATED = "emulated"
 MAX_HEARTBEAT_S = 30.0
 MIN_WATCHDOG_BEATS = 4
 """Heartbeats that an idle group may miss, at least, before it counts as hung."""
@@ -45,6 +47,9 @@ class WorkerConfig:
     threads: int
     host: str
     max_model_len: int | None = None
+    emulated_step_cost: StepCost = StepCost()  # noqa: RUF009 - a tuple of constants
+    emulated_engine: str = "lockstep"
+    emulated_step_log: Path | None = None
     max_running_requests: int
     max_queued_requests: int
     max_total_tokens: int
@@ -60,6 +65,11 @@ class WorkerConfig:
     watchdog_timeout_s: float
     log_level: str
     instance_key: str | None = field(default=None, repr=False)
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether steps are not computed, but only take their time."""
+        return self.device == EMULATED
 
     def __post_init__(self) -> None:
         if self.dp_rank >= self.dp_size:
@@ -105,6 +115,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     )
     _add_place(parser)
     _add_model(parser)
+    _add_emulation(parser)
     _add_limits(parser)
     given = vars(parser.parse_args(arguments))
     return WorkerConfig(**given, instance_key=environment.get(INSTANCE_KEY))
@@ -137,11 +148,23 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     dtypes = ("auto", "float32", "bfloat16", "float16")
     add("--model", required=True, help="a .gguf file or Hugging Face folder", **_path("PATH"))
     add("--served-model-name", required=True, metavar="NAME", help="what clients call it")
-    add("--device", default="cpu", choices=("cpu", "cuda"), help="where it runs")
+    add("--device", default="cpu", choices=("cpu", "cuda", EMULATED), help="where it runs")
     add("--dtype", default="auto", choices=dtypes, help="auto: bfloat16 where that is fast")
     add("--threads", default=1, help="threads of a forward pass on the CPU", **_int(1))
     add("--max-model-len", help="prompt and output together; if omitted, the model's", **_int(1))
     add("--seed", default=0, help="for requests without a seed", type=int, metavar="INT")
+
+
+def _add_emulation(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group(f"with --device {EMULATED}").add_argument
+    engines = ("lockstep", "independent")
+    cost_help = "milliseconds of a step: base, for a KV token, a request, a computed prompt token"
+    default = StepCost()
+    add("--emulated-step-cost", default=default, help=cost_help, type=_cost, metavar="BASE,A,B,C")
+    engine_help = "whether each step of all ranks ends with the slowest one's"
+    add("--emulated-engine", default=engines[0], choices=engines, help=engine_help)
+    log_help = "a JSON line for each step; independent ranks add .DP_RANK to its name"
+    add("--emulated-step-log", help=log_help, **_path("FILE"))
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +190,13 @@ def _int(least: int) -> dict[str, Any]:
 
 def _s(kind: Callable[[str], float]) -> dict[str, Any]:
     return {"type": kind, "metavar": "FLOAT"}
+
+
+def _cost(text: str) -> StepCost:
+    try:
+        return StepCost.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _path(metavar: str) -> dict[str, Any]:

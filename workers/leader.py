@@ -75,7 +75,7 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
 
     def report(report: LoadReport) -> None:
         watchdog.note(report)
-        loaded.reports.put(report)
+        loaded.reports.put(loaded.seen_as(report))
 
     def is_ready() -> bool:
         return watchdog.is_well() and not inbox.is_closed

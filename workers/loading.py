@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +19,14 @@ import torch
 from shm.load import LoadReport
 from workers.card import Card
 from workers.config import WorkerConfig
+from workers.emulation.assembly import make_runner, view_of_reports
 from workers.engine.batch import BatchBuilder
+from workers.engine.engine import Runner
 from workers.engine.meter import GroupId
 from workers.engine.pages import PagePool
 from workers.engine.runner import ModelRunner
 from workers.errors import InvalidConfig
-from workers.model.checkpoint import open_checkpoint
+from workers.model.checkpoint import Checkpoint, open_checkpoint
 from workers.model.config import ModelConfig
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
@@ -41,15 +43,16 @@ logger = logging.getLogger("levelhead.workers")
 
 
 class Loaded(NamedTuple):
-    """A rank that is ready to serve."""
+    """A rank that is ready to serve.  seen_as: how others see what its step loop reports."""
 
     config: WorkerConfig
     group: GroupId
     codec: TextCodec
-    runner: ModelRunner
+    runner: Runner
     pool: PagePool
     max_model_len: int
     reports: Reporting
+    seen_as: Callable[[LoadReport], LoadReport]
 
 
 def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
@@ -64,27 +67,34 @@ def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
     try:
         codec = checkpoint.tokenizer()
         max_model_len = _max_model_len(config, checkpoint.config)
-        device, dtype = _place(config)
         codec.save(tokenizer_dir(config))
         group = _group(config)
-        model = LlamaModel(checkpoint.config, device, dtype)
-        model.load(checkpoint)
+        pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
+        if config.is_emulated:
+            runner: Runner = make_runner(config, codec, on_fatal)
+        else:
+            runner = _model_runner(config, checkpoint, max_model_len, pool.capacity_tokens)
     finally:
         checkpoint.close()
-    pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
-    kv = KVCache.allocate(model.config, pool.capacity_tokens, device, dtype)
-    batches = BatchBuilder(max_model_len, config.page_size, device)
-    lane = make_lane(config, device)
-    runner = ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
-    logger.info(
-        "loaded in %.1f s: %s on %s, room for %d tokens",
-        time.monotonic() - started,
-        dtype,
-        device,
-        pool.capacity_tokens,
-    )
+    took_s = time.monotonic() - started
+    logger.info("loaded in %.1f s, room for %d tokens", took_s, pool.capacity_tokens)
     reports = _reporting(config, group, on_fatal)
-    return Loaded(config, group, codec, runner, pool, max_model_len, reports)
+    seen_as = view_of_reports(config)
+    return Loaded(config, group, codec, runner, pool, max_model_len, reports, seen_as)
+
+
+def _model_runner(
+    config: WorkerConfig, checkpoint: Checkpoint, max_model_len: int, capacity_tokens: int
+) -> ModelRunner:
+    """Load the weights and allocate the KV cache."""
+    device, dtype = _place(config)
+    model = LlamaModel(checkpoint.config, device, dtype)
+    model.load(checkpoint)
+    kv = KVCache.allocate(model.config, capacity_tokens, device, dtype)
+    batches = BatchBuilder(max_model_len, config.page_size, device)
+    logger.info("%s on %s", dtype, device)
+    lane = make_lane(config, device)
+    return ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
 
 
 def next_epoch(now_ns: int, card_epoch: int, reports: Iterable[LoadReport], dp_rank: int) -> int:
@@ -123,6 +133,8 @@ def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
             )
         return min(model.max_model_len, capacity)
     limits = {"the model's": model.max_model_len, "--max-total-tokens allows": capacity}
+    if config.is_emulated:
+        del limits["the model's"]
     for name, limit in limits.items():
         if asked > limit:
             raise InvalidConfig(f"--max-model-len is {asked}; {name} {limit}")

@@ -2,8 +2,10 @@
 Groups that step together: all in lock step, or one alone.
 
 A report is sampled when a step begins, after what was sent has been accepted and before
-anything is computed, and published `report_delay_steps` steps later.  While nobody has
-work no step passes; then a heartbeat publishes what is so, as the live groups' does.
+anything is computed, and published `report_delay_steps` steps later.  If that is at once,
+a group in which requests have ended reports again before they are answered, as live
+groups do.  While nobody has work no step passes; then a heartbeat publishes what is so,
+as the live groups' does.
 """
 
 from __future__ import annotations
@@ -89,17 +91,21 @@ class Barrier:
         for reports in self._on_the_way:
             self._publish(reports)
         self._on_the_way.clear()
-        self._publish(self._reports(now_s))
+        self._publish(self._reports(self.members, now_s))
 
-    def end_step(self) -> tuple[list[Job], list[Job]]:
+    def end_step(self, now_s: float) -> tuple[list[Job], list[Job]]:
         """Return who had a first token with this step, and who ended."""
         first: list[Job] = []
         ended: list[Job] = []
+        relieved: list[Member] = []
         for member in self.members:
             if member.group is not None:
                 begun, over = member.group.end_step()
                 first += begun
                 ended += over
+                relieved += [member] if over else []
+        if relieved and not self._settings.report_delay_steps:
+            self._publish(self._reports(relieved, now_s))
         return first, ended
 
     def _accept(self) -> list[Job]:
@@ -114,15 +120,15 @@ class Barrier:
         return refused
 
     def _sample(self, now_s: float) -> None:
-        self._on_the_way.append(self._reports(now_s))
+        self._on_the_way.append(self._reports(self.members, now_s))
         if len(self._on_the_way) > self._settings.report_delay_steps:
             self._publish(self._on_the_way.popleft())
 
-    def _reports(self, now_s: float) -> list[LoadReport]:
+    def _reports(self, members: Sequence[Member], now_s: float) -> list[LoadReport]:
         loss, rng = self._settings.report_loss, self._rng
         return [
             self._report(member, member.group, now_s)
-            for member in self.members
+            for member in members
             if member.group is not None and (not loss or rng.random() >= loss)
         ]
 

@@ -204,7 +204,7 @@ class Simulation:
 
     def _end_step(self, barrier: Barrier) -> None:
         barrier.is_stepping = False
-        first, ended = barrier.end_step()
+        first, ended = barrier.end_step(self.now_s)
         for job in first:
             if job.first_s is None:
                 job.first_s = self.now_s

@@ -181,6 +181,26 @@ def test_an_arrival_at_a_steps_very_end_sees_no_fresher_report_than_the_delay_al
     assert late.assignment.dp_rank == small[0].assignment.dp_rank
 
 
+@pytest.mark.parametrize(("delay", "held"), [(0, 0), (1, 20)])
+def test_groups_report_again_before_they_answer_if_reports_take_no_step(delay, held):
+    """
+    As live ones do.  Whoever asks again goes where 20 tokens have just ended, and not where 8
+    go on: what is over counts no more, whatever the report that he finds still holds.
+    """
+    asked = traffic((0.0, 20, 2), (0.0, 8, 30), (0.0, 4, 1), num_clients=2)
+    door = settings(report_delay_steps=delay)
+    simulation = Simulation(asked, door, "minimum_tokens", 0)
+    ended, _, follower = simulation.jobs
+    events = simulation.events()
+    while follower.assignment is None:
+        next(events)
+
+    assert follower.arrival_s == ended.ended_s
+    assert follower.assignment.dp_rank == ended.assignment.dp_rank
+    found = simulation.door.controller.ledger.report(ended.assignment.dp_rank)
+    assert found.holding_tokens == held
+
+
 def test_lost_reports_leave_the_books_to_stand_in():
     """
     With every report lost the front door counts what it sent and what has streamed.

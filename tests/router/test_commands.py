@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from balancer.simulation.settings import Settings
+from balancer.simulation.step_time import StepTime
 from router import commands
 from router.instance import Instance
 from router.options import parse_serve
@@ -49,6 +51,35 @@ def test_a_worker_hears_of_the_order_and_of_what_is_switched_off(tmp_path):
 
     assert config.schedule_policy == "fcfs"
     assert (config.disable_radix_cache, config.disable_overlap_schedule) == (True, True)
+
+
+def test_an_emulated_worker_hears_what_its_steps_cost(tmp_path):
+    """
+    In full precision, and where its steps are to be told; from whatever folder it is started.
+    """
+    given = ["--device", "emulated", "--emulated-step-cost", "12.5,2.6e-5,0.1,0.3333333333333333"]
+    given += ["--emulated-engine", "independent", "--emulated-step-log", "steps.jsonl"]
+
+    _, *flags = commands.worker(instance(tmp_path), parse_serve(given, {}), Path("/model"), 1)
+    config = parse(flags)
+
+    assert config.is_emulated
+    assert config.emulated_step_cost == (12.5, 2.6e-5, 0.1, 0.3333333333333333)
+    assert config.emulated_engine == "independent"
+    assert config.emulated_step_log == Path.cwd() / "steps.jsonl"
+
+
+def test_emulated_steps_cost_what_simulated_ones_do(tmp_path):
+    """
+    Unless told otherwise.  The two rooms share no code.
+    """
+    options = parse_serve(["--device", "emulated"], {})
+
+    _, *flags = commands.worker(instance(tmp_path), options, Path("/model"), 0)
+    config = parse(flags)
+
+    assert config.emulated_step_cost == StepTime()
+    assert config.emulated_engine == Settings(num_groups=1).pace.value
 
 
 def test_what_is_not_given_is_left_to_the_worker(tmp_path):

@@ -221,3 +221,21 @@ def test_an_empty_key_is_refused(name):
         parse_serve([f"--{name}", ""], {})
     with pytest.raises(ConfigError, match=f"--{name}"):
         parse_serve([], {variable: ""})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--emulated-step-cost", "25,0,0,0"),
+        ("--emulated-engine", "lockstep"),
+        ("--emulated-step-log", "steps.jsonl"),
+    ],
+)
+def test_flags_of_emulated_ranks_are_refused_without_such_ranks(given):
+    """
+    Whoever gives one expects steps that are not computed.
+    """
+    with pytest.raises(ConfigError, match=f"{given[0]} .*only with --device emulated"):
+        parse(*given)
+
+    assert parse("--device", "emulated", *given).device == "emulated"

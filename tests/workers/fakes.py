@@ -74,6 +74,8 @@ class SlotRunner:
         self.num_steps = 0
         self.errors = {}  # by the number of the step that raises
         self.foreseen = []
+        self.num_rests = 0
+        self.is_stopped = False
 
     def warm_up(self):
         pass
@@ -84,6 +86,12 @@ class SlotRunner:
 
     def prepare(self, decodes):
         self.foreseen = [(c.request.request_id, c.start, tuple(c.pages)) for c in decodes]
+
+    def rest(self):
+        self.num_rests += 1
+
+    def stop(self):
+        self.is_stopped = True
 
     def run(self, plan):
         self.num_steps += 1

@@ -356,3 +356,25 @@ def test_an_arrival_wakes_an_idle_loop():
     assert inbox.take(timeout_s=3600.0) == [Abort(1)]
     inbox.close()
     assert inbox.take(timeout_s=3600.0) == []
+
+
+def test_the_runner_hears_that_there_is_nothing_to_compute(bench):
+    """
+    At every round without a plan, and at none with one.
+    """
+    bench.step(Submit(make_request(1, [1] * 3, max_new_tokens=1)))
+    assert bench.runner.num_rests == 0
+
+    bench.step()
+    bench.step()
+
+    assert bench.runner.num_rests == 2
+
+
+def test_the_runner_hears_that_the_loop_is_to_end(bench):
+    """
+    What waits for others in the middle of a step would hold it up.
+    """
+    bench.engine.stop()
+
+    assert bench.runner.is_stopped

@@ -65,6 +65,12 @@ class Runner(Protocol):
     def prepare(self, decodes: Sequence[Chunk]) -> None:
         """Get ready for what probably follows the plan being computed; it may be nothing."""
 
+    def rest(self) -> None:
+        """There is nothing to compute until the next launch; said at every idle round."""
+
+    def stop(self) -> None:
+        """The loop is to end: whatever waits for others waits no more.  From any thread."""
+
 
 class Ports(NamedTuple):
     """
@@ -110,6 +116,7 @@ class Engine:
     def stop(self) -> None:
         """Let no more requests in; those that are left end, with Stopping, before the loop."""
         self._inbox.close()
+        self._runner.stop()
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the step loop to end; whether it has."""
@@ -141,6 +148,8 @@ class Engine:
                 # Whoever has a whole answer may ask again at once: what it held is free by then.
                 self._report()
             self._ports.deliver(outputs)
+        else:
+            self._runner.rest()
         self._check_when_idle(has_news=bool(arrivals or plan.chunks))
         return not plan.chunks
 

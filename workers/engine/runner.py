@@ -114,6 +114,12 @@ class ModelRunner:
             with torch.inference_mode():
                 self._ahead = self._lay_out([Place.foreseen(chunk) for chunk in decodes])
 
+    def rest(self) -> None:
+        """Nobody waits for this rank's steps."""
+
+    def stop(self) -> None:
+        """Nor does it wait for others: a pass comes to its end by itself."""
+
     def _lay_out(self, places: Sequence[Place]) -> _Layout:
         batch = self._batches.lay_out(places)
         return _Layout(places, batch, AttentionPlan.of(batch, self._kv))
