@@ -37,14 +37,18 @@ class GroupLoad(NamedTuple):
 
     dp_rank: int
     holding_tokens: int
-    """As reported; the books of the front doors where figures are missing or stale."""
+    """As reported, but for what has ended since; books where figures are missing or stale."""
     in_flight_tokens: int
     """Sent by any front door and not yet in holding_tokens."""
     held_requests: int
-    """Running and waiting, from the same report."""
+    """Running and waiting, likewise."""
     in_flight_requests: int
     uncached_tokens: int = 0
-    """Of all tokens, those of prompts that are not computed yet: waiting and in flight."""
+    """
+    Of all tokens, those of prompts that are not computed yet: waiting and in flight.
+
+    Without those that a step is computing, where groups wait for each other at every step.
+    """
 
     @property
     def tokens(self) -> int:
