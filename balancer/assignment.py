@@ -34,6 +34,8 @@ class Assignment:
     """Among this front door's dispatches to that life of the group: 1, 2, ..."""
     book_tokens: int
     """What the front door believes it holds: the prompt and what has been streamed."""
+    num_outputs: int = 1
+    """Of all its prompts and choices."""
     streamed_tokens: int = 0
     """What the group has produced, as far as was seen."""
     cached_tokens: int = 0

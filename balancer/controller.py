@@ -117,6 +117,7 @@ class Controller:
             charge_tokens=charge_tokens,
             ordinal=self.ledger.num_dispatched(dp_rank),
             book_tokens=request.prompt_tokens,
+            num_outputs=request.num_outputs,
         )
         if self.prefixes is not None and request.page_digests:
             assignment.cached_tokens = request.cached_tokens[dp_rank]
@@ -144,8 +145,9 @@ class Controller:
         if end is End.NEVER_SENT:
             self.ledger.take_back(dp_rank, group_epoch, charge_tokens, book_tokens)
         else:
-            held_tokens = book_tokens if end is End.COMPLETED else None
-            departure = Departure(assignment.dp_balance_id, assignment.ordinal, held_tokens)
+            is_gone = end is End.COMPLETED and assignment.num_outputs == 1
+            held_tokens = book_tokens if is_gone else None
+            departure = Departure.of(assignment.dp_balance_id, assignment.ordinal, held_tokens)
             self.ledger.end(dp_rank, group_epoch, book_tokens, departure)
         if self.prefixes is not None and assignment.expectation is not None:
             lacks = end in (End.UNANSWERED, End.NEVER_SENT)

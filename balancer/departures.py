@@ -13,8 +13,8 @@ before it was heard of, and in between the report alone counts.
 
 Of these, a report holds what it has accepted.  That is certain of all that was dispatched
 when a report told that nothing of this front door's was in flight, and of nothing else.
-A request whose client left may still be held, and one that was refused never was: they are
-counted here, and take nothing off.
+A request whose client left may still be held, one that was refused never was, and of
+several choices some may have left before: they are counted here, and take nothing off.
 
 What is taken off is what the request held at its end, which is more than the report has
 by what it grew since the sample.  It is a correction of what is weighed, and no counter:
@@ -37,11 +37,16 @@ MOST_UNTOLD = 1024
 class Departure(NamedTuple):
     """A request that has ended."""
 
-    dp_balance_id: str
+    dp_balance_id: int
     ordinal: int
     """Of its dispatch, among this front door's to the group's present life: 1, 2, ..."""
     held_tokens: int | None
-    """What it held at its end, as far as is known; None if the group may hold it, or never did."""
+    """What it held at its end; None if the group may hold it yet, or never did, or not all."""
+
+    @classmethod
+    def of(cls, dp_balance_id: str, ordinal: int, held_tokens: int | None) -> Departure:
+        """With the id as it travels, a hexadecimal number."""
+        return cls(int(dp_balance_id, 16), ordinal, held_tokens)
 
 
 class TakenOff(NamedTuple):
@@ -85,15 +90,8 @@ class Departures:
         """A report tells that none of so many dispatches is in flight."""
         self._num_accepted = num_dispatched
 
-    def observe(self, told: Ended, *, is_all: bool) -> None:
-        """
-        The group's newest report tells of what has ended.
-
-        is_all: whether that is all that was ever sent, here as there.  Then whatever did not
-        add up before is over.
-        """
-        if is_all:
-            self._known = told
+    def observe(self, told: Ended) -> None:
+        """The group's newest report tells of what has ended."""
         self._told = told
         self._judge(told)
 
@@ -111,7 +109,7 @@ class Departures:
         while len(self._untold) > max(0, num_untold):
             self._untold.popleft()
         lacking = (self._known.ids - told.ids) & ENDED_IDS_MASK
-        ids = sum(int(departure.dp_balance_id, 16) for departure in self._untold)
+        ids = sum(departure.dp_balance_id for departure in self._untold)
         self._is_certain = len(self._untold) == num_untold and ids & ENDED_IDS_MASK == lacking
         self.taken_off = _NOTHING
         for departure in self._untold if self._is_certain else ():

@@ -240,11 +240,9 @@ class Ledger:
         if mine.front_door_epoch != self._epoch:
             return
         departures = self._departures[dp_rank]
-        is_accepted = own.dispatched_requests - own.returned_requests == mine.requests
-        if is_accepted:
+        if own.dispatched_requests - own.returned_requests == mine.requests:
             departures.accept_all(own.dispatched_requests)
-        is_over = not self._book_requests[dp_rank] and mine.ended_requests == mine.requests
-        departures.observe(mine.ended, is_all=is_accepted and is_over)
+        departures.observe(mine.ended)
 
     def observe_cell(self, slot: int, dp_rank: int, cell: Cell) -> bool:
         """

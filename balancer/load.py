@@ -18,6 +18,8 @@ class RequestShape(NamedTuple):
     """Prompt tokens that each group need not compute, by dp_rank; empty: not known."""
     session_key: int | None = None
     """64 bits that the requests of a session or conversation have in common, if they are known."""
+    num_outputs: int = 1
+    """Of all its prompts and choices."""
     dp_rank: int | None = None
     """The only group that may take it, if one was asked for."""
 

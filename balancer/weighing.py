@@ -27,8 +27,9 @@ def by_report(
     """
     The load by the group's own figures.
 
-    What has ended may have grown since the sample, or not been computed then: it can take
-    off more than the report has, and nothing goes below zero.
+    What has ended has grown since the sample, so more is taken off than the report has, and
+    nothing goes below zero.  Whether its prompt was computed by then nobody knows: what is
+    left uncached is at most what is left.
     """
     holding = max(0, report.holding_tokens - gone.tokens)
     held = max(0, report.running_requests + report.waiting_requests - gone.requests)

@@ -126,7 +126,7 @@ class Groups:
     def end(self, assignment: Assignment) -> None:
         """A request has ended, as the next report tells."""
         dp_rank = assignment.dp_rank
-        self._ended[dp_rank] = self._ended[dp_rank].plus(assignment.dp_balance_id)
+        self._ended[dp_rank] = self._ended[dp_rank].plus(int(assignment.dp_balance_id, 16))
 
     def note(self) -> None:
         """Note a charge in the row of the next front door, for the next group."""

@@ -43,9 +43,9 @@ class Ended(NamedTuple):
     ids: int
     """Sum of their dp_balance_ids, as numbers, modulo 2**63."""
 
-    def plus(self, dp_balance_id: str) -> Ended:
-        """With one more; its id is a hexadecimal number."""
-        return Ended(self.requests + 1, self.ids + int(dp_balance_id, 16) & ENDED_IDS_MASK)
+    def plus(self, dp_balance_id: int) -> Ended:
+        """With one more; its id is told as a hexadecimal number."""
+        return Ended(self.requests + 1, (self.ids + dp_balance_id) & ENDED_IDS_MASK)
 
 
 class Accepted(NamedTuple):

@@ -121,7 +121,7 @@ class SimulatedGroup:
         self.accepted_tokens += charge_tokens
         self.accepted_requests += 1
         if self._pages(job.most_tokens) + 1 > self.limits.num_pages:
-            self.ended = self.ended.plus(job.dp_balance_id)
+            self.ended = self.ended.plus(int(job.dp_balance_id, 16))
             return False
         job.uncached_tokens = self._to_compute(job) if self._computes_prompts else 0
         self._queue(job)
@@ -160,7 +160,7 @@ class SimulatedGroup:
         ended = self.decoding.take_ended()
         for job in ended:
             self._free_pages += self._pages(job.num_tokens)
-            self.ended = self.ended.plus(job.dp_balance_id)
+            self.ended = self.ended.plus(int(job.dp_balance_id, 16))
         return first, ended
 
     def lose_all(self) -> list[Job]:

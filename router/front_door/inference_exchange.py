@@ -98,6 +98,7 @@ class InferenceExchange(Exchange):
             page_digests=counted.page_digests,
             page_size=counted.page_size,
             session_key=session_key,
+            num_outputs=counted.num_outputs,
         )
         self._dispatch(counted)
 

@@ -39,6 +39,8 @@ class PromptCount(NamedTuple):
     tokens: int
     source: str
     """`exact` or `estimated`."""
+    num_outputs: int = 1
+    """Of all prompts of the body, and all choices."""
     page_digests: Sequence[int] = ()
     """Of the full pages of an only prompt that was counted exactly, if they are wanted."""
     page_size: int = 0
@@ -89,6 +91,11 @@ def _prompt(body: dict[str, Any], path: bytes) -> tuple[Any, str]:
     if path == GENERATE_PATH:
         name = "text" if body.get("text") is not None else "input_ids"
     return body.get(name), name
+
+
+def _num_prompts(body: dict[str, Any], path: bytes) -> int:
+    prompt = None if path == CHAT_PATH else _prompt(body, path)[0]
+    return len(prompt) if isinstance(prompt, list) and not _is_token_ids(prompt) else 1
 
 
 def _num_copies(body: dict[str, Any], path: bytes) -> int:
@@ -170,12 +177,14 @@ class PromptCounter:
         num_copies = _num_copies(body, path)
         too_long = size[0] > _LONGEST_EXACT_BYTES
         prompts = None if too_long else self._tokens(body, path)
+        num_outputs = num_copies * _num_prompts(body, path)
         if prompts is None:
-            return PromptCount(self.estimate.count(*size) * num_copies, "estimated")
+            return PromptCount(self.estimate.count(*size) * num_copies, "estimated", num_outputs)
         num_tokens, page_size = sum(map(len, prompts)) * num_copies, self.page_size
         if not page_size or len(prompts) != 1:
-            return PromptCount(num_tokens, "exact")
-        return PromptCount(num_tokens, "exact", _digests(prompts[0], page_size), page_size)
+            return PromptCount(num_tokens, "exact", num_outputs)
+        digests = _digests(prompts[0], page_size)
+        return PromptCount(num_tokens, "exact", num_outputs, digests, page_size)
 
     def _tokens(self, body: dict[str, Any], path: bytes) -> list[Sequence[int]] | None:
         """Tokens of each of the body's prompts; None if they cannot be known."""

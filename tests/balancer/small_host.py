@@ -199,7 +199,7 @@ class Host:
 
     def end(self):
         charge, tokens = next(iter(self._open.items()))
-        gone = Departure("a", 1, tokens)
+        gone = Departure(10, 1, tokens)
         self._a.end(charge.dp_rank, charge.group_epoch, tokens, gone)
         del self._open[charge]
 

@@ -10,7 +10,7 @@ from shm.load import Accepted
 from tests.balancer.loads import report
 
 MINE, OTHER, DEAD = 0, 1, 2
-GONE = Departure("a", ordinal=1, held_tokens=105)
+GONE = Departure(dp_balance_id=10, ordinal=1, held_tokens=105)
 
 
 @pytest.fixture(name="cells")

@@ -20,18 +20,18 @@ DOOR = 500
 
 def gone(number, held=0):
     """The request of that ordinal has ended."""
-    return Departure(f"{number:x}", number, held)
+    return Departure(number, number, held)
 
 
 def told(*numbers):
     """A report tells that these have ended."""
     ended = Ended(0, 0)
     for number in numbers:
-        ended = ended.plus(f"{number:x}")
+        ended = ended.plus(number)
     return ended
 
 
-def taken_off(*news, num_accepted=99, is_all=False):
+def taken_off(*news, num_accepted=99):
     """After these reports and departures, in that order."""
     made = Departures()
     made.accept_all(num_accepted)
@@ -39,7 +39,7 @@ def taken_off(*news, num_accepted=99, is_all=False):
         if isinstance(one, Departure):
             made.add(one)
         else:
-            made.observe(one, is_all=is_all)
+            made.observe(one)
         made.check_integrity()
     return made.taken_off
 
@@ -111,13 +111,27 @@ def test_what_may_never_have_been_held_takes_nothing_off():
     assert taken_off(told(), gone(1, None), gone(2, 25), told(1)) == (25, 1)
 
 
-def test_where_all_is_over_nothing_is_left_of_what_did_not_add_up():
+def test_ids_of_all_sizes_are_told_apart():
     """
-    A charge that its group counted twice would be in the way for ever.
+    Half of them have the highest of their 64 bits set, and a word of a report has 63.
     """
-    twice = told(1).plus("1")
-    assert taken_off(twice, gone(1, 17), gone(2, 25)) == (0, 0)
-    assert taken_off(gone(1, 17), twice, gone(2, 25), is_all=True) == (25, 1)
+    high = [(1 << 63) + 5, (1 << 64) - 1, 7, (1 << 63) + 9]
+    over = [Departure(one, 1, 10) for one in high]
+    ended = Ended(0, 0)
+    for one in high[:2]:
+        ended = ended.plus(one)
+    assert taken_off(told(), *over) == (40, 4)
+    assert taken_off(told(), *over, ended) == (20, 2)
+    assert taken_off(*over[:2], ended, *over[2:]) == (20, 2)
+    assert taken_off(told(), *over, Ended(2, 1)) == (0, 0)
+
+
+def test_as_many_others_that_ended_are_not_the_same():
+    """
+    Counts that agree say nothing of who it was.
+    """
+    assert taken_off(told(7), gone(1, 17)) == (0, 0)
+    assert taken_off(told(7), gone(1, 17), gone(2, 25)) == (0, 0)
 
 
 def test_what_ended_before_the_first_report_is_not_guessed_at():
@@ -186,7 +200,7 @@ class Group:
             self.answered.append((assignment, self._drop(assignment)))
 
     def _drop(self, assignment):
-        self.ended = self.ended.plus(assignment.dp_balance_id)
+        self.ended = self.ended.plus(int(assignment.dp_balance_id, 16))
         return self.held.pop(assignment)
 
     def answer(self, pick=0):
@@ -296,6 +310,76 @@ def test_a_client_that_leaves_hides_nobody_elses_end():
     group.abort()
     group.report()
     assert group.door.loads()[0].held_requests == 0
+
+
+def test_what_a_report_has_not_accepted_is_not_taken_off_it():
+    """
+    One is held, and one is answered before a report has told that it came: it is in flight there.
+    """
+    group = Group()
+    group.take(5)
+    group.dispatch(7)
+    group.report()
+    group.accept()
+    group.finish(1)
+    group.answer()
+
+    load = group.door.loads()[0]
+    assert load[1:5] == (5, 7, 1, 1)
+    group.report()
+    assert group.door.loads()[0][1:5] == (5, 0, 1, 0)
+
+
+def test_a_request_of_several_choices_is_left_to_the_report():
+    """
+    Some may have left the group before the last one did, with what they had written.
+    """
+    group = Group()
+    group.take(5)
+    several = group.door.assign(RequestShape(8, num_outputs=2))
+    group.sent.append(several)
+    group.accept()
+    group.report()
+    group.finish(1)
+    group.answer()
+
+    assert group.door.loads()[0].held_requests == 2
+    group.report()
+    assert group.door.loads()[0].held_requests == 1
+
+
+def test_another_life_of_the_front_door_says_nothing_of_this_one():
+    """
+    Its counters stand in the report until the group hears of this one.
+    """
+    group = Group()
+    group.dispatch(5)
+    old = Accepted(DOOR - 1, 5, 1, 1, int(group.sent[0].dp_balance_id, 16))
+    said = {"holding_tokens": 5, "running_requests": 1, "max_requests": 9, "accepted": (old,)}
+    group.door.observe_reports([report(0, **said, sampled_ns=9, group_epoch=GROUP_EPOCH)])
+    group.door.observe_time(9)
+    group.door.release(group.sent[0], End.COMPLETED)
+
+    assert group.door.loads()[0][1:5] == (5, 5, 1, 1)
+
+
+def test_prompts_of_what_has_ended_are_no_more_than_what_is_left():
+    """
+    8 tokens that the report has yet to compute, and nothing that could hold them.
+    """
+    group = Group()
+    group.dispatch(8)
+    sent = group.sent[0]
+    told = Accepted(DOOR, 8, 1, 0, 0)
+    said = {"holding_tokens": 8, "running_requests": 1, "max_requests": 9, "accepted": (told,)}
+    said |= {"waiting_uncached_tokens": 8, "sampled_ns": 9, "group_epoch": GROUP_EPOCH}
+    group.door.observe_reports([report(0, **said)])
+    group.door.observe_time(9)
+    assert group.door.loads()[0].uncached_tokens == 8
+
+    group.door.release(sent, End.COMPLETED)
+
+    assert group.door.loads()[0] == (0, 0, 0, 0, 0, 0)
 
 
 def test_the_next_life_of_a_group_begins_with_nothing_departed():

@@ -156,6 +156,38 @@ def test_what_has_ended_counts_no_more_whatever_the_reports_still_hold():
         assert late.assignment.dp_rank == long.assignment.dp_rank
 
 
+def test_groups_of_the_simulator_tell_what_has_ended():
+    """
+    Of everything that was sent, in the end; and a front door that is never told takes nothing off.
+    """
+    asked = traffic(*[(n / 10, 5, 3) for n in range(12)], (2.0, 100, 3))
+    simulation = Simulation(asked, settings(report_delay_steps=0), "round_robin", 0)
+    jobs = run(simulation)
+
+    for rank, member in enumerate(simulation.members):
+        mine = [job for job in jobs if job.assignment.dp_rank == rank]
+        assert member.group.ended.requests == member.group.accepted_requests == len(mine)
+        assert (
+            Outcome.REFUSED in {job.outcome for job in mine} or rank != jobs[-1].assignment.dp_rank
+        )
+    told = [simulation.door.controller.ledger.report(rank).accepted[0] for rank in range(2)]
+    assert all(0 < one.ended_requests <= one.requests for one in told)
+
+
+def test_reports_tell_what_the_step_is_computing():
+    """
+    20 prompt tokens and 16 in a step: 20 are to be computed as the first begins, 16 of them now.
+    """
+    unified = settings(num_groups=1, mode=Mode.UNIFIED, report_delay_steps=0)
+    simulation = Simulation(traffic((0.0, 20, 2), (0.05, 4, 1)), unified, "round_robin", 0)
+    for _ in simulation.events():
+        if simulation.jobs[1].assignment is not None:
+            break
+
+    told = simulation.door.controller.ledger.report(0)
+    assert (told.waiting_uncached_tokens, told.computing_tokens, told.kv_used_tokens) == (4, 4, 16)
+
+
 def end_of_step(number, simulation):
     """When the groups end their step of that number."""
     for _ in simulation.events():

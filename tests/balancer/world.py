@@ -86,7 +86,7 @@ def counters_of(slot, shown):
     ended = Ended(0, 0)
     for charged in counted:
         if charged in shown.ended:
-            ended = ended.plus(charged.assignment.dp_balance_id)
+            ended = ended.plus(int(charged.assignment.dp_balance_id, 16))
     tokens = sum(charged.charge_tokens for charged in counted)
     return Accepted(newest, tokens, len(counted), *ended)
 

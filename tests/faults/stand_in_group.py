@@ -56,7 +56,7 @@ class StandInGroup:
         """Answer a request."""
         held = self.held.pop(dp_balance_id)
         before = self._accepted[held.slot]
-        requests, ids = before.ended.plus(dp_balance_id)
+        requests, ids = before.ended.plus(int(dp_balance_id, 16))
         self._accepted[held.slot] = before._replace(ended_requests=requests, ended_ids=ids)
         held.done.set()
 

@@ -105,6 +105,25 @@ def test_a_body_of_copies_has_one_charge_and_each_copy_holds_its_tokens(codec):
     assert accepted[0] == (5, 27, 1, 1, 0)
 
 
+def test_a_body_of_copies_has_ended_with_the_last_of_them(codec):
+    """
+    One of two seats is free, so they are computed one after the other.
+    """
+
+    async def run():
+        rig = Rig(codec, max_running=1, cache=RadixCache(4))
+        body = orjson.dumps({"prompt": PROMPT, "max_tokens": 1, "n": 3})
+        connection = Connection(rig.app, COMPLETIONS, body, CHARGE)
+        await connection.settle_down()
+        ended = []
+        while not rig.engine.step(0.0):
+            ended.append(rig.reports[-1].accepted[0].ended_requests)
+        await connection.settle_down()
+        return ended
+
+    assert asyncio.run(run()) == [0, 0, 1]
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
 def test_a_stream_tells_which_choice_a_chunk_is_of(codec, path):
     """

@@ -101,7 +101,7 @@ class AcceptedCounters:
         """Add what was counted to what has ended, unless its front door has begun anew."""
         slot = self._slots[charge.front_door]
         if charge.front_door_epoch == slot.front_door_epoch:
-            requests, ids = slot.ended.plus(charge.dp_balance_id)
+            requests, ids = slot.ended.plus(int(charge.dp_balance_id, 16))
             slot = slot._replace(ended_requests=requests, ended_ids=ids)
             self._slots[charge.front_door] = slot
 
