@@ -124,6 +124,9 @@ def test_ids_of_all_sizes_are_told_apart():
     assert taken_off(told(), *over, ended) == (20, 2)
     assert taken_off(*over[:2], ended, *over[2:]) == (20, 2)
     assert taken_off(told(), *over, Ended(2, 1)) == (0, 0)
+    highest = (1 << 63) - 5
+    both = [Departure(highest, 1, 17), Departure(10, 2, 25)]
+    assert taken_off(told(), *both, told(highest)) == (25, 1)
 
 
 def test_as_many_others_that_ended_are_not_the_same():
@@ -318,16 +321,19 @@ def test_what_a_report_has_not_accepted_is_not_taken_off_it():
     """
     group = Group()
     group.take(5)
+    group.take(6)
     group.dispatch(7)
+    group.finish(0)
+    group.answer()
     group.report()
     group.accept()
     group.finish(1)
     group.answer()
 
     load = group.door.loads()[0]
-    assert load[1:5] == (5, 7, 1, 1)
+    assert load[1:5] == (6, 7, 1, 1)
     group.report()
-    assert group.door.loads()[0][1:5] == (5, 0, 1, 0)
+    assert group.door.loads()[0][1:5] == (6, 0, 1, 0)
 
 
 def test_a_request_of_several_choices_is_left_to_the_report():
@@ -354,7 +360,7 @@ def test_another_life_of_the_front_door_says_nothing_of_this_one():
     """
     group = Group()
     group.dispatch(5)
-    old = Accepted(DOOR - 1, 5, 1, 1, int(group.sent[0].dp_balance_id, 16))
+    old = Accepted(DOOR - 1, 5, 1, 0, 0)
     said = {"holding_tokens": 5, "running_requests": 1, "max_requests": 9, "accepted": (old,)}
     group.door.observe_reports([report(0, **said, sampled_ns=9, group_epoch=GROUP_EPOCH)])
     group.door.observe_time(9)
