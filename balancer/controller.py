@@ -119,8 +119,8 @@ class Controller:
         """
         The request ended, or was given up.  Releasing twice does no harm.
 
-        With End.NEVER_SENT the charge is taken back here; else the group
-        counts it, and it leaves in-flight with the report that shows that.
+        With End.NEVER_SENT and End.UNCOUNTED the charge is taken back here; else the
+        group counts it, and it leaves in-flight with the report that shows that.
         With End.REACHED its pages are still expected in the group, else no more.
         """
         if not assignment.is_open:
@@ -129,7 +129,7 @@ class Controller:
         self._unstarted.start(assignment)
         del self._open[assignment.dp_balance_id]
         dp_rank, book_tokens = assignment.dp_rank, assignment.book_tokens
-        if end is End.NEVER_SENT:
+        if end.returns_charge:
             charge_tokens = assignment.charge_tokens
             self.ledger.take_back(dp_rank, assignment.group_epoch, charge_tokens, book_tokens)
         else:
@@ -137,7 +137,7 @@ class Controller:
         if self.prefixes is not None and assignment.expectation is not None:
             settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
             settle(assignment.expectation)
-        if end is End.NEVER_SENT or not self._is_fresh[dp_rank]:
+        if end.returns_charge or not self._is_fresh[dp_rank]:
             self._weigh(dp_rank)  # else only the next report changes its load
 
     def streamed(self, assignment: Assignment, tokens: int) -> None:

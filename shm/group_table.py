@@ -53,6 +53,15 @@ class GroupEntry:
     """Folder with tokenizer.json and chat.json; None if its tokenizer is not known."""
     page_size: int = 0
     """Tokens in a page of its prefix cache; 0 if not known."""
+    engine: str = ""
+    """Kind of an engine that is not ours; empty: a worker of ours."""
+    engine_rank: int | None = None
+    """Its DP rank in that engine; None if the engine is one group."""
+
+    @property
+    def is_backend(self) -> bool:
+        """Whether it is somebody else's engine, or a rank of one: it knows nothing of charges."""
+        return bool(self.engine)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,19 @@ import uvicorn
 import uvloop
 
 from router.control_plane.app import ControlPlane, build_app
+from router.control_plane.backend_health import BackendProbe
+from router.control_plane.backend_membership import BackendMembership
 from router.control_plane.figures import Figures
 from router.control_plane.health import probe_client
+from router.control_plane.members import Members
 from router.control_plane.membership import Membership
+from router.control_plane.table import Table
 from router.control_plane.tokenizing import Tokenizing
 from router.control_plane.totals import TotalsReader
 from router.instance import Instance
 from router.logs import configure_logging
 from shm.board import Board
-from shm.group_table import GroupTableReader, GroupTableWriter
+from shm.group_table import GroupEntry, GroupTableReader, GroupTableWriter
 from shm.load import LoadReader
 
 
@@ -46,9 +50,7 @@ async def _serve(instance: Instance) -> None:
         _leaders_client(instance) as totals,
     ):
         figures = Figures(loads, board, time.monotonic_ns)
-        membership = Membership(
-            instance, writer, probes, figures, time.monotonic_ns, known.groups if known else ()
-        )
+        membership = _members(instance, writer, probes, figures, known.groups if known else ())
         app = build_app(
             ControlPlane(
                 instance, membership, figures, Tokenizing(tokenizing), TotalsReader(totals)
@@ -65,6 +67,20 @@ async def _serve(instance: Instance) -> None:
         segment.close()
     if not keeping.cancelled():
         keeping.result()  # membership must not end on its own: say why, and be restarted
+
+
+def _members(
+    instance: Instance,
+    writer: GroupTableWriter,
+    probes: httpx.AsyncClient,
+    figures: Figures,
+    found: tuple[GroupEntry, ...],
+) -> Members:
+    clock_ns = time.monotonic_ns
+    if not instance.backends:
+        return Membership(instance, writer, probes, figures, clock_ns, found)
+    table, probe = Table(writer, clock_ns, found), BackendProbe(probes)
+    return BackendMembership(instance, table, probe, clock_ns, found)
 
 
 def _leaders_client(instance: Instance) -> httpx.AsyncClient:

@@ -12,7 +12,7 @@ from fastapi.exceptions import HTTPException
 from pydantic import BaseModel, Field
 
 from router.control_plane.figures import Figures, GroupFigures
-from router.control_plane.membership import Membership
+from router.control_plane.members import Members
 from shm.group_table import GroupState
 
 
@@ -32,7 +32,7 @@ class Group(Standing):
     open_requests: int = Field(description="Running, waiting and in flight, as far as reported")
 
 
-def add_admin(app: FastAPI, membership: Membership, figures: Figures) -> None:
+def add_admin(app: FastAPI, membership: Members, figures: Figures) -> None:
     """Add the routes."""
 
     @app.get("/admin/groups", tags=["admin"])

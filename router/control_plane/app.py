@@ -18,7 +18,7 @@ from router.control_plane.admin import add_admin
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
-from router.control_plane.membership import Membership
+from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.control_plane.totals import TotalsReader
@@ -33,7 +33,7 @@ class ControlPlane:
     """What the routes use."""
 
     instance: Instance
-    membership: Membership
+    membership: Members
     figures: Figures
     tokenizing: Tokenizing
     totals: TotalsReader

@@ -84,7 +84,7 @@ class Dispatcher:
         self._load_sequence = 0
         self._groups: dict[int, GroupEntry] = {}
         """The newest row of each group's newest life."""
-        self._addresses: dict[int, Address] = {}
+        self._rows: dict[int, GroupEntry] = {}
 
     def refresh(self) -> None:
         """Take over what was published since the last time, and that time has passed."""
@@ -110,9 +110,9 @@ class Dispatcher:
         """On the clock of the groups' samples."""
         return self._clock_ns()
 
-    def address(self, dp_rank: int) -> Address:
-        """Where the leader of that group listens."""
-        return self._addresses[dp_rank]
+    def group(self, dp_rank: int) -> GroupEntry:
+        """Its row of the table: where it listens, and whose it is."""
+        return self._rows[dp_rank]
 
     def _refresh(self, now_ns: int) -> None:
         if self._segments.table.current_sequence != self._table_sequence:
@@ -173,7 +173,7 @@ class Dispatcher:
             return
         self._table_sequence = table.sequence
         ended = _ended(self._groups, table.groups)
-        self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}
+        self._rows = {entry.dp_rank: entry for entry in table.groups}
         for entry in table.groups:
             self.controller.observe_group(entry)
             is_stale = self.controller.figures_are_stale(entry.dp_rank)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -49,6 +50,9 @@ class _Head(NamedTuple):
 
 class InferenceExchange(Exchange):
     """Dispatches one inference request and relays the answer of the group that gives one."""
+
+    _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
+    """Statuses with which a group leaves a request to another one."""
 
     def __init__(self, client: Client, request: Request, services: Services) -> None:
         super().__init__(client, request, services.pool)
@@ -92,7 +96,7 @@ class InferenceExchange(Exchange):
         """Dispatch it.  Where its pages have names, they say better what goes together."""
         session_key = None
         if not counted.page_digests:
-            session_key = self._services.wishes.session_key(self._request, body)
+            session_key = self._session_key(body)
         self._shape = self._shape._replace(
             prompt_tokens=counted.tokens,
             page_digests=counted.page_digests,
@@ -100,6 +104,9 @@ class InferenceExchange(Exchange):
             session_key=session_key,
         )
         self._dispatch(counted)
+
+    def _session_key(self, body: dict[str, Any]) -> int | None:
+        return self._services.wishes.session_key(self._request, body)
 
     def _dispatch(self, counted: PromptCount) -> None:
         try:
@@ -122,7 +129,7 @@ class InferenceExchange(Exchange):
         """Send the request to the group that was chosen."""
         attempt = self._attempt = Attempt(self._services, assignment)
         self._tried += (attempt.dp_rank,)
-        self._send(attempt.address, self._request.forwarded(b"POST", attempt.charge_lines()))
+        self._send(attempt.address, attempt.forwarded(self._request))
 
     def _write(self, connection: UpstreamConnection, payload: bytes) -> None:
         if self._attempt is not None:
@@ -158,10 +165,10 @@ class InferenceExchange(Exchange):
         if self._attempt is not None:
             self._attempt.is_answered = True
             self._attempt.is_computed = status == _OK  # which comes with the first output
-        refusal = _REFUSALS.get(status)
+        refusal = self._refusals.get(status)
         if refusal is not None and self._retry(refusal, f"it answered {status}"):
             return
-        if status == _WRONG_EPOCH:
+        if refusal == _REFUSALS[_WRONG_EPOCH]:
             self._give_up("another life of it answers")
             return
         services = self._services
