@@ -5,11 +5,10 @@ Synchronous and pure: what it knows is handed to it (observe_*), what it
 decides is returned, and nothing in it waits.  An assignment that was given out
 is released in exactly one place, by whoever asked for it.
 
-A group whose figures are fresh is weighed with its report and what is in
-flight to it; one whose figures are stale or missing, with the books of all
-front doors (see balancer.ledger and balancer.freshness).  The books of all,
-because with its own alone each front door would take a group for nearly idle
-whose report stopped, and all of them would send it more.
+A group whose figures are fresh is weighed with its report and what is in flight to it; a
+backend, or one whose figures are stale or missing, with the books of all front doors (see
+balancer.ledger and balancer.freshness).  The books of all, because with its own alone each front
+door would take a group for nearly idle whose report stopped, and all of them would send it more.
 
 If this front door dies, its open assignments die with it: what it noted on
 the board stands until the root reclaims its row.
@@ -22,6 +21,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 
 from balancer.assignment import Assignment, End
+from balancer.booked_load import by_book
 from balancer.candidates import CANDIDATES, why_none
 from balancer.errors import LedgerBroken, NoCandidate
 from balancer.freshness import Freshness, FreshnessChange
@@ -37,7 +37,6 @@ from shm.load import LoadReport
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
 _JUDGED = (*CANDIDATES, GroupState.DRAINING)  # by the age of its figures
 _READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
-
 
 # From one tuple: GroupLoad(...) does the same with a Python frame, for every group of a snapshot.
 _GROUP_LOAD = partial(tuple.__new__, GroupLoad)
@@ -64,6 +63,7 @@ class Controller:
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
         self._states = [GroupState.STARTING] * num_groups
+        self._is_backend = [False] * num_groups
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
@@ -137,7 +137,7 @@ class Controller:
         if self.prefixes is not None and assignment.expectation is not None:
             settle = self.prefixes.fulfil if end is End.REACHED else self.prefixes.withdraw
             settle(assignment.expectation)
-        if end.returns_charge or not self._is_fresh[dp_rank]:
+        if end.returns_charge or self._is_booked(dp_rank):
             self._weigh(dp_rank)  # else only the next report changes its load
 
     def streamed(self, assignment: Assignment, tokens: int) -> None:
@@ -153,7 +153,7 @@ class Controller:
         assignment.book_tokens += tokens
         assignment.streamed_tokens += tokens
         self.ledger.stream(assignment.dp_rank, assignment.group_epoch, tokens)
-        if not self._is_fresh[assignment.dp_rank]:
+        if self._is_booked(assignment.dp_rank):
             self._weigh(assignment.dp_rank)
 
     def note_books(self) -> None:
@@ -182,7 +182,7 @@ class Controller:
             self._freshness.judge(dp_rank)
         else:
             self._freshness.disregard(dp_rank)
-        self._states[dp_rank] = state
+        self._states[dp_rank], self._is_backend[dp_rank] = state, entry.is_backend
         self._weigh(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
@@ -201,7 +201,7 @@ class Controller:
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
         for dp_rank, cell in cells:
-            if self.ledger.observe_cell(slot, dp_rank, cell) or not self._is_fresh[dp_rank]:
+            if self.ledger.observe_cell(slot, dp_rank, cell) or self._is_booked(dp_rank):
                 self._weigh(dp_rank)
 
     def observe_time(self, now_ns: int) -> list[FreshnessChange]:
@@ -263,10 +263,10 @@ class Controller:
     def _weigh(self, dp_rank: int) -> None:
         """Work out the group's load, and what it may still take, from what is known now."""
         report = self.ledger.report(dp_rank)
-        if report is None or not self._is_fresh[dp_rank]:
-            book = self.ledger.book(dp_rank)
-            uncached = self._unstarted.tokens[dp_rank]
-            load = _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0, uncached))
+        if report is None or self._is_booked(dp_rank):
+            beyond = report if self._is_fresh[dp_rank] else None
+            book, uncached = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
+            load = by_book(dp_rank, book, uncached, beyond)
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
@@ -278,6 +278,10 @@ class Controller:
             self._max_requests[dp_rank] = 0
         else:
             self._max_requests[dp_rank] = _UNLIMITED if report is None else report.max_requests
+
+    def _is_booked(self, dp_rank: int) -> bool:
+        """Whether the group is weighed with the books: a backend is, whatever it reports."""
+        return self._is_backend[dp_rank] or not self._is_fresh[dp_rank]
 
     def _suspects(self, asked: int | None, excluded: Collection[int]) -> list[GroupLoad]:
         """Suspect groups that may take a request, if it comes to that."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from balancer.methods import REPORT_METHODS
 from router.backends.backend import Backend
 from router.errors import ConfigError
 from router.flags import serve_parser
@@ -104,6 +105,12 @@ def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]
         if given[name] != default(name):
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, given[name], "is for workers of ours: not with --backend")
+    if given["load_balance_method"] in REPORT_METHODS:
+        raise ConfigError(
+            "--load-balance-method",
+            given["load_balance_method"],
+            "weighs what groups report, and backends are weighed with our books",
+        )
     seen: set[str] = set()
     for backend in given["backends"]:
         if backend.url in seen:

@@ -14,6 +14,7 @@ import uvloop
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
+from router.control_plane.collector import Collector
 from router.control_plane.figures import Figures
 from router.control_plane.health import probe_client
 from router.control_plane.members import Members
@@ -25,7 +26,7 @@ from router.instance import Instance
 from router.logs import configure_logging
 from shm.board import Board
 from shm.group_table import GroupEntry, GroupTableReader, GroupTableWriter
-from shm.load import LoadReader
+from shm.load import LoadReader, LoadWriter
 
 
 def main() -> None:
@@ -46,10 +47,12 @@ async def _serve(instance: Instance) -> None:
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
     async with (
         probe_client() as probes,
+        probe_client() as engines,
         _leaders_client(instance) as tokenizing,
         _leaders_client(instance) as totals,
     ):
-        figures = Figures(loads, board, time.monotonic_ns)
+        collector = _collector(instance, board, engines)
+        figures = Figures(loads, board, time.monotonic_ns, collector.beyond if collector else ())
         membership = _members(instance, writer, probes, figures, known.groups if known else ())
         app = build_app(
             ControlPlane(
@@ -57,16 +60,33 @@ async def _serve(instance: Instance) -> None:
             )
         )
         server = uvicorn.Server(_config(app, instance))
-        keeping = asyncio.create_task(membership.keep())
+        keeping = asyncio.create_task(_keep(membership, collector))
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
         await server.serve()
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         membership.close()
+        if collector is not None:
+            collector.close()
     for segment in (writer, loads, board):
         segment.close()
     if not keeping.cancelled():
         keeping.result()  # membership must not end on its own: say why, and be restarted
+
+
+async def _keep(membership: Members, collector: Collector | None) -> None:
+    async with asyncio.TaskGroup() as both:
+        both.create_task(membership.keep())
+        if collector is not None:
+            both.create_task(collector.keep())
+
+
+def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> Collector | None:
+    """None with workers of ours, who report themselves."""
+    if not instance.backends:
+        return None
+    writer = LoadWriter.attach(instance.name, instance.dp_size, instance.num_front_doors)
+    return Collector(instance, board, writer, client, time.monotonic_ns)
 
 
 def _members(
