@@ -50,39 +50,32 @@ class Discovery:
         return list(await asyncio.gather(*map(self._of, backends)))
 
     async def _of(self, backend: Backend) -> Discovered:
-        needs_answer = _is_open(backend)
-        evidence = await self._evidence(backend, self._max_tries if needs_answer else 1)
-        if evidence is None and needs_answer:
-            raise StartError(
-                f"--backend {backend.url} does not answer; with kind=... and dp-size=... it need "
-                "not be up yet"
-            )
-        evidence = evidence or Evidence({})
+        evidence = await self._evidence(backend)
         kind = backend.kind or evidence.kind()
         if kind is None:
-            raise StartError(
-                f"--backend {backend.url} answers, but not as any engine that is known here; say "
-                "what it is: kind=..."
-            )
+            raise StartError(_why_unknown(backend, evidence))
         ranks = _ranks(backend, kind, evidence.ranks(kind))
         _log.info("%s is %s with %d DP group(s)", backend.url, kind, len(ranks))
         return Discovered(_groups(backend, kind, ranks), evidence.model)
 
-    async def _evidence(self, backend: Backend, max_tries: int) -> Evidence | None:
-        """What the server tells; None if nobody answers there."""
-        for number in range(max_tries):
-            if number == 1:
-                _log.info("waiting for %s to answer", backend.url)
-            if number:
-                await self._sleep(_PAUSE_S)
-            answers = await asyncio.gather(*(self._get(backend.url + path) for path in PATHS))
-            if any(answer is not None for answer in answers):
-                told = zip(PATHS, answers, strict=True)
-                return Evidence({path: answer for path, answer in told if answer})
-        return None
+    async def _evidence(self, backend: Backend) -> Evidence:
+        """What the server tells: once what is needed is among it, or when it was long enough."""
+        evidence = await self._ask(backend)
+        for number in range(1, self._max_tries):
+            if _is_enough(backend, evidence):
+                break
+            if number == 1:  # it is not up, or answers that it loads its model
+                _log.info("waiting for %s to say what it is", backend.url)
+            await self._sleep(_PAUSE_S)
+            evidence = await self._ask(backend)
+        return evidence
+
+    async def _ask(self, backend: Backend) -> Evidence:
+        answers = await asyncio.gather(*(self._get(backend.url + path) for path in PATHS))
+        return Evidence(dict(zip(PATHS, answers, strict=True)))
 
     async def _get(self, url: str) -> bytes | None:
-        """The body of a good answer, empty of another one; None if there was none."""
+        """The body of a good answer, empty for another one; None if there was none."""
         try:
             answer = await self._client.get(url, timeout=_ANSWER_LIMIT_S)
         except (httpx.HTTPError, httpx.InvalidURL):
@@ -90,9 +83,24 @@ class Discovery:
         return answer.content if answer.status_code == httpx.codes.OK else b""
 
 
-def _is_open(backend: Backend) -> bool:
-    """Whether something of it has to be found out."""
-    return backend.kind is None or (backend.kind.has_ranks and backend.dp_size is None)
+def _is_enough(backend: Backend, evidence: Evidence) -> bool:
+    """Whether what the operator has not said is told."""
+    kind = backend.kind or evidence.kind()
+    if kind is None:
+        return False
+    return not kind.has_ranks or backend.dp_size is not None or bool(evidence.ranks(kind))
+
+
+def _why_unknown(backend: Backend, evidence: Evidence) -> str:
+    if not evidence.has_any:
+        return (
+            f"--backend {backend.url} does not answer; with kind=... and dp-size=... it need not "
+            "be up yet"
+        )
+    return (
+        f"--backend {backend.url} answers, but not as any engine that is known here; say what it "
+        "is: kind=..."
+    )
 
 
 def _ranks(backend: Backend, kind: Kind, told: tuple[int, ...]) -> tuple[int, ...]:

@@ -34,9 +34,15 @@ _ENGINE = re.compile(r'^vllm:num_requests_running\{[^}]*\bengine="(\d+)"', re.MU
 
 
 class Evidence(NamedTuple):
-    """The good answers of a server, by path."""
+    """What a server has answered: bodies of good answers, by path."""
 
-    answers: Mapping[str, bytes]
+    answers: Mapping[str, bytes | None]
+    """Empty for an answer that was not good; None, or left out, if there was none."""
+
+    @property
+    def has_any(self) -> bool:
+        """Whether it has answered anything."""
+        return any(answer is not None for answer in self.answers.values())
 
     @property
     def model(self) -> str:
@@ -49,7 +55,7 @@ class Evidence(NamedTuple):
         owner = self._first_model().get("owned_by")
         if isinstance(owner, str) and owner in _OWNERS:
             return _OWNERS[owner]
-        metrics = "\n" + self.answers.get("/metrics", b"").decode(errors="replace")
+        metrics = "\n" + (self.answers.get("/metrics") or b"").decode(errors="replace")
         for name, kind in _METRICS.items():
             if name in metrics:
                 return kind
@@ -64,7 +70,7 @@ class Evidence(NamedTuple):
     def ranks(self, kind: Kind) -> tuple[int, ...]:
         """DP ranks that it says it has, in order; none if it does not say."""
         if kind is Kind.VLLM:
-            metrics = self.answers.get("/metrics", b"").decode(errors="replace")
+            metrics = (self.answers.get("/metrics") or b"").decode(errors="replace")
             return tuple(sorted({int(rank) for rank in _ENGINE.findall(metrics)}))
         if kind is Kind.SGLANG:
             size = self._server_info().get("dp_size")
@@ -81,7 +87,7 @@ class Evidence(NamedTuple):
 
     def _object(self, path: str) -> dict[str, Any]:
         try:
-            fields = orjson.loads(self.answers.get(path, b""))
+            fields = orjson.loads(self.answers.get(path) or b"")
         except orjson.JSONDecodeError:
             return {}
         return fields if isinstance(fields, dict) else {}

@@ -43,6 +43,7 @@ from shm.group_table import GroupEntry
 _log = logging.getLogger("levelhead.front_door")
 _BACKLOG = 4096
 _TICK_S = 0.25
+_MAX_IDLE_TICKS = 12  # 3 s: uvicorn and llama.cpp close after 5 s
 _TICKS_PER_CHECK = 8  # of how long clients have been silent
 _NS_PER_S = 1_000_000_000
 
@@ -77,7 +78,8 @@ class FrontDoor:
         self._nobody.set()
         self.meters = Meters(instance.dp_size)
         self._counter = PromptCounter()
-        self._pool = UpstreamPool(loop)
+        max_idle = _MAX_IDLE_TICKS if instance.backends else None
+        self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
         self.dispatcher = self._dispatcher(clock_ns)
         self.prefixes = Prefixes(

@@ -1,5 +1,6 @@
 """Recorded answers of engines, and what is made of them; and of answers that are not right."""
 
+import re
 from pathlib import Path
 
 import orjson
@@ -30,14 +31,15 @@ def condition(kind, *bodies):
 
 def vllm(engine=0, running=0.0, waiting=0.0, usage=0.0):
     """The recorded metrics with these values."""
-    text = VLLM.replace('engine="0"', f'engine="{engine}"')
-    for name, value in (("running", running), ("waiting", waiting)):
-        text = text.replace(
-            f'vllm:num_requests_{name}{{engine="{engine}",model_name="SmolLM2-135M-Instruct"}} 0.0',
-            f'vllm:num_requests_{name}{{engine="{engine}",model_name="SmolLM2-135M-Instruct"}} {value}',
-        )
-    old = f'vllm:kv_cache_usage_perc{{engine="{engine}",model_name="SmolLM2-135M-Instruct"}}'
-    return text.replace(f"{old} 0.0", f"{old} {usage}").encode()
+    values = {
+        "num_requests_running": running,
+        "num_requests_waiting": waiting,
+        "kv_cache_usage_perc": usage,
+    }
+    text = VLLM
+    for name, value in values.items():
+        text = re.sub(rf"^(vllm:{name}{{.*}}) 0.0$", rf"\1 {value}", text, flags=re.MULTILINE)
+    return text.replace('engine="0"', f'engine="{engine}"').encode()
 
 
 # vLLM
@@ -148,3 +150,61 @@ def test_what_sglang_does_not_say_right_is_no_reading(body, expected):
     Versions in which num_total_tokens was the capacity tell no max_total_num_tokens.
     """
     assert condition(Kind.SGLANG, body) is expected
+
+
+# llama.cpp
+
+
+def slots(**fields):
+    """The recorded slots, with these fields of the busy one."""
+    told = orjson.loads((RECORDED / "llamacpp-slots.json").read_bytes())
+    busy = {name: value for name, value in (told[3] | fields).items() if value != "gone"}
+    return orjson.dumps([*told[:3], busy])
+
+
+def test_llamacpp_holds_what_its_busy_slots_hold():
+    """
+    Recorded after 64 of 200 tokens, on a prompt of 5; the produced are in n_prompt_tokens.
+    """
+    assert read(Kind.LLAMACPP, slots()) == {0: Reading(1, 0, 69, 69, 8192)}
+
+
+def test_llamacpp_of_before_tells_its_prompt_alone():
+    """
+    Then what was produced is added.
+    """
+    old = slots(n_prompt_tokens=5, n_prompt_tokens_cache="gone")
+
+    assert read(Kind.LLAMACPP, old)[0].held_tokens == 69
+
+
+def test_llamacpp_tells_of_waiting_requests_in_its_metrics():
+    """
+    If they are switched on.
+    """
+    metrics = (RECORDED / "llamacpp-metrics.txt").read_bytes()
+    deferred = metrics.replace(b"requests_deferred 0", b"requests_deferred 7")
+
+    assert read(Kind.LLAMACPP, slots(), metrics)[0].waiting_requests == 0
+    assert read(Kind.LLAMACPP, slots(), deferred)[0].waiting_requests == 7
+
+
+@pytest.mark.parametrize(
+    ("bodies", "expected"),
+    [
+        ((None,), Condition.MISSING),
+        ((b"{",), Condition.MALFORMED),
+        ((b'{"error":"no"}',), Condition.MALFORMED),
+        ((slots(is_processing="gone"),), Condition.MISSING),
+        ((slots(is_processing=1),), Condition.MALFORMED),
+        ((slots(next_token="none"),), Condition.MALFORMED),
+        ((slots(n_prompt_tokens="gone"),), Condition.MISSING),
+        ((slots(n_ctx=-1),), Condition.MALFORMED),
+        ((slots(), b"llamacpp:requests_deferred nan\n"), Condition.MALFORMED),
+    ],
+)
+def test_what_llamacpp_does_not_say_right_is_no_reading(bodies, expected):
+    """
+    Its slots may be switched off.
+    """
+    assert condition(Kind.LLAMACPP, *bodies) is expected

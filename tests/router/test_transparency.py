@@ -25,7 +25,16 @@ PATHS = (
     b"/v1/embeddings", b"/generate", b"/rerank", b"/tokenize", b"/v1/audio/transcriptions",
     b"/completion?x=%20y&&=", b"/v1//chat/completions", b"/new/%C3%BC",
 )  # fmt: skip
-TEXTS = ("level", "\u00fc\u4e16\U0001f600", "", 'quo"te\\', "\x00\x1f", "x" * 5000, "\u202eabc", "\\ud800")
+TEXTS = (
+    "level",
+    "\u00fc\u4e16\U0001f600",
+    "",
+    'quo"te\\',
+    "\x00\x1f",
+    "x" * 5000,
+    "\u202eabc",
+    "\\ud800",
+)
 NUMBERS = ("1.0", "1e400", "-0", "12345678901234567890123", "0.1000000000000000055", "1E+2", "true")
 RAW_BODIES = (
     b"", b"{", b"null", b"[]", b'"text"', b"\xff\xfe", b"{'a':1}", b'{"a":1}{"b":2}', b"NaN",
@@ -41,8 +50,9 @@ HEADERS = (
 )  # fmt: skip
 EVENTS = (
     b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', b": ping\n\n", b"\n", b"retry: 5\n\n",
-    b'event: response.created\ndata: {"x":1}\n\n', b'data: {"a":\ndata: 1}\n\n', b"data: [DONE]\n\n",
-    b'data: {"usage":{"prompt_tokens":7,"completion_tokens":3}}\r\n\r\n', b'data:{"no":"space"}\n\n',
+    b'event: response.created\ndata: {"x":1}\n\n', b'data: {"a":\ndata: 1}\n\n',
+    b"data: [DONE]\n\n",
+    b'data: {"usage":{"prompt_tokens":7,"completion_tokens":3}}\r\n\r\n', b'data:{"a":1}\n\n',
     "data: {\"\u00fc\":\"\U0001f600\"}\n\n".encode(), b'data: {"cut', b'":1}\n\n',
 )  # fmt: skip
 STATUSES = (
@@ -52,7 +62,8 @@ STATUSES = (
 )  # fmt: skip
 ANSWER_LINES = (
     b"Server: uvicorn", b"date: today", b"X-Request-Id: 7", b"Set-Cookie: a=1", b"set-cookie: b=2",
-    b"Retry-After: 3", b"content-type: application/json", b"Content-Type: text/html", b"x-odd:  a  ",
+    b"Retry-After: 3", b"content-type: application/json", b"Content-Type: text/html",
+    b"x-odd:  a  ",
 )  # fmt: skip
 TAILS = (b"0\r\n\r\n", b"0\r\nx-trailer: 1\r\n\r\n", b"0;ext=1\r\n\r\n")
 
@@ -79,13 +90,18 @@ def body_of(rng):
     text = orjson.dumps(rng.choice(TEXTS[:-1])).decode()
     number = rng.choice(NUMBERS)
     fields = [
-        f'"messages": [{{"role":"user","content":{text}}}]', f'"prompt":{text}', f'"input": [{text}]',
-        f'"seed":{number}', '"stream" : true', f'"n":{rng.randrange(4)}', f'"x_new":{{"y":{number}}}',
-        f'"tools":[{{"type":"function","function":{{"name":{text}}}}}]', '"logit_bias":{"50256":-100}',
+        f'"messages": [{{"role":"user","content":{text}}}]', f'"prompt":{text}',
+        f'"input": [{text}]',
+        f'"seed":{number}', '"stream" : true', f'"n":{rng.randrange(4)}',
+        f'"x_new":{{"y":{number}}}',
+        f'"tools":[{{"type":"function","function":{{"name":{text}}}}}]',
+        '"logit_bias":{"50256":-100}',
         f'"messages":[{{"role":"user","content":[{{"type":"text","text":{text}}}]}}]',
     ]  # fmt: skip
     chosen = rng.sample(fields, rng.randrange(1, 6))
-    return (rng.choice(("{", " {\n", "{\t")) + ",".join(chosen) + rng.choice(("}", "}\r\n"))).encode()
+    return (
+        rng.choice(("{", " {\n", "{\t")) + ",".join(chosen) + rng.choice(("}", "}\r\n"))
+    ).encode()
 
 
 def answer_of(rng):
@@ -96,7 +112,10 @@ def answer_of(rng):
         return [_head(b"204 No Content", lines)], False
     if form == "length":
         body = rng.choice(RAW_BODIES) * rng.choice((1, 50))
-        return [_head(rng.choice(STATUSES), [*lines, b"Content-Length: %d" % len(body)]), body], False
+        return [
+            _head(rng.choice(STATUSES), [*lines, b"Content-Length: %d" % len(body)]),
+            body,
+        ], False
     if form == "eof":
         return [_head(rng.choice(STATUSES), lines), rng.choice(RAW_BODIES)], True
     coded = [*lines, b"Transfer-Encoding: chunked"]

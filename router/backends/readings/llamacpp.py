@@ -1,7 +1,8 @@
 """
 llama.cpp's `/slots`, and what waits from its `/metrics`, if that is switched on.
 
-A slot that processes holds its prompt, as far as it is read, and what it has produced.
+A slot that processes holds its prompt, and what it has produced: in some versions the
+second is part of the first, so of what both say the larger counts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from router.backends.readings.reading import Answers, Reading, count_of, malform
 _SLOTS = "/slots"
 _METRICS = "/metrics"
 PATHS = (_SLOTS, _METRICS)
+_CACHE = "n_prompt_tokens_cache"  # not told by earlier versions
 _DEFERRED = "llamacpp:requests_deferred"
 
 
@@ -51,7 +53,8 @@ def _held_tokens(slot: dict[str, Any]) -> int:
         produced = produced[0] if produced else {}
     if not isinstance(produced, dict):
         raise malformed(f"next_token is {produced!r}")
-    return count_of(slot, "n_prompt_tokens") + count_of(produced, "n_decoded")
+    read = count_of(slot, "n_prompt_tokens_processed") + count_of({_CACHE: 0} | slot, _CACHE)
+    return max(count_of(slot, "n_prompt_tokens"), read + count_of(produced, "n_decoded"))
 
 
 def _num_waiting(metrics: bytes | None) -> int:
