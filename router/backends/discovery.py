@@ -16,6 +16,7 @@ import httpx
 
 from router.backends.backend import Backend, BackendGroup, Kind
 from router.backends.evidence import PATHS, Evidence
+from router.backends.rank_check import Heed, RankCheck
 from router.errors import StartError
 
 _log = logging.getLogger("levelhead.serve")
@@ -55,8 +56,25 @@ class Discovery:
         if kind is None:
             raise StartError(_why_unknown(backend, evidence))
         ranks = _ranks(backend, kind, evidence.ranks(kind))
-        _log.info("%s is %s with %d DP group(s)", backend.url, kind, len(ranks))
-        return Discovered(_groups(backend, kind, ranks), evidence.model)
+        groups = _groups(backend, kind, ranks)
+        if len(groups) > 1 and not await self._are_heeded(groups, evidence):
+            groups = _groups(backend, kind, ranks[:1])
+        _log.info("%s is %s with %d DP group(s)", backend.url, kind, len(groups))
+        return Discovered(groups, evidence.model)
+
+    async def _are_heeded(self, groups: tuple[BackendGroup, ...], evidence: Evidence) -> bool:
+        """False if the engine was seen not to heed the rank that it is asked for."""
+        url, heed = groups[0].url, Heed.UNSEEN
+        if evidence.has_any:
+            heed = await RankCheck(self._client, self._sleep).of(groups, evidence.model)
+        if heed is Heed.NO:
+            _log.error(
+                "%s does not heed the DP rank that it is asked for: it is ONE group, and spreads "
+                "requests over its ranks by itself", url,
+            )  # fmt: skip
+        elif heed is Heed.UNSEEN:
+            _log.warning("%s: whether it heeds the DP rank it is asked for was not seen", url)
+        return heed is not Heed.NO
 
     async def _evidence(self, backend: Backend) -> Evidence:
         """What the server tells: once what is needed is among it, or when it was long enough."""
