@@ -1,17 +1,16 @@
 """
 The controller: chooses a group for each request and keeps the front door's books.
 
-Synchronous and pure: what it knows is handed to it (observe_*), what it
-decides is returned, and nothing in it waits.  An assignment that was given out
-is released in exactly one place, by whoever asked for it.
+Synchronous and pure: what it knows is handed to it (observe_*), what it decides is returned,
+and nothing in it waits.  An assignment that was given out is released in exactly one place, by
+whoever asked for it.
 
 A group whose figures are fresh is weighed with its report and what is in flight to it; a
 backend, or one whose figures are stale or missing, with the books of all front doors (see
 balancer.ledger and balancer.freshness).  The books of all, because with its own alone each front
 door would take a group for nearly idle whose report stopped, and all of them would send it more.
 
-If this front door dies, its open assignments die with it: what it noted on
-the board stands until the root reclaims its row.
+If it dies, so do its open assignments: what it noted stands until the root reclaims its row.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Controller:
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
         self._states = [GroupState.STARTING] * num_groups
-        self._is_backend = [False] * num_groups
+        self._factors: list[float | None] = [None] * num_groups  # load_factor of backends
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
@@ -182,7 +181,8 @@ class Controller:
             self._freshness.judge(dp_rank)
         else:
             self._freshness.disregard(dp_rank)
-        self._states[dp_rank], self._is_backend[dp_rank] = state, entry.is_backend
+        self._states[dp_rank] = state
+        self._factors[dp_rank] = entry.load_factor if entry.is_backend else None
         self._weigh(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
@@ -266,7 +266,7 @@ class Controller:
         if report is None or self._is_booked(dp_rank):
             beyond = report if self._is_fresh[dp_rank] else None
             book, uncached = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
-            load = by_book(dp_rank, book, uncached, beyond)
+            load = by_book(dp_rank, book, uncached, beyond, self._factors[dp_rank] or 1.0)
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
@@ -281,7 +281,7 @@ class Controller:
 
     def _is_booked(self, dp_rank: int) -> bool:
         """Whether the group is weighed with the books: a backend is, whatever it reports."""
-        return self._is_backend[dp_rank] or not self._is_fresh[dp_rank]
+        return self._factors[dp_rank] is not None or not self._is_fresh[dp_rank]
 
     def _suspects(self, asked: int | None, excluded: Collection[int]) -> list[GroupLoad]:
         """Suspect groups that may take a request, if it comes to that."""

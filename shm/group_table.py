@@ -57,6 +57,8 @@ class GroupEntry:
     """Kind of an engine that is not ours; empty: a worker of ours."""
     engine_rank: int | None = None
     """Its DP rank in that engine; None if the engine is one group."""
+    load_factor: float = 1.0
+    """What each token and request there counts, so that stronger groups get more: 1 or more."""
 
     @property
     def is_backend(self) -> bool:

@@ -137,4 +137,6 @@ def _ranks(backend: Backend, kind: Kind, told: tuple[int, ...]) -> tuple[int, ..
 def _groups(backend: Backend, kind: Kind, ranks: tuple[int, ...]) -> tuple[BackendGroup, ...]:
     """One rank alone is not addressed: there is no other one that could answer."""
     named: list[int | None] = list(ranks) if len(ranks) > 1 else [None]
-    return tuple(BackendGroup(backend.host, backend.port, kind, rank) for rank in named)
+    return tuple(
+        BackendGroup(backend.host, backend.port, kind, rank, backend.weight) for rank in named
+    )

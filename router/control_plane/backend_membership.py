@@ -62,7 +62,7 @@ class BackendMembership:
         self._probe = probe
         self._clock_ns = clock_ns
         entries = {
-            dp_rank: _first_entry(dp_rank, group, instance.epoch)
+            dp_rank: _first_entry(dp_rank, group, instance)
             for dp_rank, group in enumerate(instance.backends)
         }
         entries |= {entry.dp_rank: entry for entry in found}
@@ -128,15 +128,17 @@ class BackendMembership:
             await asyncio.sleep(_PROBE_PERIOD_S if is_well else _LOOK_PERIOD_S)
 
 
-def _first_entry(dp_rank: int, group: BackendGroup, epoch: int) -> GroupEntry:
+def _first_entry(dp_rank: int, group: BackendGroup, instance: Instance) -> GroupEntry:
+    strongest = max(each.weight for each in instance.backends)
     return GroupEntry(
         dp_rank,
         GroupState.STARTING,
-        epoch,
+        instance.epoch,
         group.host,
         group.port,
         engine=group.kind.value,
         engine_rank=group.engine_rank,
+        load_factor=strongest / group.weight,
     )
 
 

@@ -141,6 +141,7 @@ def _of_backend(figures: GroupFigures, book_tokens: int, beyond: Beyond) -> Grou
 
 def imbalance(figures: list[GroupFigures]) -> float:
     """Largest over mean load in tokens among ready groups; 1.0 when level or idle."""
-    loads = [group.tokens for group in figures if group.entry.state is GroupState.READY]
+    ready = [group for group in figures if group.entry.state is GroupState.READY]
+    loads = [group.tokens * group.entry.load_factor for group in ready]
     total = sum(loads)
     return max(loads) * len(loads) / total if total else 1.0

@@ -112,6 +112,18 @@ def test_a_charge_that_ended_is_in_flight_no_more(backends, board):
     assert all(cell.dispatched_tokens == cell.returned_tokens for cell in board.values())
 
 
+def test_a_group_of_twice_the_weight_takes_twice_the_tokens(backends):
+    """
+    What it has counts half as much as elsewhere: elsewhere it counts double.
+    """
+    for dp_rank in (1, 2):
+        backends.observe_group(replace(backend(dp_rank), load_factor=2.0))
+
+    picked = [backends.assign(RequestShape(10)).dp_rank for _ in range(400)]
+
+    assert [picked.count(dp_rank) for dp_rank in range(3)] == [200, 100, 100]
+
+
 @given(data=st.data())
 def test_every_open_token_counts_once_whatever_happens(data):
     """
