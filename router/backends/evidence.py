@@ -30,7 +30,8 @@ _METRICS = {
     "\nllamacpp:": Kind.LLAMACPP,
     "\nlevelhead_": Kind.LEVELHEAD,
 }
-_ENGINE = re.compile(r'^vllm:num_requests_running\{[^}]*\bengine="(\d+)"', re.MULTILINE)
+# Of any metric: with several API servers, gauges are told only once they were set.
+_ENGINE = re.compile(r'^vllm:\w+\{[^}]*\bengine="(\d+)"', re.MULTILINE)
 
 
 class Evidence(NamedTuple):

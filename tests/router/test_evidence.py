@@ -7,6 +7,7 @@ from router.backends.evidence import Evidence
 
 RECORDED = Path(__file__).parent / "recorded"
 VLLM_MODELS = (RECORDED / "vllm-models.json").read_bytes()
+VLLM_IDLE_DP2 = (RECORDED / "vllm-metrics-idle-dp2.txt").read_bytes()
 VLLM_METRICS = (RECORDED / "vllm-metrics.txt").read_bytes()
 
 
@@ -57,6 +58,7 @@ def test_the_name_of_the_model_is_the_first_that_is_served():
             {"/metrics": b"\n".join(VLLM_METRICS.replace(b'"0"', b) for b in (b'"5"', b'"4"'))},
             (4, 5),
         ),
+        (Kind.VLLM, {"/metrics": VLLM_IDLE_DP2}, (0, 1)),
         (Kind.VLLM, {}, ()),
         (Kind.SGLANG, {"/get_server_info": b'{"dp_size":3}'}, (0, 1, 2)),
         (Kind.SGLANG, {"/get_server_info": b'{"dp_size":"3"}'}, ()),

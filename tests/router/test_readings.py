@@ -47,7 +47,7 @@ def vllm(engine=0, running=0.0, waiting=0.0, usage=0.0):
 
 def test_vllm_as_it_answers_when_idle():
     """
-    364 blocks of 128 tokens.
+    46,592 tokens in blocks of 128.
     """
     assert read(Kind.VLLM, VLLM.encode()) == {0: Reading(0, 0, 0, 0, 46592)}
 
@@ -70,6 +70,18 @@ def test_vllm_tells_its_ranks_apart_by_a_label():
     assert {rank: each.running_requests for rank, each in told.items()} == {4: 1, 5: 2}
 
 
+def test_vllm_tells_the_blocks_of_all_ranks_with_each():
+    """
+    Recorded with two ranks of 364 blocks, 3 requests on each, in 5 blocks.
+    """
+    told = (RECORDED / "vllm-metrics-dp2.txt").read_text()
+    expected = Reading(3, 0, 5 * 128 - 3 * 127, 5 * 128, 46592)
+
+    assert read(Kind.VLLM, told.encode()) == {0: expected, 1: expected}
+    older = re.sub(r'kv_cache_size_tokens="\d+",', "", told)
+    assert read(Kind.VLLM, older.encode()) == {0: expected, 1: expected}
+
+
 def test_vllm_called_its_usage_otherwise_once():
     """
     Until 0.10.
@@ -90,7 +102,7 @@ def test_vllm_called_its_usage_otherwise_once():
         (vllm(usage="NaN"), Condition.MALFORMED),
         (vllm(running=-1.0), Condition.MALFORMED),
         (vllm(running="many"), Condition.MALFORMED),
-        (vllm().replace(b'num_gpu_blocks="364"', b'num_gpu_blocks="None"'), Condition.MALFORMED),
+        (vllm().replace(b'block_size="128"', b'block_size="None"'), Condition.MALFORMED),
         (vllm("first"), Condition.MALFORMED),
     ],
 )

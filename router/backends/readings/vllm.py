@@ -19,6 +19,7 @@ _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _USAGES = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")  # until 0.10 the latter
 _CONFIG = "vllm:cache_config_info"
+_PAGE = "block_size"
 
 
 def readings(answers: Answers) -> dict[int, Reading]:
@@ -31,19 +32,18 @@ def readings(answers: Answers) -> dict[int, Reading]:
     usage = next(filter(None, (_by_rank(text, name) for name in _USAGES)), {})
     if not running.keys() == waiting.keys() == usage.keys() or not running:
         raise missing(f"{_RUNNING}, {_WAITING} and {_USAGES[0]} are not told of the same ranks")
-    blocks = _blocks(text)
+    caches = _caches(text)
     return {
-        rank: _reading(running[rank], waiting[rank], usage[rank], *blocks.get(rank, (0, 0)))
+        rank: _reading(running[rank], waiting[rank], usage[rank], *caches.get(rank, (0, 0)))
         for rank in running
     }
 
 
-def _reading(running: float, waiting: float, usage: float, num_blocks: int, size: int) -> Reading:
+def _reading(running: float, waiting: float, usage: float, capacity: int, page: int) -> Reading:
     if usage > 1 or running % 1 or waiting % 1:
         raise malformed(f"{running} running, {waiting} waiting, {usage} of KV in use")
-    capacity = num_blocks * size
-    used = round(usage * num_blocks) * size
-    held = max(0, used - round(running) * max(0, size - 1))
+    used = round(usage * capacity / max(1, page)) * page
+    held = max(0, used - round(running) * max(0, page - 1))
     return Reading(round(running), round(waiting), held, used, capacity)
 
 
@@ -58,12 +58,21 @@ def _by_rank(text: str, name: str) -> dict[int, float]:
     return told
 
 
-def _blocks(text: str) -> dict[int, tuple[int, int]]:
-    """Number and size in tokens of each rank's KV blocks.  Raises ReadingError."""
+def _caches(text: str) -> dict[int, tuple[int, int]]:
+    """Capacity of each rank's KV, and the size of a page, in tokens.  Raises ReadingError."""
     try:
+        told = samples(text, _CONFIG)
         return {
-            int(told.get("engine", "0")): (int(told["num_gpu_blocks"]), int(told["block_size"]))
-            for told, _ in samples(text, _CONFIG)
+            int(labels.get("engine", "0")): (_capacity(labels, len(told)), int(labels[_PAGE]))
+            for labels, _ in told
         }
     except (KeyError, ValueError) as error:
         raise malformed(f"{_CONFIG}: {error!r}") from None
+
+
+def _capacity(labels: dict[str, str], num_ranks: int) -> int:
+    """Each rank's line has the blocks of all of them: 0.32 was seen to tell 728 for 2 times 364."""
+    told = labels.get("kv_cache_size_tokens")
+    if told is not None:
+        return int(told)
+    return int(labels["num_gpu_blocks"]) // num_ranks * int(labels[_PAGE])
