@@ -261,7 +261,9 @@ class InferenceExchange(Exchange):
         if self._attempt is None:
             return
         self._attempt.close()
-        if services.request_log is not None and self._answer is not None and self._status == _OK:
+        if services.request_log is None or not self._shape.prompt_tokens:
+            return  # without a prompt it was no inference: a backend's endpoints are many
+        if self._answer is not None and self._status == _OK:
             told = self._answer.output_tokens()
             output_tokens = self._attempt.num_streamed if told is None else told
             services.request_log.note(age_s, self._shape, output_tokens)

@@ -277,6 +277,21 @@ async def test_an_engine_that_died_is_no_candidate_until_it_is_back():
         assert [site.flying(rank) for rank in range(2)] == [NOTHING, NOTHING]
 
 
+async def test_the_request_log_has_requests_with_prompts_alone(tmp_path):
+    """
+    An engine's other endpoints are no traffic to replay.
+    """
+    log = tmp_path / "requests.jsonl"
+    async with Backends.opened(None, request_log=str(log)) as site:
+        for request in (get(b"/v1/models"), post(b'{"prompt":"abcd"}', b"/v1/completions")):
+            site.client.send(request)
+            (await site.servers[0].next_request()).answer()
+            await site.client.response()
+
+    lines = [orjson.loads(line) for line in log.read_bytes().splitlines()]
+    assert [line["prompt_tokens"] for line in lines] == [1]
+
+
 async def _is_first(site, rank):
     """Whether the only request so far went to that server."""
     await until(lambda: sum(site.num_received) == 1)

@@ -30,6 +30,13 @@ def test_what_ended_while_it_was_read_is_not_added():
     assert Beyond().observe(reading(900), Book(900, 1), Book(0, 0), 0) == Book(0, 0)
 
 
+def test_what_was_dispatched_while_it_was_read_is_not_added():
+    """
+    The reading may show that, too.
+    """
+    assert Beyond().observe(reading(900), Book(0, 0), Book(900, 1), 0) == Book(0, 0)
+
+
 def test_what_ended_shortly_before_it_was_read_is_not_added():
     """
     Engines publish what was so a moment ago.
