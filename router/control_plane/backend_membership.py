@@ -6,12 +6,15 @@ Which groups of other people's engines serve: asks each engine, keeps the group 
     starting   ready           -                      -                 -
     ready      -               dead                   suspect           dead
     suspect    ready           dead                   -                 dead
-    draining   -               -                      -                 -
+    draining   -               dead                   -                 -
     dead       ready           -                      -                 -
 
 An engine is asked once for all its ranks.  It has no card and no process that could be
 watched, and may be slow to answer while it works: so silence alone makes it suspect
 for half a minute before it counts as death, which ends what it has under way.
+
+Draining is for as long as the engine lives: one that was restarted meanwhile, and so has refused
+for a while, serves again.
 
 A group's epoch is that of the instance, whatever becomes of the engine: an epoch is there to
 tell counters of one life from another's, and a backend has none.  Requests that die
@@ -22,11 +25,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from router.backends.backend import BackendGroup
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.health import Health
 from router.control_plane.member import (
+    FAILURES_TO_DEATH,
     Member,
     asked,
     drained,
@@ -105,7 +110,7 @@ class BackendMembership:
         """
         Give that group no request any more; what it has, it finishes.
 
-        Its engine is not ours to end.
+        Its engine is its operator's to restart, who may do so then.
         """
         if self._members[dp_rank].entry.state in _MISSED:
             self._members[dp_rank] = drained(self._members[dp_rank])
@@ -149,7 +154,10 @@ def _after(member: Member, health: Health, began_ns: int) -> Member:
             return member
         case Health.UNKNOWN:
             return not_asked(member, began_ns)
-    return probed(member, healthy=health is Health.WELL)
+    now = probed(member, healthy=health is Health.WELL)
+    if now.is_leaving and now.num_failures >= FAILURES_TO_DEATH:
+        return replace(now, is_leaving=False).in_state(GroupState.DEAD)
+    return now
 
 
 def _missed(member: Member, now_ns: int) -> Member:

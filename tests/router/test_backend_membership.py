@@ -177,6 +177,20 @@ async def test_a_drained_group_gets_nothing_more_and_its_engine_is_let_alone():
         assert await site.probed() == [DRAINING, READY]
 
 
+async def test_a_drained_engine_that_was_restarted_serves_again():
+    """
+    It has refused meanwhile: its requests have ended, and it was drained for that.
+    """
+    async with watching() as site:
+        await site.probed()
+        site.membership.drain(0)
+        site.engine.status = None
+        assert await site.probed(2) == [DEAD]
+        site.engine.status = 200
+
+        assert await site.probed() == [READY]
+
+
 async def test_a_later_life_of_the_control_plane_knows_what_was_known():
     """
     Nobody is taken for starting again, and who drains goes on draining.
