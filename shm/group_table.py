@@ -57,6 +57,8 @@ class GroupEntry:
     """Kind of an engine that is not ours; empty: a worker of ours."""
     engine_rank: int | None = None
     """Its DP rank in that engine; None if the engine is one group."""
+    models: tuple[str, ...] = ()
+    """Names that it serves, and no others; none: not known, or `model` alone."""
     load_factor: float = 1.0
     """What each token and request there counts, so that stronger groups get more: 1 or more."""
 
@@ -134,6 +136,9 @@ class GroupTableReader:
 def _entries(body: bytes) -> tuple[GroupEntry, ...]:
     try:
         rows = orjson.loads(body)
-        return tuple(GroupEntry(**row | {"state": GroupState(row["state"])}) for row in rows)
+        return tuple(
+            GroupEntry(**row | {"state": GroupState(row["state"]), "models": tuple(row["models"])})
+            for row in rows
+        )
     except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
         raise InvalidRecord(f"group table of {len(body)} bytes is not one: {error}") from error

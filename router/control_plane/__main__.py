@@ -14,6 +14,7 @@ import uvloop
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
+from router.control_plane.backend_models import BackendModels
 from router.control_plane.collector import Collector
 from router.control_plane.figures import Figures
 from router.control_plane.health import probe_client
@@ -53,14 +54,21 @@ async def _serve(instance: Instance) -> None:
     ):
         collector = _collector(instance, board, engines)
         figures = Figures(loads, board, time.monotonic_ns, collector.beyond if collector else ())
-        membership = _members(instance, writer, probes, figures, known.groups if known else ())
+        models = BackendModels(instance.backends, engines)
+        found = known.groups if known else ()
+        membership = _members(instance, writer, probes, figures, models, found)
         app = build_app(
             ControlPlane(
-                instance, membership, figures, Tokenizing(tokenizing), TotalsReader(totals)
+                instance,
+                membership,
+                figures,
+                Tokenizing(tokenizing),
+                TotalsReader(totals),
+                models if instance.backends else None,
             )
         )
         server = uvicorn.Server(_config(app, instance))
-        keeping = asyncio.create_task(_keep(membership, collector))
+        keeping = asyncio.create_task(_keep(membership, collector, models))
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
         await server.serve()
         keeping.cancel()
@@ -74,11 +82,12 @@ async def _serve(instance: Instance) -> None:
         keeping.result()  # membership must not end on its own: say why, and be restarted
 
 
-async def _keep(membership: Members, collector: Collector | None) -> None:
-    async with asyncio.TaskGroup() as both:
-        both.create_task(membership.keep())
+async def _keep(membership: Members, collector: Collector | None, models: BackendModels) -> None:
+    async with asyncio.TaskGroup() as together:
+        together.create_task(membership.keep())
+        together.create_task(models.keep())
         if collector is not None:
-            both.create_task(collector.keep())
+            together.create_task(collector.keep())
 
 
 def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> Collector | None:
@@ -94,13 +103,14 @@ def _members(
     writer: GroupTableWriter,
     probes: httpx.AsyncClient,
     figures: Figures,
+    models: BackendModels,
     found: tuple[GroupEntry, ...],
 ) -> Members:
     clock_ns = time.monotonic_ns
     if not instance.backends:
         return Membership(instance, writer, probes, figures, clock_ns, found)
     table, probe = Table(writer, clock_ns, found), BackendProbe(probes)
-    return BackendMembership(instance, table, probe, clock_ns, found)
+    return BackendMembership(instance, table, probe, models, clock_ns, found)
 
 
 def _leaders_client(instance: Instance) -> httpx.AsyncClient:

@@ -29,6 +29,7 @@ from dataclasses import replace
 
 from router.backends.backend import BackendGroup
 from router.control_plane.backend_health import BackendProbe
+from router.control_plane.backend_models import BackendModels
 from router.control_plane.health import Health
 from router.control_plane.member import (
     FAILURES_TO_DEATH,
@@ -59,12 +60,14 @@ class BackendMembership:
         instance: Instance,
         table: Table,
         probe: BackendProbe,
+        models: BackendModels,
         clock_ns: Callable[[], int],
         found: tuple[GroupEntry, ...] = (),
     ) -> None:
         """`found` is the table that an earlier life of the control plane left."""
         self._table = table
         self._probe = probe
+        self._models = models
         self._clock_ns = clock_ns
         entries = {
             dp_rank: _first_entry(dp_rank, group, instance)
@@ -94,6 +97,10 @@ class BackendMembership:
         for dp_rank, member in enumerate(self._members):
             if is_silent(member, now_ns):
                 self._members[dp_rank] = _missed(member, now_ns)
+        for url, ranks in self._engines.items():
+            names = self._models.names(url)
+            for dp_rank in ranks:
+                self._members[dp_rank] = _serving(self._members[dp_rank], names)
         self._table.publish(self._members)
 
     async def probe(self, url: str) -> None:
@@ -145,6 +152,13 @@ def _first_entry(dp_rank: int, group: BackendGroup, instance: Instance) -> Group
         engine_rank=group.engine_rank,
         load_factor=strongest / group.weight,
     )
+
+
+def _serving(member: Member, names: tuple[str, ...]) -> Member:
+    """The member of that list of models; an empty one takes none away that was known."""
+    if not names or names == member.entry.models:
+        return member
+    return replace(member, entry=replace(member.entry, models=names))
 
 
 def _after(member: Member, health: Health, began_ns: int) -> Member:

@@ -2,7 +2,8 @@
 An exchange with backends: what the client wrote goes to one of them, and what it says comes back.
 
 Nothing in the request is checked but the wish for a rank, which is ours to fulfil.
-What the engine would refuse, it refuses itself, in its own words.
+What the engine would refuse, it refuses itself, in its own words: a model that nobody
+serves, too.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class BackendExchange(InferenceExchange):
         fields = parsed(request.body)
         measure = measured(fields, request.path)
         self._shape = RequestShape(0, dp_rank=dp_rank)
+        if dp_rank is None:
+            self._unfit = self._services.dispatcher.groups_without(fields.get("model"))
         if measure.is_known:
             self._prompt_size = (measure.text_bytes, measure.num_messages)
         tokens = measure.tokens(counter.estimate)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import orjson
@@ -60,6 +60,7 @@ class InferenceExchange(Exchange):
         self._shape = RequestShape(0)
         self._attempt: Attempt | None = None
         self._tried: tuple[int, ...] = ()
+        self._unfit: Collection[int] = ()  # groups that it is never sent to
         self._answer: Answer | None = None
         self._held: _Head | None = None
         self._prompt_size = (0, 0)
@@ -110,7 +111,7 @@ class InferenceExchange(Exchange):
 
     def _dispatch(self, counted: PromptCount) -> None:
         try:
-            assignment = self._services.dispatcher.assign(self._shape)
+            assignment = self._services.dispatcher.assign(self._shape, self._unfit)
         except NoGroup as error:
             self._fail(error)
             return
@@ -142,7 +143,7 @@ class InferenceExchange(Exchange):
         if self._head_passed or left is None or len(self._tried) > services.max_retries:
             return False
         try:
-            assignment = services.dispatcher.assign(self._shape, self._tried)
+            assignment = services.dispatcher.assign(self._shape, {*self._tried, *self._unfit})
         except NoGroup:
             return False
         services.meters.retries[reason] += 1

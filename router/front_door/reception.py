@@ -10,7 +10,13 @@ from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.lobby import Lobby
 from router.front_door.message import Request, response
-from router.front_door.routes import Answered, is_for_backend, is_inference, readiness
+from router.front_door.routes import (
+    Answered,
+    is_for_backend,
+    is_inference,
+    is_list_of_models,
+    readiness,
+)
 from router.front_door.services import Services
 from router.front_door.upstream import Address
 from router.front_door.waiting_exchange import WaitingExchange
@@ -27,6 +33,7 @@ class Reception:
         self._control = Address(instance.control_socket, 0)
         self._num_groups = instance.dp_size
         self._has_backends = bool(instance.backends)
+        self._num_engines = len({group.url for group in instance.backends})
 
     def exchange(self, client: Client, request: Request) -> Exchange:
         """The exchange that answers the request."""
@@ -34,7 +41,7 @@ class Reception:
         try:
             self._access.check(request)
             if self._has_backends:
-                if is_for_backend(request):
+                if is_for_backend(request) and not self._is_list_of_all(request):
                     return BackendExchange(client, request, services)
             elif is_inference(request):
                 if self._lobby is None:
@@ -47,6 +54,10 @@ class Reception:
         if request.path == b"/ready":
             return Answered(client, request, services.pool, self._readiness())
         return ControlExchange(client, request, services.pool, self._control)
+
+    def _is_list_of_all(self, request: Request) -> bool:
+        """Whether models are asked for, of which no engine knows them all."""
+        return self._num_engines > 1 and is_list_of_models(request)
 
     def _readiness(self) -> bytes:
         dispatcher = self._services.dispatcher

@@ -40,6 +40,11 @@ def is_for_backend(request: Request) -> bool:
     return request.path not in _OURS and not is_admin(request.path)
 
 
+def is_list_of_models(request: Request) -> bool:
+    """Whether it asks which models are served."""
+    return request.path == b"/v1/models" and request.method in (b"GET", b"HEAD")
+
+
 def readiness(num_ready: int, num_groups: int) -> bytes:
     """Answer of `/ready`: 200 if at least one group can take a request."""
     body = orjson.dumps({"ready_groups": num_ready, "groups": num_groups})

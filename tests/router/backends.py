@@ -38,9 +38,9 @@ class Backends:
             client = await stack.enter_async_context(door.client())
             yield cls(house, servers, groups, door, client)
 
-    def present(self, *states):
-        """Publish the table again, with these states."""
-        self.house.publish_table(*entries(self.groups, states))
+    def present(self, *states, models=()):
+        """Publish the table again, with these states, and models by group."""
+        self.house.publish_table(*entries(self.groups, states, models))
 
     @property
     def num_received(self):
@@ -54,11 +54,12 @@ class Backends:
         return self.door.controller.ledger.book(dp_rank)
 
 
-def entries(groups, states=()):
+def entries(groups, states=(), models=()):
     """Rows of the table, all ready unless told."""
+    models = models or [()] * len(groups)
     states = states or [GroupState.READY] * len(groups)
     return [
         GroupEntry(rank, state, 1, group.host, group.port, engine=group.kind.value,
-                   engine_rank=group.engine_rank)
-        for rank, (group, state) in enumerate(zip(groups, states, strict=True))
+                   engine_rank=group.engine_rank, models=served)
+        for rank, (group, state, served) in enumerate(zip(groups, states, models, strict=True))
     ]  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 from router.backends.backend import BackendGroup, Kind
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
+from router.control_plane.backend_models import BackendModels
 from router.control_plane.table import Table
 from shm.group_table import GroupState, GroupTableReader
 from tests.router.fakes import until
@@ -35,7 +36,7 @@ class Engine:
             raise httpx.ReadTimeout("no answer")
         if self.status is None:
             raise httpx.ConnectError("refused")
-        return httpx.Response(self.status)
+        return httpx.Response(self.status, json={"data": [{"id": "m"}, {"id": "lora"}]})
 
 
 class Site:
@@ -52,8 +53,9 @@ class Site:
         found = self._reader.snapshot()
         table = Table(self.house.table, self.house.clock.ns, found.groups if found else ())
         probe, clock_ns = BackendProbe(self._client), self.house.clock.ns
+        self.models = BackendModels(self.house.instance.backends, self._client)
         return BackendMembership(
-            self.house.instance, table, probe, clock_ns, found.groups if found else ()
+            self.house.instance, table, probe, self.models, clock_ns, found.groups if found else ()
         )
 
     async def probed(self, times=1, after_s=0.0):
@@ -189,6 +191,23 @@ async def test_a_drained_engine_that_was_restarted_serves_again():
         site.engine.status = 200
 
         assert await site.probed() == [READY]
+
+
+async def test_what_an_engine_serves_is_in_the_rows_of_all_its_ranks():
+    """
+    Adapters too; it stays there while the engine says nothing.
+    """
+    async with watching(0, 1) as site:
+        await site.probed()
+        assert [row.models for row in site.membership.groups] == [(), ()]
+
+        await site.models.ask(URL)
+        await site.probed()
+        site.engine.status = None
+        await site.models.ask(URL)
+        await site.probed(2)
+
+        assert [row.models for row in site.membership.groups] == [("m", "lora")] * 2
 
 
 async def test_a_later_life_of_the_control_plane_knows_what_was_known():
