@@ -44,6 +44,9 @@ async def _backends(options: ServeOptions) -> GroupSource:
     async with httpx.AsyncClient(trust_env=False) as client:
         found = await Discovery(client).groups(options.backends)
     groups = tuple(group for each in found for group in each.groups)
+    for dp_rank, group in enumerate(groups):
+        rank = "" if group.engine_rank is None else f", its DP rank {group.engine_rank}"
+        _log.info("DP group %d is %s at %s%s", dp_rank, group.kind, group.url, rank)
     name = next((each.model for each in found if each.model), "")
     _log.info("lengths of prompts are estimated from their bytes: no tokenizer is known")
     return GroupSource(len(groups), name, None, groups)

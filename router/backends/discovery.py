@@ -59,7 +59,6 @@ class Discovery:
         groups = _groups(backend, kind, ranks)
         if len(groups) > 1 and not await self._are_heeded(groups, evidence):
             groups = _groups(backend, kind, ranks[:1])
-        _log.info("%s is %s with %d DP group(s)", backend.url, kind, len(groups))
         return Discovered(groups, evidence.model)
 
     async def _are_heeded(self, groups: tuple[BackendGroup, ...], evidence: Evidence) -> bool:
