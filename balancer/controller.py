@@ -262,11 +262,11 @@ class Controller:
 
     def _weigh(self, dp_rank: int) -> None:
         """Work out the group's load, and what it may still take, from what is known now."""
-        report = self.ledger.report(dp_rank)
-        if report is None or self._is_booked(dp_rank):
+        report, factor = self.ledger.report(dp_rank), self._factors[dp_rank]
+        if report is None or factor is not None or not self._is_fresh[dp_rank]:
             beyond = report if self._is_fresh[dp_rank] else None
             book, uncached = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
-            load = by_book(dp_rank, book, uncached, beyond, self._factors[dp_rank] or 1.0)
+            load = by_book(dp_rank, book, uncached, beyond, factor or 1.0)
         else:
             flying = self.ledger.in_flight(dp_rank)
             held = report.running_requests + report.waiting_requests
