@@ -19,6 +19,13 @@ class End(Enum):
     """It was sent, and refused or given up before an answer began.  Its charge is as above."""
     NEVER_SENT = "never_sent"
     """No byte of it reached the group: the charge is taken back."""
+    UNCOUNTED = "uncounted"
+    """It ended, somehow, in a group that counts no charges: this one is taken back."""
+
+    @property
+    def returns_charge(self) -> bool:
+        """Whether no report will ever show the charge as accepted."""
+        return self in (End.NEVER_SENT, End.UNCOUNTED)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,17 +1,16 @@
 """
 The controller: chooses a group for each request and keeps the front door's books.
 
-Synchronous and pure: what it knows is handed to it (observe_*), what it
-decides is returned, and nothing in it waits.  An assignment that was given out
-is released in exactly one place, by whoever asked for it.
+Synchronous and pure: what it knows is handed to it (observe_*), what it decides is returned,
+and nothing in it waits.  An assignment that was given out is released in exactly one place, by
+whoever asked for it.
 
-A group whose figures are fresh is weighed with its report and what is in
-flight to it; one whose figures are stale or missing, with the books of all front doors
-(see balancer.weighing, .ledger and .freshness).  With its own alone each would take a
-group for nearly idle whose report stopped, and all would send it more.
+A group whose figures are fresh is weighed with its report and what is in flight to it; a
+backend, or one whose figures are stale or missing, with the books of all front doors (see
+balancer.weighing, .ledger and .freshness).  With its own alone each would take a group
+for nearly idle whose report stopped, and all would send it more.
 
-If this front door dies, its open assignments die with it: what it noted on the board
-stands until the root reclaims its row.
+If it dies, so do its open assignments: what it noted stands until the root reclaims its row.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 
 from balancer.assignment import Assignment, End
+from balancer.booked_load import by_book
 from balancer.candidates import CANDIDATES, suspects, why_none
 from balancer.cost_model import CostFit
 from balancer.departures import Departure
@@ -30,7 +30,7 @@ from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import LedgerReader, Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
 from balancer.unstarted import Unstarted
-from balancer.weighing import by_book, by_report
+from balancer.weighing import by_report
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
@@ -64,6 +64,7 @@ class Controller:
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
         self._states = [GroupState.STARTING] * num_groups
+        self._factors: list[float | None] = [None] * num_groups  # load_factor of backends
         self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
         self._max_requests = [0] * num_groups
         """Requests that each group may have now: none unless it is ready."""
@@ -131,8 +132,8 @@ class Controller:
         """
         The request ended, or was given up.  Releasing twice does no harm.
 
-        With End.NEVER_SENT the charge is taken back here; else the group
-        counts it, and it leaves in-flight with the report that shows that.
+        With End.NEVER_SENT and End.UNCOUNTED the charge is taken back here; else the
+        group counts it, and it leaves in-flight with the report that shows that.
         If it was answered, wholly or in part, its pages are still expected in the group.
         """
         if not assignment.is_open:
@@ -142,7 +143,7 @@ class Controller:
         del self._open[assignment.dp_balance_id]
         dp_rank, book_tokens = assignment.dp_rank, assignment.book_tokens
         group_epoch, charge_tokens = assignment.group_epoch, assignment.charge_tokens
-        if end is End.NEVER_SENT:
+        if end.returns_charge:
             self.ledger.take_back(dp_rank, group_epoch, charge_tokens, book_tokens)
         else:
             is_gone = end is End.COMPLETED and assignment.num_outputs == 1
@@ -150,8 +151,8 @@ class Controller:
             departure = Departure.of(assignment.dp_balance_id, assignment.ordinal, held_tokens)
             self.ledger.end(dp_rank, group_epoch, book_tokens, departure)
         if self.prefixes is not None and assignment.expectation is not None:
-            lacks = end in (End.UNANSWERED, End.NEVER_SENT)
-            settle = self.prefixes.withdraw if lacks else self.prefixes.fulfil
+            was_answered = end in (End.COMPLETED, End.REACHED)
+            settle = self.prefixes.fulfil if was_answered else self.prefixes.withdraw
             settle(assignment.expectation)
         self._weigh(dp_rank)
 
@@ -168,7 +169,7 @@ class Controller:
         assignment.book_tokens += tokens
         assignment.streamed_tokens += tokens
         self.ledger.stream(assignment.dp_rank, assignment.group_epoch, tokens)
-        if not self._is_fresh[assignment.dp_rank]:
+        if self._is_booked(assignment.dp_rank):
             self._weigh(assignment.dp_rank)
 
     def note_books(self) -> None:
@@ -198,6 +199,7 @@ class Controller:
         else:
             self._freshness.disregard(dp_rank)
         self._states[dp_rank] = state
+        self._factors[dp_rank] = entry.load_factor if entry.is_backend else None
         self._weigh(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
@@ -220,7 +222,7 @@ class Controller:
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
         for dp_rank, cell in cells:
-            if self.ledger.observe_cell(slot, dp_rank, cell) or not self._is_fresh[dp_rank]:
+            if self.ledger.observe_cell(slot, dp_rank, cell) or self._is_booked(dp_rank):
                 self._weigh(dp_rank)
 
     def observe_time(self, now_ns: int) -> list[FreshnessChange]:
@@ -281,13 +283,18 @@ class Controller:
 
     def _weigh(self, dp_rank: int) -> None:
         """Work out the group's load, and what it may still take, from what is known now."""
-        report = self.ledger.report(dp_rank)
-        if report is None or not self._is_fresh[dp_rank]:
-            book, unstarted = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
-            self._loads[dp_rank] = by_book(dp_rank, book, unstarted)
+        report, factor = self.ledger.report(dp_rank), self._factors[dp_rank]
+        if report is None or factor is not None or not self._is_fresh[dp_rank]:
+            beyond = report if self._is_fresh[dp_rank] else None
+            book, uncached = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
+            self._loads[dp_rank] = by_book(dp_rank, book, uncached, beyond, factor or 1.0)
         else:
             flying, gone = self.ledger.in_flight(dp_rank), self.ledger.taken_off(dp_rank)
             self._loads[dp_rank] = by_report(report, flying, gone, groups_wait=self._groups_wait)
         limit = _UNLIMITED if report is None else report.max_requests
         self._limits[dp_rank] = limit
         self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0
+
+    def _is_booked(self, dp_rank: int) -> bool:
+        """Whether the group is weighed with the books: a backend is, whatever it reports."""
+        return self._factors[dp_rank] is not None or not self._is_fresh[dp_rank]

@@ -32,6 +32,8 @@ PREFIX_METHODS = frozenset((Auto.name, SlackAffinity.name))
 """Those that look at cached prefixes; for the others nobody names pages or follows caches."""
 SESSION_METHODS = frozenset((Auto.name, SlackAffinity.name, Session.name))
 """Those that look at sessions; for the others nobody looks for a session's name."""
+REPORT_METHODS = frozenset((TotalTokens.name, VllmScore.name))
+"""Those that look at groups' reports alone, and at no load that books stand in for."""
 
 
 def make_policy(method: str, rng: random.Random, costs: CostFit | None = None) -> Policy:

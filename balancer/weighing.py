@@ -1,5 +1,5 @@
 """
-What a group weighs: its report and what is in flight to it, or the books that stand in for both.
+The load of a group that is weighed with its report, and with what is in flight to it.
 
 From the report goes what is known to have ended since (balancer.departures).  And where
 groups wait for each other at every step, what a step is computing: whoever is sent
@@ -13,7 +13,6 @@ from functools import partial
 
 from balancer.departures import TakenOff
 from balancer.in_flight import InFlight
-from balancer.ledger import Book
 from balancer.load import GroupLoad
 from shm.load import LoadReport
 
@@ -38,8 +37,3 @@ def by_report(
         uncached = min(uncached, holding)
     uncached += flying.tokens
     return _GROUP_LOAD((report.dp_rank, holding, flying.tokens, held, flying.requests, uncached))
-
-
-def by_book(dp_rank: int, book: Book, unstarted_tokens: int) -> GroupLoad:
-    """The load by what front doors have open on the group."""
-    return _GROUP_LOAD((dp_rank, book.tokens, 0, book.requests, 0, unstarted_tokens))

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from balancer.methods import DEFAULT_METHOD, METHODS
 from router import flag_values as values
+from router.backends.flags import add_backends
 from router.emulation_flags import EMULATED, add_emulation
 from router.errors import ConfigError
 from router.logs import LOG_LEVELS
@@ -43,6 +44,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         description="Start DP groups and a front door that keeps them level.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    add_backends(parser)
     _add_balance(parser)
     add_waiting(parser, is_bounded=True)
     _add_model(parser, environment)

@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from balancer.methods import DEFAULT_METHOD
 from balancer.waiting_room import WaitingRules
+from router.backends.backend import BackendGroup, Kind
 from router.errors import ConfigError
 from router.waiting_flags import waiting_rules
 from shm.process import ProcessId
 
 _FILE = "instance.json"
+
+
+def _backend_group(kind: str, **fields: Any) -> BackendGroup:
+    return BackendGroup(kind=Kind(kind), **fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ class Instance:
     """File that front doors append a line to for each request; None: they write none."""
     instance_key: str = field(default="", repr=False)
     """Secret that front doors and control plane bring to the leaders."""
+    backends: tuple[BackendGroup, ...] = ()
+    """Groups of other people's engines, by dp_rank; none: the groups are workers of ours."""
     root_pid: int = 0
     root_start_ticks: int = 0
     """Who made it: see shm.process."""
@@ -78,8 +86,10 @@ class Instance:
         """Read the file; raises ConfigError if it is not there or not one."""
         path = run_dir / _FILE
         try:
-            return cls(**orjson.loads(path.read_bytes()))
-        except (OSError, orjson.JSONDecodeError, TypeError) as error:
+            fields = orjson.loads(path.read_bytes())
+            told = tuple(_backend_group(**each) for each in fields.pop("backends", ()))
+            return cls(**fields, backends=told)
+        except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
                 "--run-dir", run_dir, f"there must be an instance in it ({error})"
             ) from error

@@ -9,11 +9,14 @@ is said of several, or of the environment, here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from balancer.methods import REPORT_METHODS
 from balancer.simulation.step_time import StepTime
+from router.backends.backend import Backend
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
 from router.flags import serve_parser
@@ -21,10 +24,21 @@ from router.flags import serve_parser
 _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
 
 
+# What the engine of a backend decides, and what needs reports of what a group has room for.
+_OF_OUR_WORKERS = (
+    "dp_size", "model", "served_model_name", "max_model_len", "device", "dtype",
+    "threads_per_rank", "max_running_requests", "max_queued_requests", "max_total_tokens",
+    "chunked_prefill_size", "page_size", "schedule_policy", "disable_radix_cache",
+    "disable_overlap_schedule", "admission", "prefill_align",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """The flags, each under its own name."""
 
+    backends: tuple[Backend, ...]
+    """None: the groups are workers of ours."""
     model: str
     served_model_name: str | None
     dp_size: int
@@ -72,7 +86,11 @@ def parse_serve(
     arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> ServeOptions:
     """Return the options.  Raises ConfigError; --help prints and exits."""
-    given = vars(serve_parser(environment).parse_args(arguments))
+    parser = serve_parser(environment)
+    given = vars(parser.parse_args(arguments))
+    given["backends"] = tuple(given["backends"])
+    if given["backends"]:
+        _refuse_for_backends(given, parser.get_default)
     for name, variable in _KEYS.items():
         if given[name] is None:  # not the flag's default: --help would print it
             given[name] = environment.get(variable)
@@ -86,3 +104,22 @@ def parse_serve(
             "--tp-size", options.tp_size, "only 1 is supported: each DP group is one rank for now"
         )
     return options
+
+
+def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]) -> None:
+    """Raise ConfigError for a flag that is about workers of ours."""
+    for name in _OF_OUR_WORKERS:
+        if given[name] != default(name):
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(flag, given[name], "is for workers of ours: not with --backend")
+    if given["load_balance_method"] in REPORT_METHODS:
+        raise ConfigError(
+            "--load-balance-method",
+            given["load_balance_method"],
+            "weighs what groups report, and backends are weighed with our books",
+        )
+    seen: set[str] = set()
+    for backend in given["backends"]:
+        if backend.url in seen:
+            raise ConfigError("--backend", backend.url, "is told twice")
+        seen.add(backend.url)

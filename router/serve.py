@@ -25,9 +25,9 @@ from router.descriptors import raise_descriptor_limit
 from router.errors import ConfigError, StartError
 from router.front_door.listening import listening_socket
 from router.front_door.request_log import open_request_log
+from router.group_source import GroupSource, group_source
 from router.instance import Instance
 from router.logs import configure_logging
-from router.model_source import LocalModel, locate
 from router.options import ServeOptions
 from router.run_folder import make_run_folder, remove_run_folder, sweep_run_folders
 from router.shared_memory import SharedMemory
@@ -39,6 +39,7 @@ from shm.process import this_process
 
 _log = logging.getLogger("levelhead.serve")
 _LOOK_PERIOD_S = 0.1
+_BACKENDS_LIMIT_S = 10.0
 _TABLE_LIMIT_S = 60.0
 
 
@@ -54,17 +55,17 @@ def serve(options: ServeOptions) -> None:
         os.close(open_request_log(options.request_log))  # refuse it now, not in each front door
     reserved = reserve_port(options.host, options.port)
     with reserved:
-        model = locate(options.model, options.cache_dir, _log.info)
+        source = group_source(options)
         port = reserved.getsockname()[1]
         name, epoch = options.instance or f"port{port}", time.time_ns()
-        with SharedMemory.create(name, epoch, options.dp_size, options.front_doors):
+        with SharedMemory.create(name, epoch, source.num_groups, options.front_doors):
             folder = make_run_folder(name, os.environ)
             for left in sweep_run_folders(folder):
                 _log.info("removed %s, left by an instance that was killed", left)
             try:
-                instance = _instance(options, name, epoch, folder, port, model)
+                instance = _instance(options, name, epoch, folder, port, source)
                 instance.save()
-                asyncio.run(_run(instance, options, model))
+                asyncio.run(_run(instance, options, source))
             finally:
                 remove_run_folder(folder)
 
@@ -92,7 +93,7 @@ def reserve_port(host: str, port: int) -> socket.socket:
 
 
 def _instance(
-    options: ServeOptions, name: str, epoch: int, folder: Path, port: int, model: LocalModel
+    options: ServeOptions, name: str, epoch: int, folder: Path, port: int, source: GroupSource
 ) -> Instance:
     root = this_process()
     return Instance(
@@ -101,7 +102,7 @@ def _instance(
         run_dir=str(folder),
         host=options.host,
         port=port,
-        dp_size=options.dp_size,
+        dp_size=source.num_groups,
         num_front_doors=options.front_doors,
         method=options.load_balance_method,
         max_load_age_s=options.max_load_age_s,
@@ -110,7 +111,7 @@ def _instance(
         prefill_align=options.prefill_align,
         max_hold_ms=options.max_hold_ms,
         max_waiting_requests=options.max_waiting_requests,
-        served_model_name=options.served_model_name or model.name,
+        served_model_name=source.model_name,
         api_key=options.api_key,
         admin_api_key=options.admin_api_key,
         instance_key=secrets.token_hex(32),
@@ -118,6 +119,7 @@ def _instance(
         retry_max_retries=options.retry_max_retries,
         drain_timeout_s=options.drain_timeout_s,
         request_log=str(options.request_log.absolute()) if options.request_log else None,
+        backends=source.backends,
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
         seed=options.seed,
@@ -125,10 +127,10 @@ def _instance(
     )
 
 
-async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> None:
+async def _run(instance: Instance, options: ServeOptions, source: GroupSource) -> None:
     stop = asyncio.Event()
     board = Board.attach(instance.name, writable=True)
-    supervisor = Supervisor(instance, options, model.path, os.environ, board.reclaim)
+    supervisor = Supervisor(instance, options, source.model_path, os.environ, board.reclaim)
 
     def on_signal() -> None:
         if stop.is_set():
@@ -139,7 +141,7 @@ async def _run(instance: Instance, options: ServeOptions, model: LocalModel) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
     try:
-        await until_told(_start(supervisor, instance, model), stop, supervisor.failed())
+        await until_told(_start(supervisor, instance), stop, supervisor.failed())
     finally:
         _log.info("stopping")
         await supervisor.stop()
@@ -168,14 +170,18 @@ async def until_told(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _start(supervisor: Supervisor, instance: Instance, model: LocalModel) -> None:
+async def _start(supervisor: Supervisor, instance: Instance) -> None:
     """Control plane, ranks, then the doors that clients knock at."""
-    _log.info("starting %d DP groups of %s", instance.dp_size, model.path.name)
+    what = "backends" if instance.backends else instance.served_model_name
+    _log.info("starting %d DP groups of %s", instance.dp_size, what)
     everybody, doors = [supervisor.control_plane, *supervisor.ranks], supervisor.front_doors
     for unit in everybody:
         await unit.start()
     await _come_up(supervisor, [supervisor.control_plane], _table(instance))
-    await _come_up(supervisor, supervisor.ranks, _all_ready(instance))
+    if instance.backends:
+        await _some_ready(instance)
+    else:
+        await _come_up(supervisor, supervisor.ranks, _all_ready(instance))
     for unit in doors:
         await unit.start()
     await _come_up(supervisor, doors, _all_listen(doors))
@@ -209,6 +215,15 @@ async def _all_ready(instance: Instance) -> None:
             if table and all(group.state is GroupState.READY for group in table.groups):
                 return
             await asyncio.sleep(_LOOK_PERIOD_S)
+
+
+async def _some_ready(instance: Instance) -> None:
+    """Backends are not ours to wait for: whoever is not ready after a moment comes later."""
+    try:
+        async with asyncio.timeout(_BACKENDS_LIMIT_S):
+            await _all_ready(instance)
+    except TimeoutError:
+        _log.warning("not all backends are ready; those that are not serve once they answer well")
 
 
 async def _all_listen(front_doors: list[Unit]) -> None:

@@ -45,7 +45,7 @@ class Supervisor:
         self,
         instance: Instance,
         options: ServeOptions,
-        model_path: Path,
+        model_path: Path | None,
         environment: Mapping[str, str],
         reclaim: Callable[[int], int],
         pauses: Pauses = Pauses(),  # noqa: B008  immutable
@@ -53,12 +53,13 @@ class Supervisor:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """
+        `model_path`: None if groups are backends, so no rank of ours is to be started.
+
         `environment`: of this process.  `reclaim` takes a dead front door's row off the
         board (see shm.board).
         """
         self._instance = instance
         self._options = options
-        self._model_path = model_path
         self._environment = environment
         self._reclaim_row = reclaim
         self._pauses = pauses
@@ -71,7 +72,8 @@ class Supervisor:
             question.of_control_plane(instance),
             clock_s,
         )
-        self.ranks = [self._rank(dp_rank) for dp_rank in range(instance.dp_size)]
+        ranks = range(0 if model_path is None else instance.dp_size)
+        self.ranks = [self._rank(model_path or Path(), dp_rank) for dp_rank in ranks]
         self.front_doors = [self._front_door(slot) for slot in range(instance.num_front_doors)]
         self._watching: set[asyncio.Task[None]] = set()
         self._has_failed = asyncio.Event()
@@ -141,8 +143,8 @@ class Supervisor:
                 pause_s = self._pauses.after(pause_s, _NEVER_READY)
                 await asyncio.sleep(pause_s or 0)
 
-    def _rank(self, dp_rank: int) -> Unit:
-        command = commands.worker(self._instance, self._options, self._model_path, dp_rank)
+    def _rank(self, model_path: Path, dp_rank: int) -> Unit:
+        command = commands.worker(self._instance, self._options, model_path, dp_rank)
         environment = commands.worker_environment(self._instance, self._options, self._environment)
         name = f"rank {dp_rank}"
         return Unit(

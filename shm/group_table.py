@@ -53,6 +53,19 @@ class GroupEntry:
     """Folder with tokenizer.json and chat.json; None if its tokenizer is not known."""
     page_size: int = 0
     """Tokens in a page of its prefix cache; 0 if not known."""
+    engine: str = ""
+    """Kind of an engine that is not ours; empty: a worker of ours."""
+    engine_rank: int | None = None
+    """Its DP rank in that engine; None if the engine is one group."""
+    models: tuple[str, ...] = ()
+    """Names that it serves, and no others; none: not known, or `model` alone."""
+    load_factor: float = 1.0
+    """What each token and request there counts, so that stronger groups get more: 1 or more."""
+
+    @property
+    def is_backend(self) -> bool:
+        """Whether it is somebody else's engine, or a rank of one: it knows nothing of charges."""
+        return bool(self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +136,9 @@ class GroupTableReader:
 def _entries(body: bytes) -> tuple[GroupEntry, ...]:
     try:
         rows = orjson.loads(body)
-        return tuple(GroupEntry(**row | {"state": GroupState(row["state"])}) for row in rows)
+        return tuple(
+            GroupEntry(**row | {"state": GroupState(row["state"]), "models": tuple(row["models"])})
+            for row in rows
+        )
     except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
         raise InvalidRecord(f"group table of {len(body)} bytes is not one: {error}") from error

@@ -12,16 +12,22 @@ import uvicorn
 import uvloop
 
 from router.control_plane.app import ControlPlane, build_app
+from router.control_plane.backend_health import BackendProbe
+from router.control_plane.backend_membership import BackendMembership
+from router.control_plane.backend_models import BackendModels
+from router.control_plane.collector import Collector
 from router.control_plane.figures import Figures
 from router.control_plane.health import probe_client
+from router.control_plane.members import Members
 from router.control_plane.membership import Membership
+from router.control_plane.table import Table
 from router.control_plane.tokenizing import Tokenizing
 from router.control_plane.totals import TotalsReader
 from router.instance import Instance
 from router.logs import configure_logging
 from shm.board import Board
-from shm.group_table import GroupTableReader, GroupTableWriter
-from shm.load import LoadReader
+from shm.group_table import GroupEntry, GroupTableReader, GroupTableWriter
+from shm.load import LoadReader, LoadWriter
 
 
 def main() -> None:
@@ -42,29 +48,69 @@ async def _serve(instance: Instance) -> None:
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
     async with (
         probe_client() as probes,
+        probe_client() as engines,
         _leaders_client(instance) as tokenizing,
         _leaders_client(instance) as totals,
     ):
-        figures = Figures(loads, board, time.monotonic_ns)
-        membership = Membership(
-            instance, writer, probes, figures, time.monotonic_ns, known.groups if known else ()
-        )
+        collector = _collector(instance, board, engines)
+        figures = Figures(loads, board, time.monotonic_ns, collector.beyond if collector else ())
+        models = BackendModels(instance.backends, engines)
+        found = known.groups if known else ()
+        membership = _members(instance, writer, probes, figures, models, found)
         app = build_app(
             ControlPlane(
-                instance, membership, figures, Tokenizing(tokenizing), TotalsReader(totals)
+                instance,
+                membership,
+                figures,
+                Tokenizing(tokenizing),
+                TotalsReader(totals),
+                models if instance.backends else None,
             )
         )
         server = uvicorn.Server(_config(app, instance))
-        keeping = asyncio.create_task(membership.keep())
+        keeping = asyncio.create_task(_keep(membership, collector, models))
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
         await server.serve()
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         membership.close()
+        if collector is not None:
+            collector.close()
     for segment in (writer, loads, board):
         segment.close()
     if not keeping.cancelled():
         keeping.result()  # membership must not end on its own: say why, and be restarted
+
+
+async def _keep(membership: Members, collector: Collector | None, models: BackendModels) -> None:
+    async with asyncio.TaskGroup() as together:
+        together.create_task(membership.keep())
+        together.create_task(models.keep())
+        if collector is not None:
+            together.create_task(collector.keep())
+
+
+def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> Collector | None:
+    """None with workers of ours, who report themselves."""
+    if not instance.backends:
+        return None
+    writer = LoadWriter.attach(instance.name, instance.dp_size, instance.num_front_doors)
+    return Collector(instance, board, writer, client, time.monotonic_ns)
+
+
+def _members(
+    instance: Instance,
+    writer: GroupTableWriter,
+    probes: httpx.AsyncClient,
+    figures: Figures,
+    models: BackendModels,
+    found: tuple[GroupEntry, ...],
+) -> Members:
+    clock_ns = time.monotonic_ns
+    if not instance.backends:
+        return Membership(instance, writer, probes, figures, clock_ns, found)
+    table, probe = Table(writer, clock_ns, found), BackendProbe(probes)
+    return BackendMembership(instance, table, probe, models, clock_ns, found)
 
 
 def _leaders_client(instance: Instance) -> httpx.AsyncClient:

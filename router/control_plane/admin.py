@@ -12,7 +12,7 @@ from fastapi.exceptions import HTTPException
 from pydantic import BaseModel, Field
 
 from router.control_plane.figures import Figures, GroupFigures
-from router.control_plane.membership import Membership
+from router.control_plane.members import Members
 from shm.group_table import GroupState
 
 
@@ -29,10 +29,12 @@ class Group(Standing):
 
     host: str
     port: int
+    engine: str = Field(description="Kind of a backend's engine; empty: a worker of ours")
+    engine_rank: int | None = Field(description="Its DP rank in an engine that has several")
     open_requests: int = Field(description="Running, waiting and in flight, as far as reported")
 
 
-def add_admin(app: FastAPI, membership: Membership, figures: Figures) -> None:
+def add_admin(app: FastAPI, membership: Members, figures: Figures) -> None:
     """Add the routes."""
 
     @app.get("/admin/groups", tags=["admin"])
@@ -61,11 +63,15 @@ def add_admin(app: FastAPI, membership: Membership, figures: Figures) -> None:
 def _group(group: GroupFigures) -> Group:
     entry, report = group.entry, group.report
     reported = report.running_requests + report.waiting_requests if report else 0
+    flying = group.in_flight.requests
     return Group(
         dp_rank=entry.dp_rank,
         state=entry.state,
         epoch=entry.epoch,
         host=entry.host,
         port=entry.port,
-        open_requests=reported + group.in_flight.requests,
+        engine=entry.engine,
+        engine_rank=entry.engine_rank,
+        # What a backend says of its requests has ours in it.
+        open_requests=max(reported, flying) if entry.is_backend else reported + flying,
     )

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from router.control_plane.admin import add_admin
+from router.control_plane.backend_models import BackendModels
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
-from router.control_plane.membership import Membership
+from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.control_plane.totals import TotalsReader
@@ -33,10 +34,12 @@ class ControlPlane:
     """What the routes use."""
 
     instance: Instance
-    membership: Membership
+    membership: Members
     figures: Figures
     tokenizing: Tokenizing
     totals: TotalsReader
+    backend_models: BackendModels | None = None
+    """What backends list; None with workers of ours."""
 
 
 class Model(BaseModel):
@@ -99,9 +102,11 @@ def _add_models(app: FastAPI, control: ControlPlane) -> None:
             for name, entry in by_name.items()
         ]
 
-    @app.get("/v1/models", tags=["engine"])
-    async def models() -> Models:
-        """The models that the groups serve."""
+    @app.get("/v1/models", tags=["engine"], response_model=Models)
+    async def models() -> Models | Response:
+        """The models that the groups serve; of backends, as their engines tell of them."""
+        if control.backend_models is not None:
+            return JSONResponse({"object": "list", "data": control.backend_models.all()})
         return Models(data=served())
 
     @app.get("/v1/models/{name:path}", tags=["engine"])

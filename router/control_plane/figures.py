@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from balancer.in_flight import InFlight, in_flight
+from router.backends.readings.beyond import Beyond
+from router.backends.readings.reading import Condition
 from shm.board import Board
 from shm.errors import TornRead
 from shm.group_table import GroupEntry, GroupState
@@ -28,17 +30,31 @@ class GroupFigures(NamedTuple):
     dispatched_tokens: int
     returned_tokens: int
     """Both over all front doors, since the present epochs began."""
+    booked_tokens: int | None = None
+    """Load of a backend, by the books and what it holds beyond them; None: a worker of ours."""
+    condition: Condition | None = None
+    """Why a backend's own figures are not used."""
 
     @property
     def tokens(self) -> int:
-        """Holding and in-flight tokens, the load that minimum_tokens compares."""
+        """The load that minimum_tokens compares: holding and in-flight tokens, or the books."""
+        if self.booked_tokens is not None:
+            return self.booked_tokens
         return (self.report.holding_tokens if self.report else 0) + self.in_flight.tokens
 
 
 class Figures:
     """Reads the load segment and the in-flight board, for people and Prometheus."""
 
-    def __init__(self, loads: LoadReader, board: Board, clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        loads: LoadReader,
+        board: Board,
+        clock_ns: Callable[[], int],
+        beyond: Sequence[Beyond] = (),
+    ) -> None:
+        """`beyond` is what backends say of themselves, by dp_rank."""
+        self._beyond = beyond
         self._loads = loads
         self._board = board
         self._clock_ns = clock_ns
@@ -94,7 +110,7 @@ class Figures:
             report = None
         cells = tuple(self._board.read(row, entry.dp_rank) for row in range(self._board.num_rows))
         current = [cell for cell in cells if cell.group_epoch == entry.epoch]
-        return GroupFigures(
+        figures = GroupFigures(
             entry=entry,
             report=report,
             in_flight=in_flight(entry.epoch, report, cells),
@@ -102,10 +118,30 @@ class Figures:
             dispatched_tokens=sum(cell.dispatched_tokens for cell in current),
             returned_tokens=sum(cell.returned_tokens for cell in current),
         )
+        if not entry.is_backend or entry.dp_rank >= len(self._beyond):
+            return figures
+        book_tokens = sum(cell.book_tokens for cell in current)
+        return _of_backend(figures, book_tokens, self._beyond[entry.dp_rank])
+
+
+def _of_backend(figures: GroupFigures, book_tokens: int, beyond: Beyond) -> GroupFigures:
+    """A backend reports what it holds beyond the books; people want to see all that it says."""
+    report, reading = figures.report, beyond.reading
+    held_beyond = report.holding_tokens if report else 0
+    if report is not None and reading is not None:
+        report = report._replace(
+            holding_tokens=reading.held_tokens,
+            running_requests=reading.running_requests,
+            waiting_requests=reading.waiting_requests,
+        )
+    return figures._replace(
+        report=report, booked_tokens=book_tokens + held_beyond, condition=beyond.condition
+    )
 
 
 def imbalance(figures: list[GroupFigures]) -> float:
     """Largest over mean load in tokens among ready groups; 1.0 when level or idle."""
-    loads = [group.tokens for group in figures if group.entry.state is GroupState.READY]
+    ready = [group for group in figures if group.entry.state is GroupState.READY]
+    loads = [group.tokens * group.entry.load_factor for group in ready]
     total = sum(loads)
     return max(loads) * len(loads) / total if total else 1.0

@@ -26,6 +26,8 @@ class Health(Enum):
     WELL = "well"
     UNWELL = "unwell"
     """It answered so, or not at all."""
+    SILENT = "silent"
+    """No answer came in time from a backend, which took the question."""
     UNKNOWN = "unknown"
     """It could not be asked."""
 

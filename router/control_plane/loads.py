@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from router.backends.readings.reading import Condition
 from router.control_plane.figures import GroupFigures, imbalance
 from shm.group_table import GroupState
 
@@ -28,6 +29,9 @@ class GroupLoads(BaseModel):
     step_time_ms: float | None
     num_steps: int | None
     age_s: float | None = Field(description="Since the report was sampled")
+    condition: Condition | None = Field(
+        description="Why a backend's own figures are not used; null if they are, or if it has none"
+    )
     epoch: int = Field(description="Incarnation of the group")
 
 
@@ -52,12 +56,13 @@ def loads_of(figures: list[GroupFigures], timestamp_s: float) -> Loads:
 
 def _of_group(group: GroupFigures) -> GroupLoads:
     report = group.report
+    steps = None if group.entry.is_backend else report  # which nobody tells of other engines
     return GroupLoads(
         dp_rank=group.entry.dp_rank,
         state=group.entry.state,
         num_running_reqs=report and report.running_requests,
         num_waiting_reqs=report and report.waiting_requests,
-        num_waiting_uncached_tokens=report and report.waiting_uncached_tokens,
+        num_waiting_uncached_tokens=steps and steps.waiting_uncached_tokens,
         num_used_tokens=report and report.kv_used_tokens,
         num_total_tokens=report and report.holding_tokens,
         max_total_num_tokens=report and report.kv_capacity_tokens,
@@ -65,8 +70,9 @@ def _of_group(group: GroupFigures) -> GroupLoads:
         holding_tokens=report and report.holding_tokens,
         in_flight_tokens=group.in_flight.tokens,
         in_flight_requests=group.in_flight.requests,
-        step_time_ms=report and report.step_time_ns / 1e6,
-        num_steps=report and report.num_steps,
+        step_time_ms=steps and steps.step_time_ns / 1e6,
+        num_steps=steps and steps.num_steps,
         age_s=group.age_s,
+        condition=group.condition,
         epoch=group.entry.epoch,
     )

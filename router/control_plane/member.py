@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from router.card import Card
 from shm.group_table import GroupEntry, GroupState
 
-_FAILURES_TO_DEATH = 2
+FAILURES_TO_DEATH = 2
 _SUSPECT_AFTER_NS = 2_000_000_000
 _MISSED = (GroupState.READY, GroupState.SUSPECT)
 """States in which a group has to answer."""
@@ -116,7 +116,7 @@ def probed(member: Member, *, healthy: bool) -> Member:
         well = GroupState.DRAINING if member.is_leaving else GroupState.READY
         return replace(member, num_failures=0, asked_ns=None).in_state(well)
     failed = replace(member, num_failures=member.num_failures + 1)
-    dead = failed.num_failures >= _FAILURES_TO_DEATH and state in _MISSED
+    dead = failed.num_failures >= FAILURES_TO_DEATH and state in _MISSED
     return failed.in_state(GroupState.DEAD if dead else state)
 
 

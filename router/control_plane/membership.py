@@ -14,7 +14,6 @@ router.control_plane.member; here the evidence is gathered and the table written
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,16 +32,15 @@ from router.control_plane.member import (
     probed,
     suspected,
 )
+from router.control_plane.table import Table
 from router.control_plane.watched_process import WatchedProcess
 from router.instance import Instance
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 
-_log = logging.getLogger("levelhead.control_plane")
 _LOOK_PERIOD_S = 0.2
 _PROBE_PERIOD_S = 1.0
 _NOBODY_TO_TELL = (GroupState.STARTING, GroupState.DEAD)
 _STEADY = (GroupState.READY, GroupState.DRAINING)
-_BAD = (GroupState.DEAD, GroupState.SUSPECT)
 
 
 class Membership:
@@ -63,7 +61,7 @@ class Membership:
         `client` is for the probes alone (see router.control_plane.health).
         """
         self._instance = instance
-        self._writer = writer
+        self._table = Table(writer, clock_ns, found)
         self._probe = HealthProbe(client)
         self._figures = figures
         self._clock_ns = clock_ns
@@ -72,7 +70,6 @@ class Membership:
         entries = {rank: GroupEntry(rank, GroupState.STARTING) for rank in range(instance.dp_size)}
         entries |= {entry.dp_rank: entry for entry in found}
         self._members = [known(entries[dp_rank]) for dp_rank in range(instance.dp_size)]
-        self._published = found
 
     @property
     def groups(self) -> tuple[GroupEntry, ...]:
@@ -179,14 +176,4 @@ class Membership:
                 self._members[dp_rank] = replace(member, was_told=True)
 
     def _publish(self) -> None:
-        if self.groups == self._published:
-            return
-        before = {entry.dp_rank: entry for entry in self._published}
-        for member in self._members:
-            entry, was = member.entry, before.get(member.entry.dp_rank)
-            if was is None or (was.state, was.epoch) != (entry.state, entry.epoch):
-                is_bad = entry.state in _BAD and not member.is_leaving
-                level = logging.WARNING if is_bad else logging.INFO
-                _log.log(level, "DP group %d is %s", entry.dp_rank, entry.state)
-        self._published = self.groups
-        self._writer.publish(self._published, self._clock_ns())
+        self._table.publish(self._members)

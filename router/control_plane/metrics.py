@@ -22,6 +22,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from router.control_plane.backend_metrics import conditions
 from router.control_plane.figures import GroupFigures, imbalance
 from router.control_plane.totals import Totals
 from shm.group_table import GroupState
@@ -148,6 +149,7 @@ def group_metrics(
                 (str(group.entry.dp_rank), each.value), float(group.entry.state is each)
             )
     yield state
+    yield conditions(figures)
     yield GaugeMetricFamily(
         "levelhead_imbalance_ratio",
         "Largest over mean of holding + in-flight tokens, over ready groups; 1 is level.",

@@ -11,7 +11,7 @@ import httpx
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import HTTPException
 
-from router.control_plane.membership import Membership
+from router.control_plane.members import Members
 from shm.group_table import GroupEntry, GroupState
 
 _MAX_OPEN = 32
@@ -56,7 +56,7 @@ class Tokenizing:
         return Response(answer.content, answer.status_code, media_type=media_type)
 
 
-def add_tokenize(app: FastAPI, membership: Membership, tokenizing: Tokenizing) -> None:
+def add_tokenize(app: FastAPI, membership: Members, tokenizing: Tokenizing) -> None:
     """Add the route."""
 
     @app.post("/tokenize", tags=["engine"])

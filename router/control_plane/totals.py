@@ -46,7 +46,7 @@ class TotalsReader:
 
     async def read(self, groups: Sequence[GroupEntry]) -> Mapping[int, Totals]:
         """Totals by dp_rank, of those that answer."""
-        asked = [entry for entry in groups if entry.state not in _NOBODY_TO_ASK]
+        asked = [e for e in groups if e.state not in _NOBODY_TO_ASK and not e.is_backend]
         answers = await asyncio.gather(*map(self._ask, asked))
         told = zip(asked, answers, strict=True)
         return {entry.dp_rank: totals for entry, totals in told if totals is not None}

@@ -43,7 +43,7 @@ class Access:
     def check(self, request: Request) -> None:
         """Raise Unauthorised or Forbidden unless the request may be answered."""
         path = request.path
-        if _is_admin(path):
+        if is_admin(path):
             self._check_admin(request)
         elif self._key is not None and path not in _OPEN_PATHS:
             _check_key(request, self._key, "API")
@@ -86,7 +86,7 @@ def _check_key(request: Request, key: bytes, name: str) -> None:
         raise Unauthorised(f"a valid {name} key is needed: Authorization: Bearer <key>")
 
 
-def _is_admin(path: bytes) -> bool:
+def is_admin(path: bytes) -> bool:
     """Whether the control plane will take the path for one under /admin: it decodes first."""
     if b"%" in path:
         path = unquote_to_bytes(path)

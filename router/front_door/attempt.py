@@ -8,12 +8,22 @@ What the charge becomes follows from how far it got.  Not written: it is taken
 back.  Written and not answered: the group is asked what became of it.
 Answered, in whatever way: the group has seen it and counts it, and a group of
 another epoch, which answers 421, has nothing to count.
+
+A backend counts no charges and is asked nothing: its charges are taken back as
+they close (docs/decisions/0013-books-of-backends.md).  Nor is it told of any; what goes to it
+is what the client wrote, and the rank where it has several.
 """
 
 from __future__ import annotations
 
 from balancer.assignment import Assignment, End
+from router.backends.addressing import rank_lines
+from router.front_door.message import Request
 from router.front_door.services import Services
+from router.front_door.upstream import Address
+from router.front_door.wishes import RANK_HEADER
+
+_MEANT_FOR_US = frozenset((RANK_HEADER,))
 
 
 class Attempt:
@@ -21,6 +31,7 @@ class Attempt:
 
     __slots__ = (
         "_assignment",
+        "_group",
         "_services",
         "address",
         "is_answered",
@@ -32,7 +43,8 @@ class Attempt:
     def __init__(self, services: Services, assignment: Assignment) -> None:
         self._services = services
         self._assignment = assignment
-        self.address = services.dispatcher.address(assignment.dp_rank)
+        self._group = services.dispatcher.group(assignment.dp_rank)
+        self.address = Address(self._group.host, self._group.port)
         """Where it is sent, and asked: a later life of the group may be elsewhere."""
         self.is_written = False
         self.is_answered = False
@@ -56,7 +68,14 @@ class Attempt:
         """Tokens that the group has produced, as far as was seen."""
         return self._assignment.streamed_tokens
 
-    def charge_lines(self) -> bytes:
+    def forwarded(self, request: Request) -> bytes:
+        """The request as this group gets it."""
+        if not self._group.is_backend:
+            return request.forwarded(b"POST", self._charge_lines())
+        method = b"GET" if request.method == b"HEAD" else request.method
+        return request.forwarded(method, rank_lines(self._group), _MEANT_FOR_US)
+
+    def _charge_lines(self) -> bytes:
         """Header lines that tell the group who charges what, and whom it is meant for."""
         services, assignment = self._services, self._assignment
         return (
@@ -88,6 +107,9 @@ class Attempt:
     def close(self) -> None:
         """Release the assignment, the one place that does; twice does no harm."""
         if not self._assignment.is_open:
+            return
+        if self._group.is_backend:
+            self._services.dispatcher.controller.release(self._assignment, End.UNCOUNTED)
             return
         end = self._end() if self.is_written else End.NEVER_SENT
         self._services.dispatcher.controller.release(self._assignment, end)

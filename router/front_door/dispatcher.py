@@ -86,7 +86,9 @@ class Dispatcher:
         """Times that something was taken over which may change what groups have room for."""
         self._groups: dict[int, GroupEntry] = {}
         """The newest row of each group's newest life."""
-        self._addresses: dict[int, Address] = {}
+        self._rows: dict[int, GroupEntry] = {}
+        self._without: dict[str, list[int]] = {}
+        """By name of a model, the groups that are known not to serve it."""
 
     def refresh(self) -> None:
         """Take over what was published since the last time, and that time has passed."""
@@ -112,9 +114,20 @@ class Dispatcher:
         """On the clock of the groups' samples."""
         return self._clock_ns()
 
-    def address(self, dp_rank: int) -> Address:
-        """Where the leader of that group listens."""
-        return self._addresses[dp_rank]
+    def groups_without(self, model: object) -> Collection[int]:
+        """
+        Those that do not serve a model of that name, where others do.
+
+        Nobody if nobody is known to serve it, or if it is no name at all.
+        """
+        if not isinstance(model, str):
+            return ()
+        self.refresh()
+        return self._without.get(model, ())
+
+    def group(self, dp_rank: int) -> GroupEntry:
+        """Its row of the table: where it listens, and whose it is."""
+        return self._rows[dp_rank]
 
     def _refresh(self, now_ns: int) -> None:
         if self._segments.table.current_sequence != self._table_sequence:
@@ -179,7 +192,8 @@ class Dispatcher:
         self.num_changes += 1
         self._table_sequence = table.sequence
         ended = _ended(self._groups, table.groups)
-        self._addresses = {e.dp_rank: Address(e.host, e.port) for e in table.groups}
+        self._rows = {entry.dp_rank: entry for entry in table.groups}
+        self._without = _without(table.groups)
         for entry in table.groups:
             self.controller.observe_group(entry)
             is_stale = self.controller.figures_are_stale(entry.dp_rank)
@@ -208,6 +222,14 @@ class Dispatcher:
             return
         if snapshot is not None:
             self.controller.observe_reports(snapshot.reports)
+
+
+def _without(rows: Collection[GroupEntry]) -> dict[str, list[int]]:
+    names = {name for row in rows for name in row.models}
+    return {
+        name: [row.dp_rank for row in rows if row.models and name not in row.models]
+        for name in names
+    }
 
 
 class _Gone(NamedTuple):

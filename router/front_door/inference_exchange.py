@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import orjson
 
@@ -50,12 +51,16 @@ class _Head(NamedTuple):
 class InferenceExchange(Exchange):
     """Dispatches one inference request and relays the answer of the group that gives one."""
 
+    _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
+    """Statuses with which a group leaves a request to another one."""
+
     def __init__(self, client: Client, request: Request, services: Services) -> None:
         super().__init__(client, request, services.pool)
         self._services = services
         self._shape = RequestShape(0)
         self._attempt: Attempt | None = None
         self._tried: tuple[int, ...] = ()
+        self._unfit: Collection[int] = ()  # groups that it is never sent to
         self._answer: Answer | None = None
         self._held: _Head | None = None
         self._prompt_size = (0, 0)
@@ -92,7 +97,7 @@ class InferenceExchange(Exchange):
         """Dispatch it.  Where its pages have names, they say better what goes together."""
         session_key = None
         if not counted.page_digests:
-            session_key = self._services.wishes.session_key(self._request, body)
+            session_key = self._session_key(body)
         self._shape = self._shape._replace(
             prompt_tokens=counted.tokens,
             page_digests=counted.page_digests,
@@ -102,9 +107,12 @@ class InferenceExchange(Exchange):
         )
         self._dispatch(counted)
 
+    def _session_key(self, body: dict[str, Any]) -> int | None:
+        return self._services.wishes.session_key(self._request, body)
+
     def _dispatch(self, counted: PromptCount) -> None:
         try:
-            assignment = self._services.dispatcher.assign(self._shape)
+            assignment = self._services.dispatcher.assign(self._shape, self._unfit)
         except NoGroup as error:
             self._fail(error)
             return
@@ -123,7 +131,7 @@ class InferenceExchange(Exchange):
         """Send the request to the group that was chosen."""
         attempt = self._attempt = Attempt(self._services, assignment)
         self._tried += (attempt.dp_rank,)
-        self._send(attempt.address, self._request.forwarded(b"POST", attempt.charge_lines()))
+        self._send(attempt.address, attempt.forwarded(self._request))
 
     def _write(self, connection: UpstreamConnection, payload: bytes) -> None:
         if self._attempt is not None:
@@ -136,7 +144,7 @@ class InferenceExchange(Exchange):
         if self._head_passed or left is None or len(self._tried) > services.max_retries:
             return False
         try:
-            assignment = services.dispatcher.assign(self._shape, self._tried)
+            assignment = services.dispatcher.assign(self._shape, {*self._tried, *self._unfit})
         except NoGroup:
             return False
         services.meters.retries[reason] += 1
@@ -159,10 +167,10 @@ class InferenceExchange(Exchange):
         if self._attempt is not None:
             self._attempt.is_answered = True
             self._attempt.is_computed = status == _OK  # which comes with the first output
-        refusal = _REFUSALS.get(status)
+        refusal = self._refusals.get(status)
         if refusal is not None and self._retry(refusal, f"it answered {status}"):
             return
-        if status == _WRONG_EPOCH:
+        if refusal == _REFUSALS[_WRONG_EPOCH]:
             self._give_up("another life of it answers")
             return
         services = self._services
@@ -257,7 +265,9 @@ class InferenceExchange(Exchange):
         if self._attempt is None:
             return
         self._attempt.close()
-        if services.request_log is not None and self._answer is not None and self._status == _OK:
+        if services.request_log is None or not self._shape.prompt_tokens:
+            return  # without a prompt it was no inference: a backend's endpoints are many
+        if self._answer is not None and self._status == _OK:
             told = self._answer.output_tokens()
             output_tokens = self._attempt.num_streamed if told is None else told
             services.request_log.note(age_s, self._shape, output_tokens)

@@ -21,6 +21,7 @@ _NOT_FORWARDED = frozenset(
         b"upgrade",
     )
 )
+_WITHOUT_BODY = (b"GET", b"HEAD")  # usually: RFC 9110, 8.6
 CLOSE = b"connection: close\r\n"
 _OURS = b"x-levelhead-"  # a client's own would be taken for the front door's word
 
@@ -60,14 +61,24 @@ class Request:
         lines += [b"%s: %s" % (name, value) for low, name, value in self.headers if low != dropped]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    def forwarded(self, method: bytes, extra: bytes) -> bytes:
-        """The request as it goes to an upstream; extra is finished header lines."""
+    def forwarded(
+        self, method: bytes, extra: bytes, without: frozenset[bytes] = frozenset()
+    ) -> bytes:
+        """
+        The request as it goes to an upstream.
+
+        extra is finished header lines; without names headers, in lower case, that stay here.
+        """
         dropped = self._not_forwarded() if self.names_hop_headers else _NOT_FORWARDED
+        if without:
+            dropped = dropped | without
         parts = [method, b" ", self.target, b" HTTP/1.1\r\n", extra]
         for lower, name, value in self.headers:
             if lower not in dropped and not lower.startswith(_OURS):
                 parts += (name, b": ", value, b"\r\n")
-        parts += (b"content-length: %d\r\n\r\n" % len(self.body), self.body)
+        if self.body or method not in _WITHOUT_BODY:
+            parts += (b"content-length: %d\r\n" % len(self.body),)
+        parts += (b"\r\n", self.body)
         return b"".join(parts)
 
     def _not_forwarded(self) -> frozenset[bytes]:

@@ -40,10 +40,11 @@ class Prefixes:
         return self._intake.num_connected
 
     def follow(self, groups: tuple[GroupEntry, ...]) -> None:
-        """Follow those that are ready now; name pages only if all have one size."""
+        """Follow those workers of ours that are ready now; name pages only if all have one size."""
         if self.are_wanted:
-            self._intake.follow(groups)
-            sizes = {entry.page_size for entry in groups if entry.epoch}
+            telling = tuple(entry for entry in groups if not entry.is_backend)
+            self._intake.follow(telling)
+            sizes = {entry.page_size for entry in telling if entry.epoch}
             self._counter.page_size = sizes.pop() if len(sizes) == 1 else 0
 
     def age(self) -> None:

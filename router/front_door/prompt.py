@@ -39,12 +39,12 @@ class PromptCount(NamedTuple):
     tokens: int
     source: str
     """`exact` or `estimated`."""
-    num_outputs: int = 1
-    """Of all prompts of the body, and all choices."""
     page_digests: Sequence[int] = ()
     """Of the full pages of an only prompt that was counted exactly, if they are wanted."""
     page_size: int = 0
     """Tokens in each of those pages."""
+    num_outputs: int = 1
+    """Of all prompts of the body, and all choices."""
 
 
 class ByteEstimate:
@@ -179,12 +179,13 @@ class PromptCounter:
         prompts = None if too_long else self._tokens(body, path)
         num_outputs = num_copies * _num_prompts(body, path)
         if prompts is None:
-            return PromptCount(self.estimate.count(*size) * num_copies, "estimated", num_outputs)
+            tokens = self.estimate.count(*size) * num_copies
+            return PromptCount(tokens, "estimated", num_outputs=num_outputs)
         num_tokens, page_size = sum(map(len, prompts)) * num_copies, self.page_size
         if not page_size or len(prompts) != 1:
-            return PromptCount(num_tokens, "exact", num_outputs)
+            return PromptCount(num_tokens, "exact", num_outputs=num_outputs)
         digests = _digests(prompts[0], page_size)
-        return PromptCount(num_tokens, "exact", num_outputs, digests, page_size)
+        return PromptCount(num_tokens, "exact", digests, page_size, num_outputs)
 
     def _tokens(self, body: dict[str, Any], path: bytes) -> list[Sequence[int]] | None:
         """Tokens of each of the body's prompts; None if they cannot be known."""

@@ -22,26 +22,20 @@ from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixIndex
-from router.errors import RequestError
-from router.front_door.access import Access
 from router.front_door.client import ClientConnection
-from router.front_door.control_exchange import ControlExchange
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.exchange import Client, Exchange
-from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.lobby import Lobby
-from router.front_door.message import Request, response
+from router.front_door.message import Request
 from router.front_door.meters import Meters
 from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
+from router.front_door.reception import Reception
 from router.front_door.request_log import RequestLog
 from router.front_door.request_reader import Limits
-from router.front_door.routes import Answered, is_inference, readiness
 from router.front_door.services import Services
 from router.front_door.settlement import Settlement
-from router.front_door.upstream import Address
 from router.front_door.upstream_pool import UpstreamPool
-from router.front_door.waiting_exchange import WaitingExchange
 from router.front_door.wishes import Wishes
 from router.instance import Instance
 from shm.group_table import GroupEntry
@@ -49,6 +43,7 @@ from shm.group_table import GroupEntry
 _log = logging.getLogger("levelhead.front_door")
 _BACKLOG = 4096
 _TICK_S = 0.25
+_MAX_IDLE_TICKS = 12  # 3 s: uvicorn and llama.cpp close after 5 s
 _TICKS_PER_CHECK = 8  # of how long clients have been silent
 _NS_PER_S = 1_000_000_000
 
@@ -77,15 +72,14 @@ class FrontDoor:
         self._segments = segments
         self.clock_s = clock_s
         self.limits = _limits(instance)
-        self._access = Access(instance.host, instance.api_key, instance.admin_api_key)
-        self._control = Address(instance.control_socket, 0)
         self._connections: set[ClientConnection] = set()
         self._stopping = asyncio.Event()
         self._nobody = asyncio.Event()
         self._nobody.set()
         self.meters = Meters(instance.dp_size)
         self._counter = PromptCounter()
-        self._pool = UpstreamPool(loop)
+        max_idle = _MAX_IDLE_TICKS if instance.backends else None
+        self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
         self.dispatcher = self._dispatcher(clock_ns)
         self.prefixes = Prefixes(
@@ -94,6 +88,7 @@ class FrontDoor:
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
+        self._reception = Reception(instance, self._services, self._lobby)
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
         return Dispatcher(
@@ -179,23 +174,7 @@ class FrontDoor:
 
     def exchange(self, client: Client, request: Request) -> Exchange:
         """The exchange that answers the request."""
-        try:
-            self._access.check(request)
-            if is_inference(request):
-                if self._lobby is None:
-                    return InferenceExchange(client, request, self._services)
-                return WaitingExchange(client, request, self._services, self._lobby)
-        except RequestError as error:
-            return Answered.refused(client, request, self._pool, error)
-        if request.path == b"/health":
-            return Answered(client, request, self._pool, response(200, b'{"status":"ok"}'))
-        if request.path == b"/ready":
-            return Answered(client, request, self._pool, self._readiness())
-        return ControlExchange(client, request, self._pool, self._control)
-
-    def _readiness(self) -> bytes:
-        self.dispatcher.refresh()
-        return readiness(self.dispatcher.controller.num_ready(), self._instance.dp_size)
+        return self._reception.exchange(client, request)
 
     # Life
 

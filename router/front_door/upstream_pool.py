@@ -26,8 +26,22 @@ _MAX_SILENT_TICKS = 4  # the loop has read every socket several times by then
 class UpstreamPool:
     """Makes connections and keeps those that wait."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connect_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        connect_timeout_s: float = 5.0,
+        max_idle_ticks: int | None = None,
+    ) -> None:
+        """
+        max_idle_ticks: how long a connection may wait, for upstreams that close those that do.
+
+        One that is taken just when it is closed loses its request.
+        """
         self._loop = loop
+        self._max_idle_ticks = max_idle_ticks
+        self._num_ticks = 0
+        self._idle_since: dict[UpstreamConnection, int] = {}
+        """Tick at which each was given back, if they may not wait for ever."""
         self._connect_timeout_s = connect_timeout_s
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
         self._all: defaultdict[Address, set[UpstreamConnection]] = defaultdict(set)
@@ -79,6 +93,8 @@ class UpstreamPool:
             connection.cancel()
         else:
             idle.append(connection)
+            if self._max_idle_ticks is not None:
+                self._idle_since[connection] = self._num_ticks
 
     def forget(self, connection: UpstreamConnection) -> None:
         """The connection is gone."""
@@ -88,6 +104,7 @@ class UpstreamPool:
             idle.remove(connection)
         known.discard(connection)
         self._doomed.pop(connection, None)
+        self._idle_since.pop(connection, None)
         if not known:  # addresses of earlier lives do not pile up
             del self._all[address], self._idle[address]
 
@@ -120,6 +137,16 @@ class UpstreamPool:
             connection.num_silent_ticks += not connection.is_paused
             if connection.num_silent_ticks >= _MAX_SILENT_TICKS:
                 connection.lose(reason)
+        self._num_ticks += 1
+        if self._max_idle_ticks is not None:
+            self._close_old(self._num_ticks - self._max_idle_ticks)
+
+    def _close_old(self, last_tick: int) -> None:
+        """Close what waits since that tick, or longer."""
+        for idle in list(self._idle.values()):
+            for connection in [c for c in idle if self._idle_since[c] <= last_tick]:
+                idle.remove(connection)
+                connection.cancel()
 
     def close(self) -> None:
         """Close what waits, and from now on whatever is given back."""

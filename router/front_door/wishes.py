@@ -22,6 +22,7 @@ from router.front_door.message import Request
 
 RANK_HEADER = b"x-data-parallel-rank"
 SESSION_HEADERS = (b"x-session-affinity", b"x-session-id")
+_PROMPTS = ("prompt", "text", "input_ids", "input")
 _BEGINNING = 256  # characters or tokens of a prompt that is no conversation
 _KEY_BYTES = 8
 
@@ -65,7 +66,7 @@ def _beginning(body: dict[str, Any]) -> Any:
     if isinstance(messages, list):
         roles = [each.get("role") if isinstance(each, dict) else None for each in messages]
         return messages[: roles.index("user") + 1 if "user" in roles else 1]
-    prompt = next(filter(None, (body.get(name) for name in ("prompt", "text", "input_ids"))), "")
+    prompt = next(filter(None, (body.get(name) for name in _PROMPTS)), "")
     while isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         prompt = prompt[0]
     return prompt[:_BEGINNING] if isinstance(prompt, str | list) else ""

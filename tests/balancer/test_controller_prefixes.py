@@ -80,7 +80,8 @@ def test_a_fork_follows_a_request_that_is_still_under_way(controller):
 
 
 @pytest.mark.parametrize(
-    ("end", "pages"), [(End.REACHED, 2), (End.UNANSWERED, 0), (End.NEVER_SENT, 0)]
+    ("end", "pages"),
+    [(End.COMPLETED, 2), (End.REACHED, 2), (End.UNANSWERED, 0), (End.NEVER_SENT, 0)],
 )
 def test_only_an_answer_says_that_the_prompt_was_computed(controller, end, pages):
     """

@@ -150,9 +150,9 @@ async def test_groups_are_listed(keeper, leader, operator):
 
     assert groups == [
         {"dp_rank": 0, "state": "ready", "epoch": 5, "host": "127.0.0.1", "port": 1000,
-         "open_requests": 5},
+         "engine": "", "engine_rank": None, "open_requests": 5},
         {"dp_rank": 1, "state": "starting", "epoch": 0, "host": "", "port": 0,
-         "open_requests": 0},
+         "engine": "", "engine_rank": None, "open_requests": 0},
     ]  # fmt: skip
 
 

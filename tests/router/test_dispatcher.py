@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from balancer.assignment import End
 from balancer.controller import Controller
 from balancer.ledger import Book, Ledger
 from balancer.load import RequestShape
@@ -112,7 +113,7 @@ async def test_a_group_that_was_tried_is_not_chosen():
         for excluded in ((), (0,), (0, 1)):
             assignment = dispatcher.assign(RequestShape(1), excluded)
             chosen.append(assignment.dp_rank)
-            site.door.controller.release(assignment, None)
+            site.door.controller.release(assignment, End.UNANSWERED)
 
         assert chosen == [0, 1, 2]
 

@@ -9,7 +9,7 @@ from tests.descriptors import no_descriptors
 from tests.router.fakes import soon, until
 
 pytestmark = pytest.mark.anyio
-WELL, UNWELL, UNKNOWN = Health
+WELL, UNWELL, UNKNOWN = Health.WELL, Health.UNWELL, Health.UNKNOWN
 
 
 def entry(port=1000, host="127.0.0.1"):

@@ -19,7 +19,7 @@ def count(counter, body, path=CHAT_PATH):
 
 
 def digests(counter, body, path=CHAT_PATH):
-    return counter.count(body, path, text_bytes(body, path))[2:]
+    return counter.count(body, path, text_bytes(body, path))[2:4]
 
 
 def chat(*contents):
@@ -79,6 +79,22 @@ def test_prompts_of_sglangs_body_are_counted_exactly(known, body, tokens):
     Text or token ids, one prompt or several.
     """
     assert count(known, body, GENERATE_PATH) == (tokens, "exact")
+
+
+@pytest.mark.parametrize("is_exact", [True, False])
+@pytest.mark.parametrize(
+    ("body", "path", "expected"),
+    [({"prompt": "one two"}, COMPLETIONS, 1), ({"prompt": [5, 6]}, COMPLETIONS, 1),
+     ({"prompt": ["one"]}, COMPLETIONS, 1), ({"prompt": ["one", "two"]}, COMPLETIONS, 2),
+     ({"prompt": [[5], [6]], "n": 3}, COMPLETIONS, 6), (chat("one", "two"), CHAT_PATH, 1),
+     (chat("one") | {"n": 2}, CHAT_PATH, 2), ({"text": ["one", "two"]}, GENERATE_PATH, 2)],
+)  # fmt: skip
+def test_outputs_are_those_of_all_prompts_and_choices(known, body, path, expected, is_exact):
+    """
+    Whether prompts are counted or estimated.
+    """
+    counter = known if is_exact else PromptCounter()
+    assert counter.count(body, path, text_bytes(body, path)).num_outputs == expected
 
 
 @pytest.mark.parametrize(

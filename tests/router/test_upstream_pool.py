@@ -82,3 +82,23 @@ async def test_a_connection_that_is_being_made_is_given_up_at_every_turn_of_the_
                 await making
             num_given_up += 1
         assert num_given_up > 1
+
+
+async def test_a_connection_that_waits_too_long_is_closed_before_its_upstream_closes_it():
+    """
+    If the pool is told so: who takes one just then would lose a request.
+    """
+    async with FakeGroup.listening() as group:
+        pool = UpstreamPool(asyncio.get_running_loop(), max_idle_ticks=3)
+        address = Address("127.0.0.1", group.port)
+        first, second = await pool.connect(address), await pool.connect(address)
+        pool.give_back(first)
+        pool.tick()
+        pool.give_back(second)
+        for _ in range(2):
+            pool.tick()
+
+        assert (first.is_open, second.is_open) == (False, True)
+        assert [pool.take(address), pool.take(address)] == [second, None]
+        second.cancel()
+        await until(lambda: repr(pool) == EMPTY)

@@ -1,0 +1,135 @@
+"""
+Backends: other people's engines, told by URL, and the DP groups that they are.
+
+    http://host:port[,kind=auto|vllm|sglang|llamacpp|openai|levelhead][,dp-size=N][,weight=W]
+
+A backend is one HTTP server.  It is as many groups as it has DP ranks; each is
+addressed at the same host and port, in that engine's own way (see router.backends.addressing).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+_MAX_DP_SIZE = 1024
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
+_DEFAULT_PORT = 80
+_AUTO = "auto"
+
+
+class Kind(StrEnum):
+    """What answers."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    LLAMACPP = "llamacpp"
+    OPENAI = "openai"
+    """Anything else that speaks OpenAI's API."""
+    LEVELHEAD = "levelhead"
+    """Another instance's front door."""
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether one such server may have several DP ranks that can be asked for."""
+        return self in (Kind.VLLM, Kind.SGLANG)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What a `--backend` says; None: to be found out."""
+
+    host: str
+    port: int
+    kind: Kind | None = None
+    dp_size: int | None = None
+    weight: float = 1.0
+    """Share of the load that each of its groups takes, beside groups of weight 1."""
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return url_of(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendGroup:
+    """One DP group of a backend, as all processes of the instance are told."""
+
+    host: str
+    port: int
+    kind: Kind
+    engine_rank: int | None = None
+    """Its rank in an engine that has several; None: there is nothing to tell apart."""
+    weight: float = 1.0
+
+    @property
+    def url(self) -> str:
+        """Where its engine answers."""
+        return url_of(self.host, self.port)
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL of a server, without a path."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def parse_backend(text: str) -> Backend:
+    """The backend that `text` tells of.  Raises ValueError, saying what is allowed."""
+    url, *settings = text.split(",")
+    host, port = _address(url)
+    kind, dp_size, weight = None, None, 1.0
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if name == "kind":
+            kind = _kind(value)
+        elif name == "dp-size":
+            dp_size = _dp_size(value)
+        elif name == "weight":
+            weight = _weight(value)
+        else:
+            raise ValueError(
+                f"{setting!r}: allowed after the URL are kind=..., dp-size=... and weight=..."
+            )
+    if kind is not None and dp_size not in (None, 1) and not kind.has_ranks:
+        raise ValueError(f"dp-size={dp_size}: {kind} has no DP ranks that can be asked for")
+    return Backend(host, port, kind, dp_size, weight)
+
+
+def _address(url: str) -> tuple[str, int]:
+    split = urlsplit(url)
+    if split.scheme != "http" or not split.hostname:
+        raise ValueError(f"{url!r}: allowed is http://host:port")
+    if split.path.rstrip("/") or split.query or split.fragment or split.username is not None:
+        raise ValueError(f"{url!r}: allowed is http://host:port, and nothing behind it")
+    try:
+        return split.hostname, split.port or _DEFAULT_PORT
+    except ValueError:
+        raise ValueError(f"{url!r}: allowed are ports 1 to 65535") from None
+
+
+def _kind(value: str) -> Kind | None:
+    if value == _AUTO:
+        return None
+    try:
+        return Kind(value)
+    except ValueError:
+        allowed = ", ".join((_AUTO, *Kind))
+        raise ValueError(f"kind={value}: allowed are {allowed}") from None
+
+
+def _dp_size(value: str) -> int:
+    if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= _MAX_DP_SIZE:
+        raise ValueError(f"dp-size={value}: allowed are integers, 1 to {_MAX_DP_SIZE}")
+    return int(value)
+
+
+def _weight(value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = 0.0
+    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+        raise ValueError(f"weight={value}: allowed are {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+    return weight

@@ -1,0 +1,64 @@
+"""
+What a group holds beyond the books of the front doors, by its readings.
+
+A reading has no instant and no `accepted`: it may be older than what was dispatched since,
+and show what has ended.  So it takes nothing away from the books, which are as fresh as
+the streams.  It adds what they cannot know: requests of others than our front doors, output
+of answers that are not streamed, prompts that are longer than estimated.
+
+    beyond = max(0, what the reading shows - largest book in the second up to its arrival)
+
+The largest, because whatever book of that second the reading shows, what is on it is not
+added a second time; nor is what is dispatched later, which is in no reading yet.  Too
+little may be added, until the next reading.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from balancer.ledger import Book
+from router.backends.readings.doubt import Doubt
+from router.backends.readings.reading import Condition, Reading, ReadingError
+
+_KEPT_NS = 1_000_000_000
+
+
+class _Seen(NamedTuple):
+    at_ns: int
+    book: Book
+
+
+class Beyond:
+    """Follows one group."""
+
+    def __init__(self) -> None:
+        self.condition: Condition | None = None
+        """Why its readings are not used; None if they are, or if there are none yet."""
+        self.reading: Reading | None = None
+        """The last one that was understood."""
+        self._doubt = Doubt()
+        self._seen: deque[_Seen] = deque()
+
+    def observe(
+        self, told: Reading | ReadingError, before: Book, after: Book, now_ns: int
+    ) -> Book | None:
+        """
+        A reading that has come, or why there is none, with the books around its question.
+
+        Returns what is held beyond the books; None if the readings are not to be used.
+        """
+        self._seen += (_Seen(now_ns, before), _Seen(now_ns, after))
+        while self._seen[0].at_ns < now_ns - _KEPT_NS:
+            self._seen.popleft()
+        if isinstance(told, ReadingError):
+            self.condition = told.condition
+            return None
+        self.reading = told
+        self.condition = self._doubt.observe(told, before, after)
+        if self.condition is not None:
+            return None
+        most_tokens = max(seen.book.tokens for seen in self._seen)
+        most_requests = max(seen.book.requests for seen in self._seen)
+        return Book(max(0, told.held_tokens - most_tokens), max(0, told.requests - most_requests))

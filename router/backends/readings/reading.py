@@ -1,0 +1,77 @@
+"""What an engine says of one of its DP ranks, and what may be wrong with that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from router.errors import RouterError
+
+Answers = Mapping[str, bytes | None]
+"""Bodies of an engine's good answers, by path; None where there was none."""
+
+
+class Condition(StrEnum):
+    """Why a reading is not used."""
+
+    MISSING = "missing"
+    """It is not told: no answer, no such endpoint, no such figure."""
+    MALFORMED = "malformed"
+    """It is told in a form that is not known, or cannot be."""
+    ALWAYS_ZERO = "always_zero"
+    """It says that nothing is held while requests of ours are."""
+    FROZEN = "frozen"
+    """It does not change while requests of ours come and go."""
+
+
+class Reading(NamedTuple):
+    """One DP rank at some instant shortly before it was asked."""
+
+    running_requests: int
+    waiting_requests: int
+    held_tokens: int
+    """At least so many: KV of running requests, and prompts of waiting ones where they are told."""
+    kv_used_tokens: int
+    kv_capacity_tokens: int
+
+    @property
+    def requests(self) -> int:
+        """Running and waiting."""
+        return self.running_requests + self.waiting_requests
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it says that there is nothing."""
+        return not (self.requests or self.held_tokens)
+
+
+class ReadingError(RouterError):
+    """There is no reading that could be used."""
+
+    def __init__(self, condition: Condition, message: str) -> None:
+        super().__init__(message)
+        self.condition = condition
+
+
+def missing(what: str) -> ReadingError:
+    """It tells no such thing."""
+    return ReadingError(Condition.MISSING, what)
+
+
+def malformed(what: str) -> ReadingError:
+    """It tells something else than is known."""
+    return ReadingError(Condition.MALFORMED, what)
+
+
+def count_of(fields: Mapping[str, Any], name: str) -> int:
+    """A figure of that name: a number that is none below zero.  Raises ReadingError."""
+    value = fields.get(name)
+    if value is None:
+        raise missing(f"it tells no {name}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise malformed(f"{name} is {value!r}")
+    if not math.isfinite(value) or value < 0:
+        raise malformed(f"{name} is {value!r}")
+    return round(value)

@@ -1,0 +1,77 @@
+"""
+What the engines of backends serve: their own lists of models and adapters, asked for again
+and again.
+
+A list goes into the group table, so that a request goes where its model is; and all lists
+together are the answer to `GET /v1/models` where there are several engines.  An engine that
+serves whatever name it is asked for (llama.cpp), or whose list is not to be had, or is too long
+for its row of the table, is one whose models are not known: it may serve any.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from router.backends.backend import BackendGroup, Kind
+
+_log = logging.getLogger("levelhead.control_plane")
+_PERIOD_S = 10.0
+_UNTIL_KNOWN_S = 1.0
+_ANSWER_LIMIT_S = 5.0
+_MAX_NAME_BYTES = 480  # of all in a row of the table, which has 1,024
+_SERVES_ANY = (Kind.LLAMACPP,)
+
+
+class BackendModels:
+    """Asks over one client; owns the lists."""
+
+    def __init__(self, groups: Sequence[BackendGroup], client: httpx.AsyncClient) -> None:
+        self._kinds = {group.url: group.kind for group in groups}
+        self._client = client
+        self._lists: dict[str, list[dict[str, Any]]] = {}
+        self._too_long: set[str] = set()
+
+    def names(self, url: str) -> tuple[str, ...]:
+        """Of the models that the engine there serves and no others; none if that is not known."""
+        if self._kinds[url] in _SERVES_ANY:
+            return ()
+        names = tuple(model["id"] for model in self._lists.get(url, ()))
+        if sum(len(name.encode()) + 4 for name in names) <= _MAX_NAME_BYTES:
+            return names
+        if url not in self._too_long:
+            self._too_long.add(url)
+            _log.warning("%s lists %d models: too many to choose groups by", url, len(names))
+        return ()
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every model once, as the first engine that has it tells of it."""
+        found: dict[str, dict[str, Any]] = {}
+        for url in self._kinds:
+            for model in self._lists.get(url, ()):
+                found.setdefault(model["id"], model)
+        return list(found.values())
+
+    async def keep(self) -> None:
+        """Ask every engine, for ever."""
+        await asyncio.gather(*map(self._keep_asking, self._kinds))
+
+    async def _keep_asking(self, url: str) -> None:
+        while True:
+            await self.ask(url)
+            await asyncio.sleep(_PERIOD_S if url in self._lists else _UNTIL_KNOWN_S)
+
+    async def ask(self, url: str) -> None:
+        """Once.  What an engine said last stands while it says nothing."""
+        try:
+            answer = await self._client.get(f"{url}/v1/models", timeout=_ANSWER_LIMIT_S)
+            answer.raise_for_status()
+            listed = answer.json()["data"]
+            if all(isinstance(model["id"], str) for model in listed):
+                self._lists[url] = listed
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+            return

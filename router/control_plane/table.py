@@ -1,0 +1,42 @@
+"""The group table as it is published: told when it changes, and what of it is news."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from router.control_plane.member import Member
+from shm.group_table import GroupEntry, GroupState, GroupTableWriter
+
+_log = logging.getLogger("levelhead.control_plane")
+_BAD = (GroupState.DEAD, GroupState.SUSPECT)
+
+
+class Table:
+    """Publishes members' rows; the only writer of the segment."""
+
+    def __init__(
+        self,
+        writer: GroupTableWriter,
+        clock_ns: Callable[[], int],
+        found: tuple[GroupEntry, ...] = (),
+    ) -> None:
+        """`found` is the table that an earlier life of the control plane left."""
+        self._writer = writer
+        self._clock_ns = clock_ns
+        self._published = found
+
+    def publish(self, members: Sequence[Member]) -> None:
+        """Publish their rows if any has changed, and log each change of state or life."""
+        groups = tuple(member.entry for member in members)
+        if groups == self._published:
+            return
+        before = {entry.dp_rank: entry for entry in self._published}
+        for member in members:
+            entry, was = member.entry, before.get(member.entry.dp_rank)
+            if was is None or (was.state, was.epoch) != (entry.state, entry.epoch):
+                is_bad = entry.state in _BAD and not member.is_leaving
+                level = logging.WARNING if is_bad else logging.INFO
+                _log.log(level, "DP group %d is %s", entry.dp_rank, entry.state)
+        self._published = groups
+        self._writer.publish(groups, self._clock_ns())

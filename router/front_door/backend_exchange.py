@@ -1,0 +1,68 @@
+"""
+An exchange with backends: what the client wrote goes to one of them, and what it says comes back.
+
+Nothing in the request is checked but the wish for a rank, which is ours to fulfil.
+What the engine would refuse, it refuses itself, in its own words: a model that nobody
+serves, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from balancer.load import RequestShape
+from router.errors import BadRequest
+from router.front_door.backend_prompt import measured, parsed
+from router.front_door.inference_exchange import InferenceExchange
+from router.front_door.prompt import PromptCount
+
+_REFUSALS = {503: "refused"}
+_SAFE = (b"GET", b"HEAD", b"OPTIONS")
+# What computes an answer and changes nothing: may be computed twice.
+_REPEATABLE = frozenset(
+    (
+        b"/v1/chat/completions", b"/v1/completions", b"/v1/messages", b"/v1/embeddings",
+        b"/generate", b"/completion", b"/completions", b"/chat/completions", b"/embeddings",
+        b"/embedding", b"/infill", b"/rerank", b"/v1/rerank", b"/v2/rerank", b"/score",
+        b"/v1/score", b"/classify", b"/pooling", b"/tokenize", b"/detokenize",
+    )
+)  # fmt: skip
+
+
+class BackendExchange(InferenceExchange):
+    """Dispatches one request, of whatever kind, and relays the answer of the group it went to."""
+
+    _has_prompt = False
+    _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
+
+    def start(self) -> None:
+        """Estimate what it will hold, and dispatch it."""
+        request, counter = self._request, self._services.counter
+        try:
+            dp_rank = self._services.wishes.dp_rank(request)
+        except BadRequest as error:
+            self._fail(error)
+            return
+        fields = parsed(request.body)
+        measure = measured(fields, request.path)
+        self._shape = RequestShape(0, dp_rank=dp_rank)
+        if dp_rank is None:
+            self._unfit = self._services.dispatcher.groups_without(fields.get("model"))
+        if measure.is_known:
+            self._prompt_size = (measure.text_bytes, measure.num_messages)
+        tokens = measure.tokens(counter.estimate)
+        self._has_prompt = tokens > 0
+        self._count(PromptCount(tokens, "estimated"), fields)
+
+    def _session_key(self, body: dict[str, Any]) -> int | None:
+        """None without a prompt: what all such requests have in common is no session."""
+        return super()._session_key(body) if self._has_prompt else None
+
+    def _retry(self, reason: str, why: str) -> bool:
+        """One that was lost may have been done: it is sent again only where that does no harm."""
+        request = self._request
+        may_repeat = request.method in _SAFE or request.path in _REPEATABLE
+        if reason == "lost" and not may_repeat:
+            return False
+        return super()._retry(reason, why)

@@ -1,0 +1,83 @@
+import pytest
+
+from router.backends.backend import Backend, Kind, parse_backend
+from router.errors import ConfigError
+from router.options import parse_serve
+
+
+@pytest.mark.parametrize(
+    ("text", "backend"),
+    [
+        ("http://a:8000", Backend("a", 8000)),
+        ("http://a:8000/", Backend("a", 8000)),
+        ("http://a", Backend("a", 80)),
+        ("http://[::1]:30000,kind=auto", Backend("::1", 30000)),
+        ("http://a:1,kind=vllm", Backend("a", 1, Kind.VLLM)),
+        ("http://a:1,dp-size=4", Backend("a", 1, None, 4)),
+        ("http://a:1,dp-size=4,kind=sglang", Backend("a", 1, Kind.SGLANG, 4)),
+        ("http://a:1,weight=0.5", Backend("a", 1, weight=0.5)),
+        ("http://a:1,kind=llamacpp,dp-size=1", Backend("a", 1, Kind.LLAMACPP, 1)),
+    ],
+)
+def test_a_backend_is_a_url_and_what_is_known_of_it(text, backend):
+    """
+    What is not said is found out.
+    """
+    assert parse_backend(text) == backend
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a:8000", "'a:8000': allowed is http://host:port"),
+        ("https://a:8000", "'https://a:8000': allowed is http://host:port"),
+        ("http://a:8000/v1", "'http://a:8000/v1': allowed is http://host:port, and nothing"),
+        ("http://u:p@a:8000", "'http://u:p@a:8000': allowed is http://host:port, and nothing"),
+        ("http://a:80000", "'http://a:80000': allowed are ports 1 to 65535"),
+        ("http://:8000", "'http://:8000': allowed is http://host:port"),
+        ("http://a:1,kind=tgi", "kind=tgi: allowed are auto, vllm, sglang, llamacpp, openai,"),
+        ("http://a:1,dp-size=0", "dp-size=0: allowed are integers, 1 to 1024"),
+        ("http://a:1,dp-size=two", "dp-size=two: allowed are integers, 1 to 1024"),
+        ("http://a:1,dpsize=2", "'dpsize=2': allowed after the URL are kind=..., dp-size=... and"),
+        ("http://a:1,weight=0", "weight=0: allowed are 0.01 to 100"),
+        ("http://a:1,weight=nan", "weight=nan: allowed are 0.01 to 100"),
+        ("http://a:1,kind=llamacpp,dp-size=2", "dp-size=2: llamacpp has no DP ranks"),
+    ],
+)
+def test_a_bad_backend_is_refused_with_what_is_allowed(text, said):
+    """
+    By the value that is wrong.
+    """
+    with pytest.raises(ConfigError, match="argument --backend") as refused:
+        parse_serve(["--backend", text], {})
+
+    assert said in str(refused.value)
+
+
+def test_several_backends_may_be_told():
+    """
+    In the order in which their groups are numbered.
+    """
+    options = parse_serve(["--backend", "http://a:1", "--backend", "http://b:2"], {})
+
+    assert [backend.url for backend in options.backends] == ["http://a:1", "http://b:2"]
+
+
+def test_a_backend_is_told_once():
+    """
+    Twice would be two groups that are one.
+    """
+    with pytest.raises(ConfigError, match="--backend http://a:1: is told twice"):
+        parse_serve(["--backend", "http://a:1", "--backend", "http://a:1/"], {})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--dp-size", "3"), ("--model", "m.gguf"), ("--page-size", "32"), ("--admission", "late")],
+)
+def test_flags_of_our_workers_are_refused_beside_backends(flag, value):
+    """
+    They would do nothing, and whoever gave them would not know.
+    """
+    with pytest.raises(ConfigError, match=f"{flag} {value}: is for workers of ours"):
+        parse_serve(["--backend", "http://a:1", flag, value], {})

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import httpx
+import pytest
+
+from router.backends.backend import BackendGroup, Kind, parse_backend
+from router.backends.discovery import Discovered, Discovery
+from router.errors import StartError
+
+RECORDED = Path(__file__).parent / "recorded"
+pytestmark = pytest.mark.anyio
+VLLM_METRICS = (RECORDED / "vllm-metrics.txt").read_bytes()
+
+
+class Server:
+    """Answers by path; what is not in `answers` is 404, and with none at all it refuses."""
+
+    def __init__(self, **answers):
+        self.answers = answers
+        self.later = []
+        """Answers after each pause."""
+
+    async def __call__(self, request):
+        if not self.answers:
+            raise httpx.ConnectError("refused")
+        body = self.answers.get(request.url.path)
+        return httpx.Response(404) if body is None else httpx.Response(200, content=body)
+
+    async def pause(self, _seconds):
+        if self.later:
+            self.answers = self.later.pop(0)
+
+
+async def discovered(server, *told, max_tries=4):
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as client:
+        discovery = Discovery(client, server.pause, max_tries)
+        return await discovery.groups([parse_backend(each) for each in told])
+
+
+def group(kind, rank=None):
+    return BackendGroup("a", 1, kind, rank)
+
+
+async def test_what_answers_is_found_out():
+    """
+    Kind, ranks and model.
+    """
+    models = (RECORDED / "vllm-models.json").read_bytes()
+    server = Server(**{"/v1/models": models, "/metrics": VLLM_METRICS})
+
+    found = await discovered(server, "http://a:1")
+
+    assert found == [Discovered((group(Kind.VLLM),), "SmolLM2-135M-Instruct")]
+
+
+async def test_each_rank_of_an_engine_is_a_group():
+    """
+    At one address.
+    """
+    server = Server(**{"/get_server_info": b'{"dp_size":2}'})
+
+    found = await discovered(server, "http://a:1")
+
+    assert found[0].groups == (group(Kind.SGLANG, 0), group(Kind.SGLANG, 1))
+
+
+async def test_an_engine_that_is_told_in_full_need_not_be_up():
+    """
+    It is asked once, for its model.
+    """
+    found = await discovered(Server(), "http://a:1,kind=vllm,dp-size=2", "http://a:1,kind=llamacpp")
+
+    assert [each.groups for each in found] == [
+        (group(Kind.VLLM, 0), group(Kind.VLLM, 1)),
+        (group(Kind.LLAMACPP),),
+    ]
+
+
+async def test_an_engine_that_comes_up_is_waited_for():
+    """
+    One that loads its model answers that it does.
+    """
+    server = Server()
+    server.later = [{"/nothing": b""}, {"/props": b'{"default_generation_settings":{}}'}]
+
+    found = await discovered(server, "http://a:1")
+
+    assert found[0].groups == (group(Kind.LLAMACPP),)
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({}, "--backend http://a:1 does not answer; with kind=... and dp-size=... it need not be"),
+        ({"/v1/models": b"{}"}, "--backend http://a:1 answers, but not as any engine"),
+    ],
+)
+async def test_an_engine_that_stays_unknown_is_refused(answers, said):
+    """
+    With what to say of it.
+    """
+    with pytest.raises(StartError, match=said.replace(".", r"\.")):
+        await discovered(Server(**answers), "http://a:1")
+
+
+async def test_as_many_ranks_as_were_said_are_addressed(caplog):
+    """
+    The engine's own if it has so many; else a warning, and those from 0 on.
+    """
+    metrics = VLLM_METRICS.replace(b'"0"', b'"4"') + VLLM_METRICS.replace(b'"0"', b'"5"')
+
+    two = await discovered(Server(**{"/metrics": metrics}), "http://a:1,kind=vllm,dp-size=2")
+    three = await discovered(Server(**{"/metrics": metrics}), "http://a:1,kind=vllm,dp-size=3")
+
+    assert [each.engine_rank for each in two[0].groups] == [4, 5]
+    assert [each.engine_rank for each in three[0].groups] == [0, 1, 2]
+    assert "dp-size=3 was said, the engine tells of 2 DP rank(s)" in caplog.text
