@@ -118,6 +118,19 @@ def test_the_runner_is_told_to_stop_with_the_engine():
     assert bench.pace.told == ["stop"]
 
 
+def test_the_runner_rests_at_the_end_of_the_step_loop():
+    """
+    It may have been stopped in mid-round, and nobody is to wait for it.
+    """
+    bench = Bench()
+    bench.engine.stop()
+
+    bench.engine.start()
+
+    assert bench.engine.join(20.0)
+    assert bench.pace.told == ["stop", "rest"]
+
+
 def test_log_probabilities_are_there_if_they_are_asked_for():
     """
     Every token was certain.

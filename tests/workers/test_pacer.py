@@ -251,6 +251,28 @@ def test_a_rank_that_is_stopped_waits_no_more(bench, tmp_path, has_pacer):
     assert waiting.is_over()
 
 
+@pytest.mark.parametrize("when", ["in a round", "between two"])
+def test_nobody_waits_for_a_rank_that_is_stopped(bench, when):
+    """
+    Its process may take long to end.
+    """
+    first, client = bench.rank(), bench.client(1)
+    serve_until(bench, Waiting(client))
+    if when == "in a round":
+        waiting = Waiting(client)
+        client.stop()
+        assert waiting.is_over()
+    else:
+        client.stop()
+        client.rest()
+
+    bench.say(first, 0, SHARE)
+    bench.turns(after_ms=11)  # a round of rank 1, if its share was sent
+    bench.turns(after_ms=11)
+
+    assert is_released(first)
+
+
 def test_a_rank_that_rests_says_so_once(bench, caplog):
     """
     Idle rounds follow each other, one word is enough, and then no pacer is needed.
