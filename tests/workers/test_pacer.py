@@ -101,6 +101,7 @@ def test_ranks_are_released_together_when_the_round_is_over(bench):
         "start_s": pytest.approx(100.011),
         "duration_ms": 15.0,
         "late_ms": 0.0,
+        "gap_ms": 0.0,
         "ranks": [
             {"dp_rank": 0, "kv_tokens": 100, "requests": 1, "prefill_tokens": 0, "cost_ms": 1.0},
             {"dp_rank": 1, "kv_tokens": 200, "requests": 5, "prefill_tokens": 7, "cost_ms": 5.0},

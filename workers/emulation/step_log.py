@@ -1,7 +1,7 @@
 """
 What emulated steps were made of, a JSON line each (`--emulated-step-log`).
 
-    {"round": 7, "start_s": 81.25, "duration_ms": 25.4, "late_ms": 0.0, "ranks": [
+    {"round": 7, "start_s": 81.25, "duration_ms": 25.4, "late_ms": 0.0, "gap_ms": 4.5, "ranks": [
       {"dp_rank": 0, "kv_tokens": 812, "requests": 3, "prefill_tokens": 0, "cost_ms": 0.246}, …]}
 
 start_s: of time.monotonic, which all processes of a machine share.  Ranks that had nothing
@@ -43,6 +43,7 @@ class StepLog:
             "start_s": ended.start_s,
             "duration_ms": ended.duration_ms,
             "late_ms": ended.late_ms,
+            "gap_ms": ended.gap_ms,
             "ranks": [
                 {"dp_rank": rank, **share._asdict(), "cost_ms": self._cost.own_ms(share)}
                 for rank, share in sorted(ended.shares.items())
