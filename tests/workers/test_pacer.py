@@ -1,5 +1,6 @@
 """The pacer, its clients and their socket; time is the test's."""
 
+import errno
 import json
 import socket
 import threading
@@ -144,6 +145,42 @@ def test_nobody_waits_for_a_rank_that(bench, end):
     bench.turns(after_ms=11)
 
     assert is_released(first)
+
+
+class FullListener(socket.socket):
+    """Takes nobody, as if there were no descriptor left."""
+
+    num_asked, is_full = 0, True
+
+    def accept(self):
+        self.num_asked += 1
+        if self.is_full:
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().accept()
+
+
+def test_a_pacer_without_a_descriptor_asks_for_one_now_and_then(tmp_path):
+    """
+    And sleeps in between, though somebody is at the door.
+    """
+    with ExitStack() as undo:
+        bench = Bench(tmp_path, undo)
+        bench.pacer.close()
+        listener = FullListener(fileno=listen(bench.path).detach())
+        bench.pacer = Pacer(listener, Barrier(COST), StepLog(None, COST), bench.clock)
+        undo.callback(lambda: bench.pacer.close())
+        link = bench.rank()
+        bench.turns(after_ms=90)
+        assert listener.num_asked == 1
+        bench.turns(after_ms=20)
+        assert listener.num_asked == 2
+
+        listener.is_full = False
+        bench.turns(after_ms=110)
+        bench.say(link, 0, SHARE)
+        bench.turns(after_ms=11)
+
+        assert is_released(link)
 
 
 def test_half_a_message_is_no_message(bench):
