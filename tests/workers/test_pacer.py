@@ -218,12 +218,14 @@ def test_a_folder_that_is_too_deep_for_a_socket_is_refused(tmp_path):
         listen(pacer_path(folder))
 
 
-def test_a_log_that_cannot_be_written_is_refused(tmp_path):
+def test_a_place_that_cannot_be_taken_is_refused(tmp_path):
     """
-    At the start, not at the first step.
+    Something else is there that is not to be removed.
     """
-    with pytest.raises(InvalidConfig, match="--emulated-step-log"):
-        StepLog(tmp_path / "none" / "steps.jsonl", COST)
+    pacer_path(tmp_path).mkdir()
+
+    with pytest.raises(InvalidConfig, match="no socket"):
+        listen(pacer_path(tmp_path))
 
 
 # The client

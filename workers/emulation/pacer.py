@@ -40,9 +40,9 @@ def pacer_path(run_dir: Path) -> Path:
 
 def listen(path: Path) -> socket.socket:
     """Take the place of a pacer that died.  Raises InvalidConfig if there cannot be one."""
-    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        path.unlink(missing_ok=True)
         listener.bind(str(path))
         listener.listen(_BACKLOG)
     except OSError as error:
