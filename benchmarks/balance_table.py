@@ -7,6 +7,13 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple, Protocol
 
+TIE = 0.01
+TIE_RULE = (
+    f"Two methods are tied if their slow-downs differ by less than {TIE} both live and simulated, "
+    "or if\nthe two sides do not put them in the same order and their difference is, "
+    "on one side, within the seeds' spread."
+)
+
 
 class Measured(Protocol):
     """What is asked of a pair of runs; see bench_balance.Pair."""
@@ -29,6 +36,8 @@ class Measured(Protocol):
     def late_share(self) -> float: ...  # noqa: D102
     @property
     def late_ms(self) -> float: ...  # noqa: D102
+    @property
+    def gap_share(self) -> float: ...  # noqa: D102
 
 
 class Row(NamedTuple):
@@ -50,6 +59,7 @@ class Row(NamedTuple):
     live_over_sim: float
     late_share: float
     late_ms: float
+    gap_share: float
 
 
 def make_rows(pairs: Iterable[Measured]) -> list[Row]:
@@ -78,6 +88,7 @@ def _row(trace: str, dp_size: int, method: str, runs: Sequence[Measured]) -> Row
         live_kv / sim_kv,
         fmean(one.late_share for one in runs),
         fmean(one.late_ms for one in runs),
+        fmean(one.gap_share for one in runs),
     )
 
 
@@ -101,11 +112,13 @@ def agreement(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _verdict(one: Row, two: Row) -> str:
-    """A difference below the spread over seeds, on either side, says nothing."""
+    """As TIE_RULE says; the spread of one seed is 0."""
     live, simulated = (
         two.live_slowdown - one.live_slowdown,
         two.sim_slowdown - one.sim_slowdown,
     )
+    if max(abs(live), abs(simulated)) < TIE:
+        return "tied"
     if live * simulated > 0:
         return "same"
     spread = max(one.spread, two.spread)
@@ -120,11 +133,12 @@ def table(rows: Sequence[Row]) -> str:
     for (setting, found), said in zip(settings, verdicts, strict=True):
         lines = [f"{setting[0]}, {setting[1]} DP groups"]
         lines.append(
-            f"{'':16} {'slowdown':^17}  {'':7}  {'KV max/mean':^15}  {'':8}  {'late rounds':^14}"
+            f"{'':16} {'':4} {'slowdown':^17}  {'':7}  {'KV max/mean':^15}  {'':8}  "
+            f"{'late rounds':^14}  {'gap':>5}"
         )
         lines.append(
-            f"{'method':16} {'live':>8} {'sim':>8}  {'spread':>7}  {'live':>7} {'sim':>7}  "
-            f"{'live/sim':>8}  {'share':>6} {'ms':>7}"
+            f"{'method':16} {'runs':>4} {'live':>8} {'sim':>8}  {'spread':>7}  "
+            f"{'live':>7} {'sim':>7}  {'live/sim':>8}  {'share':>6} {'ms':>7}  {'share':>5}"
         )
         lines += map(_line, found)
         order = ", ".join(said["differs"]) or "none"
@@ -138,7 +152,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _line(row: Row) -> str:
     return (
-        f"{row.method:16} {row.live_slowdown:8.4f} {row.sim_slowdown:8.4f}  {row.spread:7.4f}  "
-        f"{row.live_kv:7.3f} {row.sim_kv:7.3f}  {row.live_over_sim:8.3f}  "
-        f"{row.late_share:6.1%} {row.late_ms:7.1f}"
+        f"{row.method:16} {row.seeds:4} {row.live_slowdown:8.4f} {row.sim_slowdown:8.4f}  "
+        f"{row.spread:7.4f}  {row.live_kv:7.3f} {row.sim_kv:7.3f}  {row.live_over_sim:8.3f}  "
+        f"{row.late_share:6.1%} {row.late_ms:7.1f}  {row.gap_share:5.0%}"
     )

@@ -70,6 +70,9 @@ async def drive(
     """
     Send everything when the simulator does; return once the last was sent, with the rest cut.
 
+    A request that cannot be sent counts as sent, and as a failure.  What else a client
+    raises is raised here, at once.
+
     Of closed traffic the first num_clients come at their times, and each of the others
     when one is answered.  pinned_groups: to so many groups in turn, by X-Data-Parallel-Rank.
     """
@@ -82,10 +85,14 @@ async def drive(
         asyncio.create_task(driver.client(began_s + at_s, number))
         for number, at_s in enumerate(arrivals_s[:num_timed])
     ]
-    await driver.all_sent.wait()
+    for task in tasks:
+        task.add_done_callback(driver.look_at)
+    await driver.is_over.wait()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
     return driver.driven
 
 
@@ -98,7 +105,13 @@ class _Driver:
         self._pinned_groups = pinned_groups
         self.following: deque[int] = deque()
         self.driven = Driven()
-        self.all_sent = asyncio.Event()
+        self.is_over = asyncio.Event()
+        """All has been sent, or a client is broken."""
+
+    def look_at(self, task: asyncio.Task[None]) -> None:
+        """A client has come to its end."""
+        if not task.cancelled() and task.exception() is not None:
+            self.is_over.set()
 
     async def client(self, due_s: float, number: int) -> None:
         """One client: its request, and those that follow."""
@@ -108,22 +121,38 @@ class _Driver:
             await self._ask(self.following.popleft(), time.monotonic())
 
     async def _ask(self, number: int, due_s: float) -> None:
-        driven, body = self.driven, self._bodies[number]
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
-            head = "POST /v1/completions HTTP/1.1\r\nhost: levelhead\r\nconnection: close\r\n"
-            head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            if self._pinned_groups:
-                head += f"x-data-parallel-rank: {number % self._pinned_groups}\r\n"
-            head += "\r\n"
-            writer.write(head.encode() + body)
-            driven.sent_s.append(time.monotonic())
-            driven.late_s.append(driven.sent_s[-1] - due_s)
-            if len(driven.sent_s) == len(self._bodies):
-                self.all_sent.set()
-            answer = await reader.read(-1)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError as error:
+            self._note_sent(due_s)
+            self.driven.failures.append(repr(error))
+            return
+        try:
+            request = self._request(number)
+            self._note_sent(due_s)
+            writer.write(request)
+            self._note_answer(await reader.read(-1))
+        except OSError as error:
+            self.driven.failures.append(repr(error))
         finally:
             writer.close()
-        driven.num_answered += 1
+
+    def _request(self, number: int) -> bytes:
+        body = self._bodies[number]
+        head = "POST /v1/completions HTTP/1.1\r\nhost: levelhead\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        if self._pinned_groups:
+            head += f"x-data-parallel-rank: {number % self._pinned_groups}\r\n"
+        return f"{head}\r\n".encode() + body
+
+    def _note_sent(self, due_s: float) -> None:
+        sent_s = self.driven.sent_s
+        sent_s.append(time.monotonic())
+        self.driven.late_s.append(sent_s[-1] - due_s)
+        if len(sent_s) == len(self._bodies):
+            self.is_over.set()
+
+    def _note_answer(self, answer: bytes) -> None:
+        self.driven.num_answered += 1
         if not answer.startswith(b"HTTP/1.1 200"):
-            driven.failures.append(answer[:200].decode(errors="replace"))
+            self.driven.failures.append(answer[:200].decode(errors="replace"))

@@ -13,7 +13,7 @@ times, groups with the same limits, the same step cost.
 
 All of it takes `--time-scale` times as long as the step cost's defaults say, on both
 sides: so many processes share few cores, and steps have to be longer than planning them.
-A run in which planning took longer than the step in more than 5 % of the rounds is not valid.
+A run with which the machine did not keep up is not valid (benchmarks.balance_pair), and left out.
 
 The groups are a decode pool (c = 0), unless `--unified`.  For the simulator a report is
 seen at once (`--report-delay-steps 0`): a live one takes some milliseconds from the beginning
@@ -24,9 +24,8 @@ one with a short one.  What `round_robin` makes of a trace hangs on that order: 
 clients name the groups themselves, in the trace's order, and only the engines may differ.
 
 Read `slowdown` (sum of step times over what level groups would take) and `KV max/mean` side by
-side, and `live/sim`, which is that of KV max/mean.  Two methods are tied if both sides do not
-put them in the same order and their difference is, on one side, within the seeds' spread.  The
-last line on stdout is one JSON object.
+side, and `live/sim`, which is that of KV max/mean.  When two methods are tied is said below the
+table.  The last line on stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -39,55 +38,27 @@ import random
 import sys
 import tempfile
 from collections.abc import Container, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
 import uvloop
 
+from benchmarks.balance_flags import parse
+from benchmarks.balance_pair import Pair
 from benchmarks.balance_real import RealPair, Scale, measure_real, real_table
 from benchmarks.balance_steps import LiveFigures, live_figures, read_log
-from benchmarks.balance_table import Row, agreement, make_rows, table
+from benchmarks.balance_table import TIE_RULE, agreement, make_rows, table
 from benchmarks.balance_traffic import Driven, body_of, drive
 from benchmarks.instance import served
 from benchmarks.machine import machine_facts
-from router.simulate.flag_values import STEP, step_time
 from router.simulate.options import parse_simulate
 from router.simulate.runs import Plan, plans, run
 from router.simulate.trace_file import read_trace
 
-METHODS = "auto,min_step_cost,minimum_tokens,least_requests,round_robin,total_tokens,vllm_score"
-MAX_LATE_SHARE = 0.05
 _WARM_UP = 0.05
 _PAGE_SIZE = 64
 _CHUNK = 10_000_000
-_QUICK_STEP = "25,4e-4,0.5,0"
-"""With few tokens, so that they matter as much as many do by default."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One plan, lived through and simulated."""
-
-    trace: str
-    dp_size: int
-    method: str
-    seed: int
-    load: float | None
-    live_slowdown: float
-    sim_slowdown: float
-    live_kv: float
-    sim_kv: float
-    num_rounds: int
-    late_share: float
-    late_ms: float
-    sent_late_ms: float
-    failed: int
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether the machine kept up."""
-        return self.late_share <= MAX_LATE_SHARE and not self.failed
 
 
 def measure(plan: Plan, pins: Container[str] = ()) -> Pair:
@@ -107,8 +78,10 @@ def measure(plan: Plan, pins: Container[str] = ()) -> Pair:
         live.kv_max_over_mean,
         simulated.kv_max_over_mean,
         live.num_rounds,
+        live.step_ms,
         live.late_share,
         live.late_ms,
+        live.gap_share,
         1e3 * sum(driven.late_s) / len(driven.late_s),
         len(driven.failures),
     )
@@ -207,7 +180,7 @@ def write_mix(path: Path, num_requests: int) -> Path:
 
 def main() -> None:
     """Measure, and print."""
-    given = _parse()
+    given = parse()
     if given.real:
         _real(given)
         return
@@ -241,52 +214,25 @@ def _real(given: argparse.Namespace) -> None:
 
 
 def _tell(pairs: Sequence[Pair], time_scale: float) -> None:
-    rows: list[Row] = make_rows(pairs)
-    print(table(rows))
+    rows = make_rows(pair for pair in pairs if pair.is_valid)
+    print(table(rows) if rows else "no run was valid")
+    print(f"\n{TIE_RULE}")
     invalid = [pair for pair in pairs if not pair.is_valid]
     for pair in invalid:
-        print(
-            f"NOT VALID: {pair.method}, seed {pair.seed}: {pair.late_share:.1%} of the rounds "
-            f"began late, by {pair.late_ms:.0f} ms; {pair.failed} requests failed. Try a larger "
-            "--time-scale."
-        )
+        run = f"{pair.trace}, {pair.dp_size} groups, {pair.method}, seed {pair.seed}"
+        print(f"NOT VALID, LEFT OUT: {run}: {'; '.join(pair.faults)}")
+    if invalid:
+        left = f"{len(invalid)} of {len(pairs)} runs are in no figure above"
+        print(f"{left}.  A larger --time-scale makes steps longer.")
     told = {
         "rows": [row._asdict() for row in rows],
         "agreement": agreement(rows),
-        "runs": [asdict(pair) for pair in pairs],
+        "runs": [asdict(pair) | {"faults": pair.faults} for pair in pairs],
         "is_valid": not invalid,
         "time_scale": time_scale,
         "machine": machine_facts(),
     }
     print(json.dumps(told))
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_balance")
-    add = parser.add_argument
-    add("--quick", action="store_true", help="two methods, 4 groups, about a minute")
-    add("--trace", action="append", metavar="FILE", help="as of `levelhead simulate`")
-    add("--dp-size", default="4,8")
-    add("--methods", default=METHODS)
-    add("--load", type=float, default=0.7)
-    add("--seeds", type=int, default=1)
-    add("--max-requests", type=int, default=1000, help="of each trace")
-    add("--kv-capacity-tokens", type=int, default=800_000, help="of each group")
-    add("--step-cost", type=step_time, default=STEP, metavar="BASE,A,B,C", help="milliseconds")
-    add("--time-scale", type=float, default=4.0, help="times the step cost")
-    add("--report-delay-steps", type=int, default=0, help="of the simulator")
-    add("--real", action="store_true", help="torch workers, 2 groups, each at its own pace")
-    add("--rate", type=float, default=2.0, help="requests a second with --real")
-    add("--prompt-parts", type=int, default=64, help="prompts so much shorter, with --real")
-    add("--output-parts", type=int, default=1, help="answers so much shorter, with --real")
-    add("--pin", action="store_true", help="round_robin by the clients, in the trace's order")
-    add("--unified", action="store_true", help="groups compute prompts")
-    given = parser.parse_args()
-    if given.quick:
-        given.dp_size, given.methods = "4", "auto,round_robin"
-        given.max_requests, given.time_scale, given.kv_capacity_tokens = 180, 1.0, 60_000
-        given.step_cost = step_time(_QUICK_STEP)
-    return given
 
 
 if __name__ == "__main__":

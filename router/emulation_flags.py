@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from balancer.simulation.settings import Pace
+from balancer.simulation.step_time import StepTime
 from router.errors import ConfigError
 from router.simulate.flag_values import STEP, step_time
 
@@ -39,10 +40,24 @@ def add_emulation(parser: argparse.ArgumentParser) -> None:
 
 
 def check_emulation(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError if there is a flag of emulated ranks without such ranks."""
+    """Raise ConfigError if a flag of emulated ranks has no such ranks, or cannot work."""
     if given["device"] == EMULATED:
+        _check_cost(given["emulated_step_cost"], given["watchdog_timeout_s"])
+        _check_log(given["emulated_step_log"])
         return
     for name in ("emulated_step_cost", "emulated_engine", "emulated_step_log"):
         if given[name] is not None:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, given[name], f"only with --device {EMULATED}")
+
+
+def _check_cost(cost: StepTime | None, watchdog_timeout_s: float) -> None:
+    """A group that finishes no step for so long is started again."""
+    if cost is not None and cost.base_ms >= 1e3 * watchdog_timeout_s:
+        allowed = f"a step has to end within --watchdog-timeout, {watchdog_timeout_s:g} s"
+        raise ConfigError("--emulated-step-cost", ",".join(f"{ms:g}" for ms in cost), allowed)
+
+
+def _check_log(log: Path | None) -> None:
+    if log is not None and not log.absolute().parent.is_dir():
+        raise ConfigError("--emulated-step-log", log, "a file in a folder that exists")

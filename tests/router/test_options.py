@@ -239,3 +239,24 @@ def test_flags_of_emulated_ranks_are_refused_without_such_ranks(given):
         parse(*given)
 
     assert parse("--device", "emulated", *given).device == "emulated"
+
+
+def test_emulated_steps_that_outlast_the_watchdog_are_refused():
+    """
+    Their base alone is enough: no step would ever end.
+    """
+    given = ("--device", "emulated", "--watchdog-timeout", "3", "--emulated-step-cost")
+    with pytest.raises(ConfigError, match=r"--emulated-step-cost .*--watchdog-timeout, 3 s"):
+        parse(*given, "3000,0,0,0")
+
+    assert parse(*given, "2999,0,0,0").emulated_step_cost.base_ms == 2999
+
+
+def test_a_step_log_in_a_folder_that_is_not_there_is_refused(tmp_path):
+    """
+    Before anything starts.
+    """
+    log = tmp_path / "none" / "steps.jsonl"
+
+    with pytest.raises(ConfigError, match=r"--emulated-step-log .*a folder that exists"):
+        parse("--device", "emulated", "--emulated-step-log", str(log))

@@ -90,7 +90,40 @@ def test_planning_takes_nothing_from_steps_that_follow_each_other(together):
     together.barrier.arrive(1, share(), together.now_s + 0.009)
 
     assert together.barrier.due_s == pytest.approx(together.now_s + 0.011)
-    assert together.barrier.close(1.0).round.late_ms == 0
+    began = together.barrier.close(1.0).round
+    assert (began.late_ms, began.gap_ms) == (0.0, pytest.approx(9.0))
+
+
+def test_a_round_counts_from_no_earlier_than_a_rank_came_that_was_out(together):
+    """
+    Rank 1 had nothing to plan until 8 ms after the round; whoever went does not matter.
+    """
+    barrier, now_s = together.barrier, together.now_s
+    barrier.leave(1, now_s + 0.001)
+    barrier.arrive(2, share(), now_s + 0.007)
+    barrier.arrive(1, share(), now_s + 0.008)
+    barrier.arrive(3, share(), now_s + 0.009)
+    barrier.leave(3, now_s + 0.009)
+    barrier.arrive(0, share(), now_s + 0.0095)
+
+    assert barrier.due_s == pytest.approx(now_s + 0.008 + 0.011)
+    began = barrier.close(1.0).round
+    assert (began.late_ms, began.gap_ms) == (pytest.approx(8.0), pytest.approx(9.5))
+
+
+def test_a_rank_that_waits_through_a_round_holds_up_nothing_after_it(together):
+    """
+    It had come before the end that the next one counts from.
+    """
+    barrier, now_s = together.barrier, together.now_s
+    barrier.leave(1, now_s)
+    barrier.arrive(0, share(), now_s)
+    barrier.arrive(1, share(), now_s + 0.005)
+    barrier.close(now_s + 0.011)
+
+    barrier.arrive(0, share(), now_s + 0.015)
+
+    assert barrier.due_s == pytest.approx(now_s + 0.022)
 
 
 def test_planning_that_takes_longer_than_a_step_is_told(together):
@@ -101,7 +134,8 @@ def test_planning_that_takes_longer_than_a_step_is_told(together):
     together.barrier.arrive(1, share(), together.now_s + 0.030)
 
     assert together.barrier.due_s == pytest.approx(together.now_s + 0.041)
-    assert together.barrier.close(1.0).round.late_ms == pytest.approx(30.0)
+    began = together.barrier.close(1.0).round
+    assert (began.late_ms, began.gap_ms) == (pytest.approx(30.0), pytest.approx(30.0))
 
 
 def test_after_a_pause_of_all_a_round_begins_when_somebody_comes(together):
@@ -114,7 +148,8 @@ def test_after_a_pause_of_all_a_round_begins_when_somebody_comes(together):
     together.barrier.arrive(1, share(), 5.0)
 
     assert together.barrier.due_s == pytest.approx(5.011)
-    assert together.barrier.close(6.0).round.late_ms == 0
+    began = together.barrier.close(6.0).round
+    assert (began.late_ms, began.gap_ms) == (0.0, 0.0)
 
 
 def test_a_rank_that_dies_in_a_round_is_not_released_and_not_awaited(together):

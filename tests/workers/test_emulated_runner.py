@@ -118,6 +118,19 @@ def test_the_runner_is_told_to_stop_with_the_engine():
     assert bench.pace.told == ["stop"]
 
 
+def test_the_runner_rests_at_the_end_of_the_step_loop():
+    """
+    It may have been stopped in mid-round, and nobody is to wait for it.
+    """
+    bench = Bench()
+    bench.engine.stop()
+
+    bench.engine.start()
+
+    assert bench.engine.join(20.0)
+    assert bench.pace.told == ["stop", "rest"]
+
+
 def test_log_probabilities_are_there_if_they_are_asked_for():
     """
     Every token was certain.
@@ -144,20 +157,23 @@ def test_no_token_of_the_sentence_ends_an_output(tmp_path):
     assert codec.decode(tokens) == " This answer is emulated."
 
 
-@pytest.mark.parametrize(("waiting", "kv_tokens"), [(0, 150), (1, 100)])
-def test_a_decode_pool_says_that_prompts_came_with_their_kv(waiting, kv_tokens):
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_a_decode_pool_says_that_prompts_came_with_their_kv(waiting):
     """
-    What is to be computed is of running requests for certain only while nobody waits.
+    Those that run; of 50 tokens to be computed 30 are in the step under way.  What is
+    left to be computed after it does not go below zero.
     """
     report: LoadReport = make_report(0)._replace(
         kv_used_tokens=100,
         waiting_uncached_tokens=50,
         waiting_requests=waiting,
         step_prefill_tokens=7,
+        computing_tokens=30,
     )
 
     seen = of_decode_pool(report)
 
     assert seen == report._replace(
-        kv_used_tokens=kv_tokens, waiting_uncached_tokens=0, step_prefill_tokens=0
+        kv_used_tokens=130, waiting_uncached_tokens=0, step_prefill_tokens=0, computing_tokens=0
     )
+    assert seen.waiting_uncached_tokens - seen.computing_tokens == 0

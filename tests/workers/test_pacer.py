@@ -1,5 +1,6 @@
 """The pacer, its clients and their socket; time is the test's."""
 
+import errno
 import json
 import socket
 import threading
@@ -101,6 +102,7 @@ def test_ranks_are_released_together_when_the_round_is_over(bench):
         "start_s": pytest.approx(100.011),
         "duration_ms": 15.0,
         "late_ms": 0.0,
+        "gap_ms": 0.0,
         "ranks": [
             {"dp_rank": 0, "kv_tokens": 100, "requests": 1, "prefill_tokens": 0, "cost_ms": 1.0},
             {"dp_rank": 1, "kv_tokens": 200, "requests": 5, "prefill_tokens": 7, "cost_ms": 5.0},
@@ -145,6 +147,42 @@ def test_nobody_waits_for_a_rank_that(bench, end):
     assert is_released(first)
 
 
+class FullListener(socket.socket):
+    """Takes nobody, as if there were no descriptor left."""
+
+    num_asked, is_full = 0, True
+
+    def accept(self):
+        self.num_asked += 1
+        if self.is_full:
+            raise OSError(errno.EMFILE, "too many open files")
+        return super().accept()
+
+
+def test_a_pacer_without_a_descriptor_asks_for_one_now_and_then(tmp_path):
+    """
+    And sleeps in between, though somebody is at the door.
+    """
+    with ExitStack() as undo:
+        bench = Bench(tmp_path, undo)
+        bench.pacer.close()
+        listener = FullListener(fileno=listen(bench.path).detach())
+        bench.pacer = Pacer(listener, Barrier(COST), StepLog(None, COST), bench.clock)
+        undo.callback(lambda: bench.pacer.close())
+        link = bench.rank()
+        bench.turns(after_ms=90)
+        assert listener.num_asked == 1
+        bench.turns(after_ms=20)
+        assert listener.num_asked == 2
+
+        listener.is_full = False
+        bench.turns(after_ms=110)
+        bench.say(link, 0, SHARE)
+        bench.turns(after_ms=11)
+
+        assert is_released(link)
+
+
 def test_half_a_message_is_no_message(bench):
     """
     The rest may come later.
@@ -180,12 +218,14 @@ def test_a_folder_that_is_too_deep_for_a_socket_is_refused(tmp_path):
         listen(pacer_path(folder))
 
 
-def test_a_log_that_cannot_be_written_is_refused(tmp_path):
+def test_a_place_that_cannot_be_taken_is_refused(tmp_path):
     """
-    At the start, not at the first step.
+    Something else is there that is not to be removed.
     """
-    with pytest.raises(InvalidConfig, match="--emulated-step-log"):
-        StepLog(tmp_path / "none" / "steps.jsonl", COST)
+    pacer_path(tmp_path).mkdir()
+
+    with pytest.raises(InvalidConfig, match="no socket"):
+        listen(pacer_path(tmp_path))
 
 
 # The client
@@ -249,6 +289,28 @@ def test_a_rank_that_is_stopped_waits_no_more(bench, tmp_path, has_pacer):
     client.stop()
 
     assert waiting.is_over()
+
+
+@pytest.mark.parametrize("when", ["in a round", "between two"])
+def test_nobody_waits_for_a_rank_that_is_stopped(bench, when):
+    """
+    Its process may take long to end.
+    """
+    first, client = bench.rank(), bench.client(1)
+    serve_until(bench, Waiting(client))
+    if when == "in a round":
+        waiting = Waiting(client)
+        client.stop()
+        assert waiting.is_over()
+    else:
+        client.stop()
+        client.rest()
+
+    bench.say(first, 0, SHARE)
+    bench.turns(after_ms=11)  # a round of rank 1, if its share was sent
+    bench.turns(after_ms=11)
+
+    assert is_released(first)
 
 
 def test_a_rank_that_rests_says_so_once(bench, caplog):

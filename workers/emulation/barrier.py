@@ -16,7 +16,11 @@ collective that has begun without it.
 Between two rounds ranks take their samples, plan and send.  An engine on a GPU hides
 that behind the step before, so it shall not add to the time of steps: the round
 counts from the end of the one before, unless all of it is over already by then.
-Then the ranks were late: it counts from now, and tells by how much.
+Then the ranks were late, and it counts from now.  Nor does it count from before the
+arrival of a rank that was out: that had nothing to plan until then.
+
+What is hidden so is time that the machine had to plan, and a deployment would not
+have: a round tells it as its gap.
 """
 
 from __future__ import annotations
@@ -31,13 +35,16 @@ class Round(NamedTuple):
     """
     One step of all who take part.
 
-    late_ms: from the end of the round before to its beginning; 0 if planning was hidden.
+    late_ms: from the end of the round before to its beginning.
+    gap_ms: from the same end to when nobody was awaited any more; late_ms at least.
+    Both are 0 after a pause of all.
     """
 
     number: int
     start_s: float
     duration_ms: float
     late_ms: float
+    gap_ms: float
     shares: Mapping[int, StepShare]
 
     @property
@@ -53,6 +60,12 @@ class Closed(NamedTuple):
     released: frozenset[int]
 
 
+class _Start(NamedTuple):
+    start_s: float
+    late_ms: float
+    gap_ms: float
+
+
 class Barrier:
     """Owns what is known of the ranks.  Times in seconds, of one clock."""
 
@@ -60,6 +73,8 @@ class Barrier:
         self._cost = cost
         self._awaited: set[int] = set()
         self._waiting: dict[int, StepShare] = {}
+        self._came_s: dict[int, float] = {}
+        """When those of the waiting came who had been out."""
         self._stepping: set[int] = set()
         self._round: Round | None = None
         self._num_rounds = 0
@@ -73,8 +88,11 @@ class Barrier:
 
     def arrive(self, rank: int, share: StepShare, now_s: float) -> None:
         """A rank has a plan, and will wait."""
+        was_in = rank in self._awaited
         self._forget(rank)
         self._waiting[rank] = share
+        if not was_in:
+            self._came_s[rank] = now_s
         self._begin(now_s)
 
     def leave(self, rank: int, now_s: float) -> None:
@@ -98,6 +116,7 @@ class Barrier:
         self._awaited.discard(rank)
         self._stepping.discard(rank)
         self._waiting.pop(rank, None)
+        self._came_s.pop(rank, None)
 
     def _begin(self, now_s: float) -> None:
         """Begin a round if nothing hinders it."""
@@ -108,15 +127,18 @@ class Barrier:
             return
         shares, self._waiting = self._waiting, {}
         duration_ms = self._cost.base_ms + max(map(self._cost.own_ms, shares.values()))
-        start_s, late_ms = self._start(duration_ms, now_s)
+        start = self._start(duration_ms, now_s)
+        self._came_s.clear()
         self._num_rounds += 1
-        self._round = Round(self._num_rounds, start_s, duration_ms, late_ms, shares)
+        self._round = Round(self._num_rounds, start.start_s, duration_ms, *start[1:], shares)
         self._stepping = set(shares)
 
-    def _start(self, duration_ms: float, now_s: float) -> tuple[float, float]:
+    def _start(self, duration_ms: float, now_s: float) -> _Start:
         last_s = self._last_end_s
         if last_s is None:
-            return now_s, 0.0
-        if now_s <= last_s + duration_ms / 1e3:
-            return last_s, 0.0
-        return now_s, 1e3 * (now_s - last_s)
+            return _Start(now_s, 0.0, 0.0)
+        gap_ms = 1e3 * (now_s - last_s)
+        if now_s > last_s + duration_ms / 1e3:
+            return _Start(now_s, gap_ms, gap_ms)
+        start_s = max((last_s, *self._came_s.values()))
+        return _Start(start_s, 1e3 * (start_s - last_s), gap_ms)

@@ -15,11 +15,12 @@ def of_decode_pool(report: LoadReport) -> LoadReport:
     """
     The report, had the prompts come with their KV.
 
-    While nobody waits all that is to be computed is of running requests.
+    What the step under way computes is in the KV then, and nothing is left to be computed.
+    Prompts of those who wait are not in it.
     """
-    arrived = 0 if report.waiting_requests else report.waiting_uncached_tokens
     return report._replace(
-        kv_used_tokens=report.kv_used_tokens + arrived,
+        kv_used_tokens=report.kv_used_tokens + report.computing_tokens,
         waiting_uncached_tokens=0,
+        computing_tokens=0,
         step_prefill_tokens=0,
     )

@@ -18,7 +18,7 @@ class Pace(Protocol):
         """Return when the step with this share is over, or at once if stopped."""
 
     def rest(self) -> None:
-        """There is nothing to compute."""
+        """There is nothing to compute; said after `stop`, too."""
 
     def stop(self) -> None:
         """Let nobody wait any more."""

@@ -29,6 +29,8 @@ from workers.ranks.thread import OnFatal, start_thread
 
 _BACKLOG = 1024
 _READ_BYTES = 4096
+_DEAF_S = 0.1
+"""How long nobody is let in after one could not be: the listener stays readable."""
 
 
 def pacer_path(run_dir: Path) -> Path:
@@ -38,9 +40,9 @@ def pacer_path(run_dir: Path) -> Path:
 
 def listen(path: Path) -> socket.socket:
     """Take the place of a pacer that died.  Raises InvalidConfig if there cannot be one."""
-    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        path.unlink(missing_ok=True)
         listener.bind(str(path))
         listener.listen(_BACKLOG)
     except OSError as error:
@@ -92,6 +94,7 @@ class Pacer:
         self._links: dict[int, _Link] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+        self._deaf_until_s: float | None = None
 
     def start(self, on_fatal: OnFatal) -> None:
         """Run for as long as the process lives."""
@@ -102,10 +105,12 @@ class Pacer:
         for key in list((self._selector.get_map() or {}).values()):
             assert isinstance(key.fileobj, socket.socket)
             key.fileobj.close()
+        self._listener.close()
         self._selector.close()
 
     def turn(self, longest_s: float | None = None) -> None:
         """Wait until something happens, so long at most; then do what follows from it."""
+        self._listen_again()
         for key, _ in self._selector.select(self._timeout_s(longest_s)):
             if key.data is None:
                 self._accept()
@@ -122,17 +127,26 @@ class Pacer:
             self.turn()
 
     def _timeout_s(self, longest_s: float | None) -> float | None:
-        due_s = self._barrier.due_s
-        if due_s is None:
+        ends_s = [at_s for at_s in (self._barrier.due_s, self._deaf_until_s) if at_s is not None]
+        if not ends_s:
             return longest_s
-        left_s = max(0.0, due_s - self._clock_s())
+        left_s = max(0.0, min(ends_s) - self._clock_s())
         return left_s if longest_s is None else min(left_s, longest_s)
+
+    def _listen_again(self) -> None:
+        if self._deaf_until_s is not None and self._clock_s() >= self._deaf_until_s:
+            self._deaf_until_s = None
+            self._selector.register(self._listener, selectors.EVENT_READ)
 
     def _accept(self) -> None:
         try:
             link, _ = self._listener.accept()
-        except OSError:
-            return  # it went away again, or there is no descriptor left: it will try again
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # it went away again
+        except OSError:  # there is no descriptor left; it stays in the queue
+            self._selector.unregister(self._listener)
+            self._deaf_until_s = self._clock_s() + _DEAF_S
+            return
         link.setblocking(False)
         self._selector.register(link, selectors.EVENT_READ, _Link(link))
 

@@ -4,6 +4,9 @@ A rank's side of the pacer (workers.emulation.pacer).
 Without a pacer there is no step: a rank that has lost it tries until it finds one, and
 then sends its share again.  The step it waits for is then as long as it should be, and
 began late.
+
+A rank that is stopped plans nothing more and may be in a round.  Its step loop's thread,
+which owns the link, ends it then: the pacer takes that for the rank's end.
 """
 
 from __future__ import annotations
@@ -47,9 +50,12 @@ class PacerClient:
             except OSError as error:
                 self._lose(error)
                 self._stopped.wait(self._retry_s)
+        self._leave()
 
     def rest(self) -> None:
         """Nobody is to wait for this rank."""
+        if self._stopped.is_set():
+            self._leave()
         if not self._is_in:
             return
         self._is_in = False
@@ -66,8 +72,7 @@ class PacerClient:
 
     def close(self) -> None:
         """Let go of link and pipe; for tests, whose processes live on."""
-        if self._link is not None:
-            self._link.close()
+        self._leave()
         for end in (self._wake_reader, self._wake_writer):
             os.close(end)
 
@@ -102,6 +107,11 @@ class PacerClient:
         if not self._is_lost:
             logger.warning("group %d has no pacer and waits for one: %s", self._dp_rank, error)
         self._is_lost = True
+        self._leave()
+
+    def _leave(self) -> None:
+        """End the link, whatever round it is in; the process may live on for long."""
+        self._is_in = False
         if self._link is not None:
             self._link.close()
         self._link = None

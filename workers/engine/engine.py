@@ -66,7 +66,7 @@ class Runner(Protocol):
         """Get ready for what probably follows the plan being computed; it may be nothing."""
 
     def rest(self) -> None:
-        """There is nothing to compute until the next launch; said at every idle round."""
+        """There is nothing to compute until the next launch; said at every idle round, and last."""
 
     def stop(self) -> None:
         """The loop is to end: whatever waits for others waits no more.  From any thread."""
@@ -220,6 +220,7 @@ class Engine:
         return samples
 
     def _end(self) -> None:
+        self._runner.rest()
         outputs = self._take_in(self._inbox.take(0.0))
         outputs += self._scheduler.abort_all(Stopping())
         self._ports.deliver(outputs)
