@@ -193,7 +193,7 @@ def main() -> None:
             )
             pairs.append(measure(plan, ("round_robin",) if given.pin else ()))
             print(f"  {pairs[-1]}", file=sys.stderr, flush=True)
-    _tell(pairs, given.time_scale)
+    tell(pairs, given.time_scale)
 
 
 def _real(given: argparse.Namespace) -> None:
@@ -213,7 +213,8 @@ def _real(given: argparse.Namespace) -> None:
     print(json.dumps({"real": rows, **scale._asdict(), "machine": machine_facts()}))
 
 
-def _tell(pairs: Sequence[Pair], time_scale: float) -> None:
+def tell(pairs: Sequence[Pair], time_scale: float) -> None:
+    """Print the table, what is not in it and why, and all of it as JSON."""
     rows = make_rows(pair for pair in pairs if pair.is_valid)
     print(table(rows) if rows else "no run was valid")
     print(f"\n{TIE_RULE}")

@@ -1,11 +1,13 @@
 """Which live runs count, and when two methods are told apart."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.balance_pair import Pair
 from benchmarks.balance_table import agreement, make_rows, table
+from benchmarks.bench_balance import tell
 
 GOOD = Pair(
     trace="mix",
@@ -97,3 +99,21 @@ def test_the_table_says_of_how_many_runs_its_means_are():
     told = {line.split()[0]: line.split()[1] for line in table(rows).splitlines()[3:5]}
 
     assert told == {"auto": "2", "other": "1"}
+
+
+@pytest.mark.parametrize("num_valid", [0, 2])
+def test_a_run_that_is_not_valid_is_in_no_figure_and_is_named(num_valid, capsys):
+    """
+    The JSON has it among the runs, with the reason.
+    """
+    bad = replace(GOOD, method="other", failed=3)
+    valid = [GOOD, replace(GOOD, seed=1)][:num_valid]
+
+    tell([*valid, bad], 1.0)
+
+    lines = capsys.readouterr().out.splitlines()
+    told = json.loads(lines[-1])
+    assert "NOT VALID, LEFT OUT: mix, 4 groups, other, seed 0: 3 requests failed" in lines
+    assert [row["seeds"] for row in told["rows"]] == [2] * bool(num_valid)
+    assert told["runs"][-1]["faults"] == ["3 requests failed"]
+    assert not told["is_valid"]
