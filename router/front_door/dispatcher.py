@@ -125,6 +125,10 @@ class Dispatcher:
         self.refresh()
         return self._without.get(model, ())
 
+    def groups_at(self, address: Address) -> list[int]:
+        """Those that answer there: all ranks of one engine."""
+        return [row.dp_rank for row in self._rows.values() if (row.host, row.port) == address]
+
     def group(self, dp_rank: int) -> GroupEntry:
         """Its row of the table: where it listens, and whose it is."""
         return self._rows[dp_rank]
