@@ -196,7 +196,7 @@ class InferenceExchange(Exchange):
             if data:  # none yet for a client that does not know chunked coding
                 self._pass_held(self._held, data)
             return
-        self._client.write(data)
+        super().on_data(data)
         self._note(data)
 
     def on_end(self) -> None:
