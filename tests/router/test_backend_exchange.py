@@ -236,24 +236,6 @@ async def test_a_status_that_means_something_between_us_means_nothing_of_others(
         assert (response.status, response.body) == (421, b"mine")
 
 
-@pytest.mark.parametrize(("path", "repeated"), [(b"/v1/completions", 1), (b"/v1/responses", 0)])
-async def test_what_may_have_been_done_is_not_done_twice(path, repeated):
-    """
-    A connection that was lost says nothing of what the engine did before.
-    """
-    async with Backends.opened(None, None, method="round_robin") as site:
-        site.client.send(post(b'{"input":"x","prompt":"x"}', path))
-        first = 0 if await _is_first(site, 0) else 1
-        (await site.servers[first].next_request()).abort()
-        if repeated:
-            (await site.servers[1 - first].next_request()).answer()
-
-        response = await site.client.response()
-
-        assert response.status == (200 if repeated else 502)
-        assert site.num_received[1 - first] == repeated
-
-
 async def test_an_engine_that_died_is_no_candidate_until_it_is_back():
     """
     Its books were emptied by its requests' ends, and begin no new life.

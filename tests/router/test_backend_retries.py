@@ -76,6 +76,49 @@ async def test_another_rank_of_the_same_engine_is_better_than_nobody(how):
         await until(lambda: site.door.meters.retries == {how: 1})
 
 
+@pytest.mark.parametrize(("how", "status"), [("lost", 502), ("refused", 503)])
+@pytest.mark.parametrize(
+    ("method", "path", "repeated"),
+    [
+        (b"POST", b"/v1/completions", True),
+        (b"POST", b"/v1/responses", False),
+        (b"GET", b"/v1/responses/7", True),
+        (b"DELETE", b"/v1/responses/7", False),
+    ],
+)
+async def test_what_may_have_been_done_is_not_done_twice(how, status, method, path, repeated):
+    """
+    Neither a connection that was lost nor a 503 says what the engine did before.
+    """
+    async with Backends.opened(None, None) as site:
+        site.client.send(post(b'{"input":"x","prompt":"x"}', path).replace(b"POST", method))
+        await until(lambda: sum(site.num_received) == 1)
+        first = site.num_received.index(1)
+        _leave(await site.servers[first].next_request(), how)
+        if repeated:
+            (await site.servers[1 - first].next_request()).answer()
+
+        response = await site.client.response()
+
+        assert response.status == (200 if repeated else status)
+        assert site.num_received[1 - first] == repeated
+
+
+async def test_what_never_went_out_may_go_elsewhere_whatever_it_is():
+    """
+    Nobody can have done what nobody was sent.
+    """
+    async with Backends.opened(None, None, respond=lambda r: r.answer()) as site:
+        site.servers[0].stop_listening()
+
+        for _ in range(4):
+            site.client.send(post(b'{"input":"x"}', b"/v1/responses"))
+            assert (await site.client.response()).status == 200
+
+        assert site.num_received == [0, 4]
+        assert site.door.meters.retries["unreachable"] > 0
+
+
 def _leave(received, how):
     if how == "lost":
         received.abort()
