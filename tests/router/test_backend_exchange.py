@@ -31,6 +31,25 @@ async def test_a_backend_is_told_nothing_of_ours():
         await site.client.response()
 
 
+async def test_an_engine_gets_a_host_from_whoever_names_none():
+    """
+    HTTP/1.0 needs none, and the engine is asked with HTTP/1.1; one that is empty stays so.
+    """
+    async with Backends.opened(None) as site:
+        async with site.door.client() as older:
+            older.send(b"GET /version HTTP/1.0\r\n\r\n")
+            received = await site.servers[0].next_request()
+            assert received.header(b"host") == [b"127.0.0.1:%d" % site.servers[0].port]
+            received.answer()
+            assert (await older.response()).status == 200
+
+        site.client.send(b"GET /version HTTP/1.1\r\nHost:\r\n\r\n")
+        received = await site.servers[0].next_request()
+        assert received.header(b"host") == [b""]
+        received.answer()
+        await site.client.response()
+
+
 async def test_nobody_follows_the_prefixes_of_a_backend():
     """
     With a method that looks at prefixes too: the question carries the instance's key.
