@@ -72,7 +72,12 @@ class BackendGroup:
 
 def url_of(host: str, port: int) -> str:
     """The URL of a server, without a path."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{authority_of(host, port)}"
+
+
+def authority_of(host: str, port: int) -> str:
+    """Host and port as they stand in a URL, and in a `Host` header."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_backend(text: str) -> Backend:

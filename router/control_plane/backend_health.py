@@ -5,6 +5,8 @@ Asks an engine that is not ours for its health, at the path that its kind has fo
     vllm, sglang, llamacpp     /health       200
     levelhead                  /ready        200
     openai                     /v1/models    anything below 500: it may want a key
+
+Any other answer is refusing; no connection, or one that breaks, is unwell.
 """
 
 from __future__ import annotations
@@ -43,4 +45,4 @@ class BackendProbe:
             is_well = answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR
         else:
             is_well = answer.status_code == httpx.codes.OK
-        return Health.WELL if is_well else Health.UNWELL
+        return Health.WELL if is_well else Health.REFUSING

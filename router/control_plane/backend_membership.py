@@ -1,17 +1,20 @@
 """
 Which groups of other people's engines serve: asks each engine, keeps the group table.
 
-    state      answers well    refuses, breaks or     no answer for     none for
-               (or unwell?)    is unwell, twice       2 s               30 s
-    starting   ready           -                      -                 -
-    ready      -               dead                   suspect           dead
-    suspect    ready           dead                   -                 dead
-    draining   -               dead                   -                 -
-    dead       ready           -                      -                 -
+    state      answers    answers     no connection, or    no answer    none for
+               well       otherwise   it breaks: twice     for 2 s      30 s
+    starting   ready      -           -                    -            -
+    ready      -          suspect     dead                 suspect      dead
+    suspect    ready      -           dead                 -            dead
+    draining   -          -           dead                 -            -
+    dead       ready      -           -                    -            -
 
-An engine is asked once for all its ranks.  It has no card and no process that could be
+An engine is asked once for all its ranks, every second; every 0.2 s while nothing is under
+way there, so that it serves soon.  It has no card and no process that could be
 watched, and may be slow to answer while it works: so silence alone makes it suspect
-for half a minute before it counts as death, which ends what it has under way.
+for half a minute before it counts as death, which ends what it has under way.  An answer
+never ends it, whatever it says: an engine that is busy or shuts down may refuse what is new
+and finish what it has.
 
 Draining is for as long as the engine lives: one that was restarted meanwhile, and so has refused
 for a while, serves again.
@@ -50,6 +53,7 @@ _LOOK_PERIOD_S = 0.2
 _PROBE_PERIOD_S = 1.0
 _DEAD_AFTER_NS = 30_000_000_000
 _MISSED = (GroupState.READY, GroupState.SUSPECT)
+_WITHOUT_REQUESTS = (GroupState.STARTING, GroupState.DEAD)
 
 
 class BackendMembership:
@@ -113,6 +117,11 @@ class BackendMembership:
             self._members[dp_rank] = _after(self._members[dp_rank], health, began_ns)
         self._table.publish(self._members)
 
+    def pause_s(self, url: str) -> float:
+        """How long after a probe the engine there is asked again."""
+        state = self._members[self._engines[url][0]].entry.state
+        return _LOOK_PERIOD_S if state in _WITHOUT_REQUESTS else _PROBE_PERIOD_S
+
     def drain(self, dp_rank: int) -> GroupEntry:
         """
         Give that group no request any more; what it has, it finishes.
@@ -133,11 +142,9 @@ class BackendMembership:
             await asyncio.sleep(_LOOK_PERIOD_S)
 
     async def _keep_probing(self, url: str) -> None:
-        first = self._engines[url][0]
         while True:
             await self.probe(url)
-            is_well = self._members[first].asked_ns is None
-            await asyncio.sleep(_PROBE_PERIOD_S if is_well else _LOOK_PERIOD_S)
+            await asyncio.sleep(self.pause_s(url))
 
 
 def _first_entry(dp_rank: int, group: BackendGroup, instance: Instance) -> GroupEntry:
@@ -168,6 +175,8 @@ def _after(member: Member, health: Health, began_ns: int) -> Member:
             return member
         case Health.UNKNOWN:
             return not_asked(member, began_ns)
+        case Health.REFUSING:
+            return suspected(replace(member, num_failures=0, asked_ns=None))
     now = probed(member, healthy=health is Health.WELL)
     if now.is_leaving and now.num_failures >= FAILURES_TO_DEATH:
         return replace(now, is_leaving=False).in_state(GroupState.DEAD)

@@ -26,6 +26,8 @@ class Health(Enum):
     WELL = "well"
     UNWELL = "unwell"
     """It answered so, or not at all."""
+    REFUSING = "refusing"
+    """A backend answered that it is not well: it is there, and may go on with what it has."""
     SILENT = "silent"
     """No answer came in time from a backend, which took the question."""
     UNKNOWN = "unknown"

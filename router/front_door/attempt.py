@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from balancer.assignment import Assignment, End
 from router.backends.addressing import rank_lines
+from router.backends.backend import authority_of
 from router.front_door.message import Request
 from router.front_door.services import Services
 from router.front_door.upstream import Address
@@ -73,7 +74,14 @@ class Attempt:
         if not self._group.is_backend:
             return request.forwarded(b"POST", self._charge_lines())
         method = b"GET" if request.method == b"HEAD" else request.method
-        return request.forwarded(method, rank_lines(self._group), _MEANT_FOR_US)
+        extra = rank_lines(self._group) + self._host_line(request)
+        return request.forwarded(method, extra, _MEANT_FOR_US)
+
+    def _host_line(self, request: Request) -> bytes:
+        """The one that HTTP/1.1 requires, if the client's older version did not."""
+        if any(lower == b"host" for lower, _, _ in request.headers):
+            return b""
+        return b"host: %s\r\n" % authority_of(*self.address).encode()
 
     def _charge_lines(self) -> bytes:
         """Header lines that tell the group who charges what, and whom it is meant for."""

@@ -60,9 +60,13 @@ class BackendExchange(InferenceExchange):
         return super()._session_key(body) if self._has_prompt else None
 
     def _retry(self, reason: str, why: str) -> bool:
-        """One that was lost may have been done: it is sent again only where that does no harm."""
+        """
+        One that was lost may have been done: it is sent again only where that does no harm.
+
+        So may one that was answered 503, which a proxy says too when what is behind it was lost.
+        """
         request = self._request
         may_repeat = request.method in _SAFE or request.path in _REPEATABLE
-        if reason == "lost" and not may_repeat:
+        if reason != "unreachable" and not may_repeat:
             return False
         return super()._retry(reason, why)

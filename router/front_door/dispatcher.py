@@ -63,11 +63,13 @@ class Dispatcher:
         clock_ns: Callable[[], int],
         on_table: Callable[[tuple[GroupEntry, ...]], None],
         on_gone: Callable[[Address, str], None] = lambda address, reason: None,
+        on_back: Callable[[Address], None] = lambda address: None,
         *,
         rows_read: Collection[int] | None = None,
     ) -> None:
         """
-        `on_gone` hears of each address at which a group is no more, and why.
+        `on_gone` hears of each address at which a group is no more, and why; `on_back` of each
+        at which the same life of one is well again.
 
         `rows_read`: of the board, all unless given; the own one is never read.
         """
@@ -80,6 +82,7 @@ class Dispatcher:
         self._clock_ns = clock_ns
         self._on_table = on_table
         self._on_gone = on_gone
+        self._on_back = on_back
         self._table_sequence = 0
         self._load_sequence = 0
         self.num_changes = 0
@@ -124,6 +127,10 @@ class Dispatcher:
             return ()
         self.refresh()
         return self._without.get(model, ())
+
+    def groups_at(self, address: Address) -> list[int]:
+        """Those that answer there: all ranks of one engine."""
+        return [row.dp_rank for row in self._rows.values() if (row.host, row.port) == address]
 
     def group(self, dp_rank: int) -> GroupEntry:
         """Its row of the table: where it listens, and whose it is."""
@@ -192,6 +199,7 @@ class Dispatcher:
         self.num_changes += 1
         self._table_sequence = table.sequence
         ended = _ended(self._groups, table.groups)
+        back = _back(self._groups, table.groups)
         self._rows = {entry.dp_rank: entry for entry in table.groups}
         self._without = _without(table.groups)
         for entry in table.groups:
@@ -202,6 +210,8 @@ class Dispatcher:
                 self._groups[entry.dp_rank] = entry
         self._on_table(table.groups)
         self._reread_loads()
+        for address in back:
+            self._on_back(address)
         for gone in ended:
             level = logging.DEBUG if gone.is_expected else logging.WARNING
             _log.log(
@@ -259,6 +269,21 @@ def _ended(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> list[
             continue
         ended.append(_Gone(entry.dp_rank, address, why, is_expected))
     return ended
+
+
+def _back(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> set[Address]:
+    """Where those are that were found dead, too soon: the same life of them is ready."""
+    dead = {
+        (dp_rank, known.epoch, known.host, known.port)
+        for dp_rank, known in before.items()
+        if known.state is GroupState.DEAD
+    }
+    ready = [entry for entry in now if entry.state is GroupState.READY]
+    return {
+        Address(entry.host, entry.port)
+        for entry in ready
+        if (entry.dp_rank, entry.epoch, entry.host, entry.port) in dead
+    }
 
 
 def _has_died(before: GroupState, now: GroupState) -> bool:

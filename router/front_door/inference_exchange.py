@@ -26,6 +26,7 @@ from balancer.load import RequestShape
 from router.errors import BadRequest, GroupLost, NoGroup, RequestError
 from router.front_door.answer import Answer
 from router.front_door.attempt import Attempt
+from router.front_door.elsewhere import assign_elsewhere
 from router.front_door.exchange import Client, Exchange
 from router.front_door.message import Request
 from router.front_door.prompt import GENERATE_PATH, PromptCount, text_bytes
@@ -143,8 +144,11 @@ class InferenceExchange(Exchange):
         services, left = self._services, self._attempt
         if self._head_passed or left is None or len(self._tried) > services.max_retries:
             return False
+        excluded, is_reachable = {*self._tried, *self._unfit}, reason != "unreachable"
         try:
-            assignment = services.dispatcher.assign(self._shape, {*self._tried, *self._unfit})
+            assignment = assign_elsewhere(
+                services.dispatcher, self._shape, excluded, left.address, is_reachable=is_reachable
+            )
         except NoGroup:
             return False
         services.meters.retries[reason] += 1
@@ -192,7 +196,7 @@ class InferenceExchange(Exchange):
             if data:  # none yet for a client that does not know chunked coding
                 self._pass_held(self._held, data)
             return
-        self._client.write(data)
+        super().on_data(data)
         self._note(data)
 
     def on_end(self) -> None:

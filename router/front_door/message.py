@@ -124,16 +124,39 @@ def passed_head(head: bytes, extra: bytes, *, without_coding: bool = False) -> b
     """
     An upstream's response head (with its empty line) as it goes to the client.
 
-    Drops the upstream's own connection headers, without_coding its
-    transfer-encoding too, and adds extra, finished header lines, at the end.
+    Drops what was between upstream and front door, and what only a front door
+    says; without_coding what tells of chunks too, which otherwise pass as they
+    came.  Adds extra, finished header lines, at the end.
     """
     lower = head.lower()
-    if without_coding or b"\r\nconnection:" in lower or b"\r\nkeep-alive:" in lower:
-        dropped = _HOP_LINES + ((b"transfer-encoding:",) if without_coding else ())
-        lines = head[:-4].split(b"\r\n")
-        kept = [line for line in lines if not line.lower().startswith(dropped)]
-        head = b"\r\n".join(kept) + b"\r\n\r\n"
+    if without_coding or any(mark in lower for mark in _DROPPED_MARKS):
+        first, *lines = head[:-4].split(b"\r\n")
+        dropped = _dropped_from(lines)
+        if without_coding:
+            dropped |= _OF_CHUNKS
+        kept = [line for line in lines if not _is_dropped(_name_of(line), dropped)]
+        head = b"\r\n".join((first, *kept)) + b"\r\n\r\n"
     return head[:-2] + extra + b"\r\n"
 
 
-_HOP_LINES = (b"connection:", b"keep-alive:")
+_HOP_NAMES = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade"))
+_DROPPED_MARKS = (*(b"\r\n%s:" % name for name in _HOP_NAMES), b"\r\n" + _OURS)
+_OF_CHUNKS = frozenset((b"transfer-encoding", b"trailer"))
+_FRAMING = _OF_CHUNKS | {b"content-length"}  # goes with the body, whatever `Connection` names
+
+
+def _name_of(line: bytes) -> bytes:
+    return line.partition(b":")[0].lower()
+
+
+def _is_dropped(name: bytes, dropped: frozenset[bytes]) -> bool:
+    return name in dropped or name.startswith(_OURS)
+
+
+def _dropped_from(lines: list[bytes]) -> frozenset[bytes]:
+    """Names of the headers that are for this hop alone, in lower case."""
+    named: frozenset[bytes] = frozenset()
+    for line in lines:
+        if _name_of(line) == b"connection":
+            named |= _named_by_connection(line.partition(b":")[2])
+    return _HOP_NAMES | (named - _FRAMING)

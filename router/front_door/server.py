@@ -99,6 +99,7 @@ class FrontDoor:
             clock_ns,
             self._on_table,
             self._pool.lose,
+            self._pool.spare,
             rows_read=None if self._instance.in_flight_board else (),
         )
 

@@ -9,7 +9,8 @@ What is said to be gone may have ended or may be stopped, and nobody here can
 tell which.  The connections can: those of a process that has ended are closed
 by the kernel, and what it had written arrives before that.  So its answers are
 read to their end, however slow their client, and only a connection that is
-read and stays silent is given up: its upstream is stopped, or cut off.
+read and stays silent is given up: its upstream is stopped, or cut off.  If it is found
+well before that, nothing is.
 """
 
 from __future__ import annotations
@@ -124,6 +125,12 @@ class UpstreamPool:
             if limit is not None and not limit.expired():
                 limit.reschedule(self._loop.time())
             self._doomed[connection] = reason
+
+    def spare(self, address: Address) -> None:
+        """The upstream there is well after all, and the same: what is under way goes on."""
+        for connection in self._all.get(address, ()):
+            if self._doomed.pop(connection, None) is not None:
+                connection.num_silent_ticks = 0
 
     def tick(self) -> None:
         """

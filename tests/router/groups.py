@@ -151,6 +151,10 @@ class FakeGroup:
         else:
             self._waiting.put_nowait(received)
 
+    def stop_listening(self):
+        """From now on connections are refused."""
+        self._server.close()
+
     async def next_request(self):
         return await soon(self._waiting.get())
 

@@ -31,6 +31,25 @@ async def test_a_backend_is_told_nothing_of_ours():
         await site.client.response()
 
 
+async def test_an_engine_gets_a_host_from_whoever_names_none():
+    """
+    HTTP/1.0 needs none, and the engine is asked with HTTP/1.1; one that is empty stays so.
+    """
+    async with Backends.opened(None) as site:
+        async with site.door.client() as older:
+            older.send(b"GET /version HTTP/1.0\r\n\r\n")
+            received = await site.servers[0].next_request()
+            assert received.header(b"host") == [b"127.0.0.1:%d" % site.servers[0].port]
+            received.answer()
+            assert (await older.response()).status == 200
+
+        site.client.send(b"GET /version HTTP/1.1\r\nHost:\r\n\r\n")
+        received = await site.servers[0].next_request()
+        assert received.header(b"host") == [b""]
+        received.answer()
+        await site.client.response()
+
+
 async def test_nobody_follows_the_prefixes_of_a_backend():
     """
     With a method that looks at prefixes too: the question carries the instance's key.
@@ -234,24 +253,6 @@ async def test_a_status_that_means_something_between_us_means_nothing_of_others(
 
         response = await site.client.response()
         assert (response.status, response.body) == (421, b"mine")
-
-
-@pytest.mark.parametrize(("path", "repeated"), [(b"/v1/completions", 1), (b"/v1/responses", 0)])
-async def test_what_may_have_been_done_is_not_done_twice(path, repeated):
-    """
-    A connection that was lost says nothing of what the engine did before.
-    """
-    async with Backends.opened(None, None, method="round_robin") as site:
-        site.client.send(post(b'{"input":"x","prompt":"x"}', path))
-        first = 0 if await _is_first(site, 0) else 1
-        (await site.servers[first].next_request()).abort()
-        if repeated:
-            (await site.servers[1 - first].next_request()).answer()
-
-        response = await site.client.response()
-
-        assert response.status == (200 if repeated else 502)
-        assert site.num_received[1 - first] == repeated
 
 
 async def test_an_engine_that_died_is_no_candidate_until_it_is_back():

@@ -1,92 +1,18 @@
 """Groups of other people's engines: asked for their health, and never taken for dead too soon."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 
-from router.backends.backend import BackendGroup, Kind
-from router.control_plane.backend_health import BackendProbe
-from router.control_plane.backend_membership import BackendMembership
-from router.control_plane.backend_models import BackendModels
-from router.control_plane.table import Table
-from shm.group_table import GroupState, GroupTableReader
+from router.backends.backend import Kind
+from shm.group_table import GroupState
 from tests.router.fakes import until
-from tests.router.house import House
+from tests.router.watched_engine import URL, watching
 
 pytestmark = pytest.mark.anyio
 STARTING, READY, SUSPECT, DRAINING, DEAD = map(
     GroupState, ("starting", "ready", "suspect", "draining", "dead")
 )
-URL = "http://a:1"
-
-
-class Engine:
-    """Answers probes with a status; None refuses, and `hangs` is no answer in time."""
-
-    def __init__(self):
-        self.status = 200
-        self.hangs = False
-        self.asked = []
-
-    async def __call__(self, request):
-        self.asked.append(request.url.path)
-        if self.hangs:
-            raise httpx.ReadTimeout("no answer")
-        if self.status is None:
-            raise httpx.ConnectError("refused")
-        return httpx.Response(self.status, json={"data": [{"id": "m"}, {"id": "lora"}]})
-
-
-class Site:
-    """A membership over one engine, at a time that is told to pass."""
-
-    def __init__(self, house, engine, client):
-        self.house, self.engine = house, engine
-        self._client = client
-        self._reader = GroupTableReader.attach(house.instance.name)
-        self.membership = self.another()
-
-    def another(self):
-        """As the control plane's next life makes it."""
-        found = self._reader.snapshot()
-        table = Table(self.house.table, self.house.clock.ns, found.groups if found else ())
-        probe, clock_ns = BackendProbe(self._client), self.house.clock.ns
-        self.models = BackendModels(self.house.instance.backends, self._client)
-        return BackendMembership(
-            self.house.instance, table, probe, self.models, clock_ns, found.groups if found else ()
-        )
-
-    async def probed(self, times=1, after_s=0.0):
-        """The states after probes, and a look that much later."""
-        for _ in range(times):
-            await self.membership.probe(URL)
-        self.house.clock.now_s += after_s
-        self.membership.look()
-        return self.states
-
-    @property
-    def states(self):
-        table = self._reader.snapshot()
-        assert table.groups == self.membership.groups
-        return [entry.state for entry in table.groups]
-
-    def close(self):
-        self._reader.close()
-
-
-@asynccontextmanager
-async def watching(*ranks, kind=Kind.VLLM):
-    groups = tuple(BackendGroup("a", 1, kind, rank) for rank in ranks or (None,))
-    engine = Engine()
-    client = httpx.AsyncClient(transport=httpx.MockTransport(engine))
-    async with House.built(dp_size=len(groups), backends=groups) as house, client:
-        site = Site(house, engine, client)
-        try:
-            yield site
-        finally:
-            site.close()
 
 
 async def test_ranks_of_one_engine_are_ready_by_one_answer():
@@ -123,21 +49,90 @@ async def test_each_kind_is_asked_where_it_tells_its_health(kind, path, well, un
         assert site.engine.asked == [path, path]
 
 
-@pytest.mark.parametrize("status", [None, 500])
-async def test_an_engine_that_refuses_twice_is_dead_until_it_answers_well(status):
+async def test_an_engine_that_refuses_twice_is_dead_until_it_answers_well():
     """
     In the same epoch: it has no counters that could be an earlier life's.
     """
     async with watching() as site:
         await site.probed()
         epoch = site.membership.groups[0].epoch
-        site.engine.status = status
+        site.engine.status = None
 
         assert await site.probed() == [READY]
         assert await site.probed() == [DEAD]
         site.engine.status = 200
         assert await site.probed() == [READY]
         assert site.membership.groups[0].epoch == epoch == site.house.instance.epoch
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_an_engine_that_answers_badly_is_suspect_and_never_dead(status):
+    """
+    At once and for however long: it is there, and what it has under way may go well.
+    """
+    async with watching() as site:
+        await site.probed()
+        site.engine.status = status
+
+        assert await site.probed() == [SUSPECT]
+        assert await site.probed(5, after_s=31.0) == [SUSPECT]
+        site.engine.status = 200
+        assert await site.probed() == [READY]
+
+
+async def test_a_dead_engine_that_answers_badly_is_dead():
+    """
+    As while it loads its model: it was not told to be ready yet.
+    """
+    async with watching() as site:
+        await site.probed()
+        site.engine.status = None
+        assert await site.probed(2) == [DEAD]
+        site.engine.status = 503
+
+        assert await site.probed(3) == [DEAD]
+
+
+async def test_connections_must_break_twice_with_no_answer_between():
+    """
+    A bad answer is one.
+    """
+    async with watching() as site:
+        await site.probed()
+        for status in (None, 503, None):
+            site.engine.status = status
+            await site.probed()
+
+        assert site.states == [SUSPECT]
+        assert await site.probed() == [DEAD]
+
+
+async def test_an_engine_is_asked_again_after_a_second_and_sooner_if_nothing_is_under_way():
+    """
+    Two failures that end what is under way are that far apart.
+    """
+    async with watching() as site:
+        pauses = [site.membership.pause_s(URL)]
+        for status in (200, 503, None, None):
+            site.engine.status = status
+            await site.probed()
+            pauses.append(site.membership.pause_s(URL))
+
+        assert pauses == [0.2, 1.0, 1.0, 1.0, 0.2]
+
+
+async def test_a_drained_engine_that_answers_badly_goes_on_draining():
+    """
+    It was not restarted yet.
+    """
+    async with watching() as site:
+        await site.probed()
+        site.membership.drain(0)
+        site.engine.status = 503
+        assert await site.probed(3) == [DRAINING]
+        site.engine.status = 200
+
+        assert await site.probed() == [DRAINING]
 
 
 async def test_an_engine_that_is_silent_is_suspect_and_after_half_a_minute_dead():

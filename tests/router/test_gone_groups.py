@@ -130,6 +130,24 @@ async def test_streams_of_a_group_that_only_gets_no_more_go_on(state):
         await site.all_released()
 
 
+async def test_requests_of_a_group_that_was_found_dead_too_soon_go_on():
+    """
+    It is ready again, in the same life, before its silence has counted.
+    """
+    async with Site.opened(2) as site:
+        received = await begun_stream(site)
+        give_up(site, 0, "dead")
+        pass_ticks(site, 2)
+
+        site.present(row(0, site.groups[0].port))
+        pass_ticks(site)
+        await turns()
+
+        received.write(LAST_CHUNK)
+        assert await site.client.exactly(len(LAST_CHUNK)) == LAST_CHUNK
+        await site.all_released()
+
+
 async def test_a_new_life_at_the_old_address_is_reached_over_a_new_connection():
     """
     Connections that waited belong to the life before.

@@ -76,6 +76,44 @@ def test_an_answers_head_loses_what_was_between_group_and_door():
     assert passed == b"HTTP/1.1 200 OK\r\nDate: now\r\nx: connection: y\r\nours: 1\r\n\r\n"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"Connection: x", b"KEEP-ALIVE: timeout=5", b"Proxy-Connection: x", b"te: x", b"Upgrade: h2c",
+     b"X-Levelhead-DP-Rank: 7", b"x-levelhead-anything: x"],
+)  # fmt: skip
+def test_an_answer_loses_what_is_of_this_hop_or_for_a_front_door_to_say(line):
+    """
+    Each of them, alone in its head.
+    """
+    head = b"HTTP/1.1 200 OK\r\na: 1\r\n%s\r\nb: 2\r\n\r\n" % line
+
+    passed = passed_head(head, b"x-levelhead-dp-rank: 1\r\n")
+
+    assert passed == b"HTTP/1.1 200 OK\r\na: 1\r\nb: 2\r\nx-levelhead-dp-rank: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_answer_loses_what_its_connection_header_names_but_not_its_framing(order):
+    """
+    Wherever it stands; what tells how long the body is goes with the body.
+    """
+    kept = [b"Transfer-Encoding: chunked", b"Trailer: x", b"Proxy-Authenticate: Basic"]
+    lines = [b"Connection: X-A,transfer-encoding , trailer", b"x-a: 1", *kept][::order]
+
+    passed = passed_head(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % b"\r\n".join(lines), b"")
+
+    assert passed == b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % b"\r\n".join(kept[::order])
+
+
+def test_a_head_whose_body_loses_its_chunks_tells_of_none():
+    """
+    Nor of what stands behind them.
+    """
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nTrailer: x\r\na: 1\r\n\r\n"
+
+    assert passed_head(head, b"", without_coding=True) == b"HTTP/1.1 200 OK\r\na: 1\r\n\r\n"
+
+
 def test_a_head_with_nothing_to_drop_is_passed_byte_by_byte():
     """
     Odd spacing and odd names are the group's.

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from tests.router.backends import Backends
-from tests.router.clients import chunk
+from tests.router.clients import chunk, get
 from tests.router.fakes import soon
 
 pytestmark = pytest.mark.anyio
@@ -162,6 +162,48 @@ def told(answer):
     first, *lines = head.split(b"\r\n")
     dropped = OURS | {b"connection", b"keep-alive"}
     return first, [li for li in lines if li.partition(b":")[0].lower() not in dropped], body
+
+
+def of_method(answer, method):
+    """An answer to that method, of what GET would get."""
+    first, lines, body = answer
+    return first, lines, b"" if method == b"HEAD" else body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+async def test_heads_agree_with_and_without_the_front_door(seed):
+    """
+    What HEAD gets through it is the head of what GET gets of the engine, and not a byte more.
+    """
+    rng = random.Random(seed)
+    async with Backends.opened(None, respond=respond) as site:
+        for number in range(NUM_REQUESTS // 8):
+            rest = b" /v1/models?%d HTTP/1.1\r\nhost: e\r\nconnection: close\r\n\r\n" % number
+            method = rng.choice((b"HEAD", b"GET"))
+            direct = told(await answer_to(site.servers[0].port, b"GET" + rest))
+            through = told(await answer_to(site.door.port, method + rest))
+            assert of_method(direct, method) == through, rest
+
+
+@pytest.mark.parametrize("form", ["length", "chunked"])
+async def test_nothing_of_a_body_comes_before_the_answer_after_a_head(form):
+    """
+    On the same connection, though the engine writes the body after the head.
+    """
+    async with Backends.opened(None) as site:
+        site.client.send(b"HEAD /version HTTP/1.1\r\nhost: door\r\n\r\n")
+        received = await site.servers[0].next_request()
+        coding = b"content-length: 5" if form == "length" else b"transfer-encoding: chunked"
+        received.write(_head(b"200 OK", [coding]))
+        assert (await site.client.head()).status == 200
+        received.write(b"HELLO" if form == "length" else chunk(b"HELLO") + TAILS[0])
+
+        site.client.send(get(b"/version"))
+        (await site.servers[0].next_request()).answer(b"second")
+
+        assert await site.client.exactly(8) == b"HTTP/1.1"
+        assert (await site.client.response()).body == b"second"
 
 
 @pytest.mark.slow

@@ -64,6 +64,26 @@ async def test_a_connection_to_an_upstream_that_is_gone_is_not_kept():
         assert not busy.is_open
 
 
+async def test_a_connection_is_kept_if_its_upstream_is_well_after_all():
+    """
+    With all its ticks, should it be gone again.
+    """
+    async with pooled() as (pool, address):
+        connection = await pool.connect(address)
+        for _ in range(2):
+            pool.lose(address, "it is gone")
+            for _ in range(3):
+                pool.tick()
+            assert connection.is_open
+            pool.spare(address)
+        for _ in range(9):
+            pool.tick()
+
+        pool.give_back(connection)
+
+        assert pool.take(address) is connection
+
+
 async def test_a_connection_that_is_being_made_is_given_up_at_every_turn_of_the_loop():
     """
     None that was begun before its upstream was found gone comes out of it afterwards.
