@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-_MAX_DP_SIZE = 1024
+MAX_DP_SIZE = 1024
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
 _DEFAULT_PORT = 80
 _AUTO = "auto"
@@ -120,8 +120,8 @@ def _kind(value: str) -> Kind | None:
 
 
 def _dp_size(value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= _MAX_DP_SIZE:
-        raise ValueError(f"dp-size={value}: allowed are integers, 1 to {_MAX_DP_SIZE}")
+    if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= MAX_DP_SIZE:
+        raise ValueError(f"dp-size={value}: allowed are integers, 1 to {MAX_DP_SIZE}")
     return int(value)
 
 
