@@ -81,3 +81,14 @@ def test_flags_of_our_workers_are_refused_beside_backends(flag, value):
     """
     with pytest.raises(ConfigError, match=f"{flag} {value}: is for workers of ours"):
         parse_serve(["--backend", "http://a:1", flag, value], {})
+
+
+def test_figures_of_backends_count_for_as_long_as_it_takes_to_read_the_next():
+    """
+    Else they would count now and then.
+    """
+    with pytest.raises(ConfigError, match=r"--max-load-age 0\.9: with --backend.* 1 or more"):
+        parse_serve(["--backend", "http://a:1", "--max-load-age", "0.9"], {})
+
+    assert parse_serve(["--backend", "http://a:1", "--max-load-age", "1"], {}).backends
+    assert parse_serve(["--max-load-age", "0.9"], {}).max_load_age_s == 0.9

@@ -1,5 +1,6 @@
 """Engines are read, and what they hold beyond the books is published."""
 
+import asyncio
 from contextlib import asynccontextmanager
 
 import httpx
@@ -18,6 +19,11 @@ from tests.router.house import House
 pytestmark = pytest.mark.anyio
 URL = "http://a:1"
 SECOND_NS = 1_000_000_000
+NOTHING = (0, 0)
+
+
+class EndOfTest(Exception):
+    """The loop is left."""
 
 
 class Engine:
@@ -27,6 +33,7 @@ class Engine:
         self.loads = {}
         self.status = 200
         self.asked = []
+        self.limits = []
         self.at_question = lambda: None
 
     def holds(self, rank, tokens, running=1):
@@ -37,6 +44,7 @@ class Engine:
 
     async def __call__(self, request):
         self.asked.append(request.url.path)
+        self.limits.append(request.extensions["timeout"]["read"])
         self.at_question()
         return httpx.Response(self.status, content=orjson.dumps({"loads": [*self.loads.values()]}))
 
@@ -48,6 +56,7 @@ class Reading:
         self.house = house
         self.engine = engine
         self.collector = collector
+        self.slept = []
         self.board = Board.attach(house.instance.name, writable=True)
         self.loads = LoadReader.attach(house.instance.name)
 
@@ -58,6 +67,13 @@ class Reading:
             book_tokens=tokens, book_requests=requests,
         )  # fmt: skip
         self.board.write(0, dp_rank, cell)
+
+    async def sleep(self, seconds):
+        """The collector's: it ends with the third, and each is kept."""
+        self.slept.append(seconds)
+        if len(self.slept) == 3:
+            raise EndOfTest
+        await asyncio.sleep(0)
 
     async def read(self):
         """Read once; the reports by group."""
@@ -70,15 +86,24 @@ class Reading:
         return figures.read(tuple(entries(self.house.instance.backends)))
 
 
+def beyond(reports):
+    """Tokens and requests that each is told to hold beyond the books."""
+    return {
+        rank: (report.holding_tokens, report.running_requests) for rank, report in reports.items()
+    }
+
+
 @asynccontextmanager
-async def reading(*ranks, kind=Kind.SGLANG):
+async def reading(*ranks, kind=Kind.SGLANG, **settings):
     groups = tuple(BackendGroup("a", 1, kind, rank) for rank in ranks)
     engine = Engine()
     client = httpx.AsyncClient(transport=httpx.MockTransport(engine))
-    async with House.built(dp_size=len(groups), backends=groups) as house, client:
+    async with House.built(dp_size=len(groups), backends=groups, **settings) as house, client:
         board = Board.attach(house.instance.name)
-        built = Collector(house.instance, board, house.loads, client, house.clock.ns)
-        made = Reading(house, engine, built)
+        made = Reading(house, engine, None)
+        made.collector = Collector(
+            house.instance, board, house.loads, client, house.clock.ns, made.sleep
+        )
         try:
             yield made
         finally:
@@ -152,7 +177,7 @@ async def test_an_engine_of_one_group_is_all_its_ranks():
         assert (await site.read())[0].holding_tokens == 570
 
 
-async def test_a_reading_that_is_not_given_is_named_and_no_report_is_made(caplog):
+async def test_a_reading_that_is_not_given_is_named_and_the_books_stand_alone(caplog):
     """
     One line when it begins and one when it is over.
     """
@@ -160,9 +185,10 @@ async def test_a_reading_that_is_not_given_is_named_and_no_report_is_made(caplog
         site.engine.holds(0, 500)
         site.engine.status = 404
         with caplog.at_level("INFO", "levelhead"):
-            assert await site.read() == {}
-            assert await site.read() == {}
+            assert beyond(await site.read()) == {0: NOTHING}
+            assert beyond(await site.read()) == {0: NOTHING}
             assert site.figures()[0].condition is Condition.MISSING
+            assert site.figures()[0].report is None
             site.engine.status = 200
             assert (await site.read())[0].holding_tokens == 500
 
@@ -180,11 +206,11 @@ async def test_a_rank_that_an_engine_does_not_tell_of_is_missing_alone():
     async with reading(0, 1) as site:
         site.engine.holds(1, 70)
 
-        assert (await site.read()).keys() == {1}
+        assert beyond(await site.read()) == {0: NOTHING, 1: (70, 1)}
         assert site.collector.beyond[0].condition is Condition.MISSING
 
 
-async def test_nothing_held_for_long_while_books_are_open_is_not_reported():
+async def test_nothing_held_for_long_while_books_are_open_is_named():
     """
     A counter that stands at zero, whatever is sent.
     """
@@ -192,9 +218,10 @@ async def test_nothing_held_for_long_while_books_are_open_is_not_reported():
         site.engine.holds(0, 0, running=0)
         site.book(0, 200)
         for _ in range(9):
-            assert (await site.read()).keys() == {0}
+            await site.read()
+            assert site.figures()[0].condition is None
 
-        assert await site.read() == {}
+        assert beyond(await site.read()) == {0: NOTHING}
         assert site.figures()[0].condition is Condition.ALWAYS_ZERO
 
 
@@ -208,3 +235,122 @@ async def test_an_engine_that_tells_nothing_is_not_asked_and_misses_nothing():
 
         assert site.engine.asked == []
         assert (site.figures()[0].tokens, site.figures()[0].condition) == (200, None)
+
+
+async def test_a_reading_that_is_used_no_more_is_taken_back_at_once():
+    """
+    A front door would go on to count the last one until it is old.
+    """
+    async with reading(0) as site:
+        site.engine.holds(0, 500)
+        assert beyond(await site.read()) == {0: (500, 1)}
+        site.house.clock.now_s += 1
+        site.engine.status = 500
+
+        report = (await site.read())[0]
+
+        assert beyond({0: report}) == {0: NOTHING}
+        assert report.sampled_ns == site.house.clock.ns()
+        assert report.kv_capacity_tokens == 9999
+
+
+@pytest.mark.parametrize("figure", [1e30, 1 << 62, 1e400])
+@pytest.mark.parametrize("rank", [0, None])
+async def test_figures_that_no_engine_can_have_are_malformed(figure, rank):
+    """
+    They would not fit the segment.
+    """
+    async with reading(rank) as site:
+        site.engine.holds(0, 5)
+        for name in ("num_used_tokens", "num_total_tokens", "max_total_num_tokens"):
+            site.engine.loads[0][name] = figure
+
+        assert beyond(await site.read()) == {0: NOTHING}
+        assert site.collector.beyond[0].condition in (Condition.MALFORMED, Condition.MISSING)
+
+
+async def test_figures_that_are_too_large_together_are_malformed():
+    """
+    Each of them could be.
+    """
+    async with reading(None) as site:
+        for rank in range(2):
+            site.engine.holds(rank, 1)
+            site.engine.loads[rank]["max_total_num_tokens"] = 1 << 48
+
+        await site.read()
+
+        assert site.collector.beyond[0].condition is Condition.MALFORMED
+
+
+async def test_an_answer_that_nobody_thought_of_is_malformed_and_told_once(caplog):
+    """
+    The other engines' figures are needed.
+    """
+
+    def mistake():
+        raise RecursionError("deep")
+
+    async with reading(0) as site:
+        site.engine.at_question = mistake
+
+        assert beyond(await site.read()) == {0: NOTHING}
+        assert beyond(await site.read()) == {0: NOTHING}
+        assert site.collector.beyond[0].condition is Condition.MALFORMED
+    assert caplog.text.count("http://a:1 gives an answer that cannot be read") == 1
+
+
+@pytest.mark.parametrize(("takes_s", "pause_s"), [(0.0, 0.5), (0.3, 0.2), (0.9, 0.0)])
+async def test_an_engine_is_asked_every_half_second_however_long_it_takes(takes_s, pause_s):
+    """
+    From question to question.
+    """
+
+    def slow():
+        site.house.clock.now_s += takes_s
+
+    async with reading(0) as site:
+        site.engine.at_question = slow
+        with pytest.raises(EndOfTest):
+            await site.collector._keep_reading(URL)
+
+    assert site.slept == pytest.approx([pause_s] * 3)
+
+
+@pytest.mark.parametrize(("max_load_age_s", "limit_s"), [(1.0, 0.5), (2.0, 1.5), (60.0, 2.0)])
+async def test_an_answer_is_waited_for_as_long_as_the_last_one_counts(max_load_age_s, limit_s):
+    """
+    Later ones come when the report is old.
+    """
+    async with reading(0, max_load_age_s=max_load_age_s) as site:
+        await site.read()
+
+    assert site.engine.limits == [limit_s]
+
+
+async def test_books_between_two_readings_are_known():
+    """
+    Ours began and ended meanwhile, and the reading shows it still.
+    """
+    async with reading(0) as site:
+        site.engine.holds(0, 0, running=0)
+        await site.read()
+        site.house.clock.now_s += 0.2
+        site.book(0, 900)
+        site.collector.note()
+        site.house.clock.now_s += 0.3
+        site.book(0, 0, 0)
+        site.engine.holds(0, 900)
+
+        assert beyond(await site.read()) == {0: NOTHING}
+
+
+async def test_books_are_noted_every_fifth_of_a_second():
+    """
+    For as long as the collector is there.
+    """
+    async with reading(0) as site:
+        with pytest.raises(EndOfTest):
+            await site.collector._keep_noting()
+
+    assert site.slept == [0.2] * 3
