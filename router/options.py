@@ -17,6 +17,7 @@ from typing import Any
 from balancer.methods import REPORT_METHODS
 from balancer.simulation.step_time import StepTime
 from router.backends.backend import Backend
+from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
 from router.flags import serve_parser
@@ -117,6 +118,12 @@ def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]
             "--load-balance-method",
             given["load_balance_method"],
             "weighs what groups report, and backends are weighed with our books",
+        )
+    if given["max_load_age_s"] < LEAST_LOAD_AGE_S:
+        raise ConfigError(
+            "--max-load-age",
+            given["max_load_age_s"],
+            f"with --backend, whose figures are read twice a second, {LEAST_LOAD_AGE_S:g} or more",
         )
     seen: set[str] = set()
     for backend in given["backends"]:

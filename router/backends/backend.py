@@ -9,14 +9,20 @@ addressed at the same host and port, in that engine's own way (see router.backen
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
+from ipaddress import IPv6Address
 
-_MAX_DP_SIZE = 1024
+MAX_DP_SIZE = 1024
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
 _DEFAULT_PORT = 80
 _AUTO = "auto"
+_MAX_PORT = 65535
+_URL = re.compile(
+    r"http://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
 
 
 class Kind(StrEnum):
@@ -82,6 +88,9 @@ def authority_of(host: str, port: int) -> str:
 
 def parse_backend(text: str) -> Backend:
     """The backend that `text` tells of.  Raises ValueError, saying what is allowed."""
+    _, at, behind = text.rpartition("@")
+    if at:  # what is before it may be a password, which is for no log
+        raise ValueError(f"'***@{behind}': allowed is http://host:port, without user or password")
     url, *settings = text.split(",")
     host, port = _address(url)
     kind, dp_size, weight = None, None, 1.0
@@ -103,15 +112,26 @@ def parse_backend(text: str) -> Backend:
 
 
 def _address(url: str) -> tuple[str, int]:
-    split = urlsplit(url)
-    if split.scheme != "http" or not split.hostname:
-        raise ValueError(f"{url!r}: allowed is http://host:port")
-    if split.path.rstrip("/") or split.query or split.fragment or split.username is not None:
-        raise ValueError(f"{url!r}: allowed is http://host:port, and nothing behind it")
+    told = _URL.fullmatch(url)
+    if told is None:
+        raise ValueError(
+            f"{url!r}: allowed is http://host:port, and nothing behind it; an IPv6 address in "
+            "brackets, without a zone"
+        )
+    host, port = told["host"], told["port"]
+    if port is not None and not 1 <= int(port) <= _MAX_PORT:
+        raise ValueError(f"{url!r}: allowed are ports 1 to {_MAX_PORT}")
+    if host.startswith("["):
+        host = _ipv6(host[1:-1])
+    return host.lower(), _DEFAULT_PORT if port is None else int(port)
+
+
+def _ipv6(host: str) -> str:
     try:
-        return split.hostname, split.port or _DEFAULT_PORT
+        IPv6Address(host)
     except ValueError:
-        raise ValueError(f"{url!r}: allowed are ports 1 to 65535") from None
+        raise ValueError(f"[{host}]: that is no IPv6 address") from None
+    return host
 
 
 def _kind(value: str) -> Kind | None:
@@ -125,8 +145,8 @@ def _kind(value: str) -> Kind | None:
 
 
 def _dp_size(value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= _MAX_DP_SIZE:
-        raise ValueError(f"dp-size={value}: allowed are integers, 1 to {_MAX_DP_SIZE}")
+    if not (value.isascii() and value.isdigit()) or not 1 <= int(value) <= MAX_DP_SIZE:
+        raise ValueError(f"dp-size={value}: allowed are integers, 1 to {MAX_DP_SIZE}")
     return int(value)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -16,13 +17,14 @@ import httpx
 
 from router.backends.backend import Backend, BackendGroup, Kind
 from router.backends.evidence import PATHS, Evidence
+from router.backends.inquiry import NoAnswer, inquire
 from router.backends.rank_check import Heed, RankCheck
 from router.errors import StartError
 
 _log = logging.getLogger("levelhead.serve")
 _ANSWER_LIMIT_S = 5.0
 _PAUSE_S = 0.5
-_MAX_TRIES = 120  # a minute, if nobody listens there
+_WAIT_S = 60.0
 
 
 class Discovered(NamedTuple):
@@ -40,11 +42,11 @@ class Discovery:
         self,
         client: httpx.AsyncClient,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        max_tries: int = _MAX_TRIES,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
         self._sleep = sleep
-        self._max_tries = max_tries
+        self._clock_s = clock_s
 
     async def groups(self, backends: Sequence[Backend]) -> list[Discovered]:
         """Those of each backend.  Raises StartError if one that has to be asked does not answer."""
@@ -55,6 +57,18 @@ class Discovery:
         kind = backend.kind or evidence.kind()
         if kind is None:
             raise StartError(_why_unknown(backend, evidence))
+        if not kind.has_ranks and backend.dp_size not in (None, 1):
+            raise StartError(
+                f"--backend {backend.url} is {kind}, which has no DP ranks that can be asked for: "
+                f"leave out dp-size={backend.dp_size}"
+            )
+        if backend.dp_size is None and not evidence.ranks(kind):
+            if not evidence.has_any:  # one group of an engine that may have several
+                raise StartError(_why_unknown(backend, evidence))
+            _log.warning(
+                "%s does not tell how many DP ranks it has: it is one group; dp-size=N says "
+                "otherwise", backend.url,
+            )  # fmt: skip
         ranks = _ranks(backend, kind, evidence.ranks(kind))
         groups = _groups(backend, kind, ranks)
         if len(groups) > 1 and not await self._are_heeded(groups, evidence):
@@ -77,12 +91,10 @@ class Discovery:
 
     async def _evidence(self, backend: Backend) -> Evidence:
         """What the server tells: once what is needed is among it, or when it was long enough."""
-        evidence = await self._ask(backend)
-        for number in range(1, self._max_tries):
-            if _is_enough(backend, evidence):
-                break
-            if number == 1:  # it is not up, or answers that it loads its model
-                _log.info("waiting for %s to say what it is", backend.url)
+        until_s, evidence = self._clock_s() + _WAIT_S, await self._ask(backend)
+        if not _is_enough(backend, evidence):  # it is not up, or answers that it loads its model
+            _log.info("waiting for %s to say what it is", backend.url)
+        while not _is_enough(backend, evidence) and self._clock_s() < until_s:
             await self._sleep(_PAUSE_S)
             evidence = await self._ask(backend)
         return evidence
@@ -94,10 +106,10 @@ class Discovery:
     async def _get(self, url: str) -> bytes | None:
         """The body of a good answer, empty for another one; None if there was none."""
         try:
-            answer = await self._client.get(url, timeout=_ANSWER_LIMIT_S)
-        except (httpx.HTTPError, httpx.InvalidURL):
+            answer = await inquire(self._client, url, _ANSWER_LIMIT_S)
+        except NoAnswer:
             return None
-        return answer.content if answer.status_code == httpx.codes.OK else b""
+        return answer.body if answer.is_good else b""
 
 
 def _is_enough(backend: Backend, evidence: Evidence) -> bool:
@@ -126,9 +138,14 @@ def _ranks(backend: Backend, kind: Kind, told: tuple[int, ...]) -> tuple[int, ..
     if size is None or size == len(told):
         return told or (0,)
     if told and kind.has_ranks:
+        what = (
+            "it is ONE group, and spreads requests over them by itself"
+            if size == 1
+            else f"ranks 0 to {size - 1} are addressed"
+        )
         _log.warning(
-            "%s: dp-size=%d was said, the engine tells of %d DP rank(s): %d are addressed",
-            backend.url, size, len(told), size,
+            "%s: dp-size=%d was said, the engine tells of %d DP rank(s): %s",
+            backend.url, size, len(told), what,
         )  # fmt: skip
     return tuple(range(size))
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from router.backends.backend import Kind
+from router.backends.backend import MAX_DP_SIZE, Kind
 
 PATHS = ("/v1/models", "/metrics", "/get_server_info", "/server_info", "/props", "/version")
 _OWNERS = {kind.value: kind for kind in Kind if kind is not Kind.OPENAI}
@@ -31,7 +31,7 @@ _METRICS = {
     "\nlevelhead_": Kind.LEVELHEAD,
 }
 # Of any metric: with several API servers, gauges are told only once they were set.
-_ENGINE = re.compile(r'^vllm:\w+\{[^}]*\bengine="(\d+)"', re.MULTILINE)
+_ENGINE = re.compile(r'^vllm:\w+\{[^}]*\bengine="([0-9]{1,4})"', re.MULTILINE)
 
 
 class Evidence(NamedTuple):
@@ -69,13 +69,14 @@ class Evidence(NamedTuple):
         return Kind.OPENAI if self._first_model() else None
 
     def ranks(self, kind: Kind) -> tuple[int, ...]:
-        """DP ranks that it says it has, in order; none if it does not say."""
+        """DP ranks that it says it has, in order; none if it does not say, or cannot be."""
         if kind is Kind.VLLM:
             metrics = (self.answers.get("/metrics") or b"").decode(errors="replace")
-            return tuple(sorted({int(rank) for rank in _ENGINE.findall(metrics)}))
+            ranks = {int(rank) for rank in _ENGINE.findall(metrics)}
+            return tuple(sorted(rank for rank in ranks if rank < MAX_DP_SIZE))
         if kind is Kind.SGLANG:
             size = self._server_info().get("dp_size")
-            return tuple(range(size)) if type(size) is int and size > 0 else ()
+            return tuple(range(size)) if type(size) is int and 0 < size <= MAX_DP_SIZE else ()
         return (0,)
 
     def _first_model(self) -> dict[str, Any]:

@@ -1,32 +1,51 @@
 """
-Whether an engine heeds the rank that it is asked for: one token is computed on each, and seen.
+Whether an engine heeds the rank that it is asked for: tokens are computed on each, and seen.
 
-    vllm     the rank's counter of prompt tokens grows
-    sglang   the answer says who computed it: meta_info.dp_rank
+Both kinds are asked at `/v1/completions`, and the rank's own counter of prompt tokens grows:
 
-An engine that does not heed it spreads requests by itself, and books for each of its ranks
-would be about nothing.  Where it cannot be seen (another key, a model that generates nothing),
-that is said too.
+    vllm     vllm:prompt_tokens_total, by its label `engine`
+    sglang   sglang:realtime_tokens_total, by its label `dp_rank`, with --enable-metrics
+
+Each rank is asked twice in a row, because an engine that takes turns would meet every rank
+that is asked for in order.  One that does not heed it spreads requests by itself, and books
+for each of its ranks would be about nothing.  Where it cannot be seen (another key, a model
+that generates nothing), that is said too.  Requests of others make counters grow as well:
+while there are many, an engine that does not heed its ranks may pass.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from typing import Any
+from typing import NamedTuple
 
 import httpx
 
 from router.backends.addressing import rank_header
 from router.backends.backend import BackendGroup, Kind
+from router.backends.inquiry import Answer, NoAnswer, inquire
 from router.backends.readings.prometheus_text import samples
 
+_log = logging.getLogger("levelhead.serve")
+_PATH = "/v1/completions"
 _PROMPT = "level"
 _LIMIT_S = 30.0  # of a first request, for which an engine may compile something
-_COUNTED = "vllm:prompt_tokens_total"
 _MAX_LOOKS = 20
 _PAUSE_S = 0.1
+_TIMES = 2
+
+
+class _Counter(NamedTuple):
+    metric: str
+    label: str
+
+
+_COUNTERS = {
+    Kind.VLLM: _Counter("vllm:prompt_tokens_total", "engine"),
+    Kind.SGLANG: _Counter("sglang:realtime_tokens_total", "dp_rank"),
+}
 
 
 class Heed(Enum):
@@ -49,23 +68,24 @@ class RankCheck:
         self._sleep = sleep
 
     async def of(self, groups: Sequence[BackendGroup], model: str) -> Heed:
-        """Of all those ranks of one engine: the worst that was seen."""
-        seen = [await self._of(group, model) for group in groups]
-        return next((each for each in (Heed.NO, Heed.UNSEEN) if each in seen), Heed.YES)
+        """Of those ranks of one engine, in order: the first that is not seen to be heeded."""
+        for number, group in enumerate(groups, 1):
+            _log.info("%s: DP rank %d of %d is tried", group.url, number, len(groups))
+            for _ in range(_TIMES):
+                heed = await self._of(group, model)
+                if heed is not Heed.YES:
+                    return heed
+        return Heed.YES
 
     async def _of(self, group: BackendGroup, model: str) -> Heed:
         try:
-            if group.kind is Kind.VLLM:
-                return await self._by_counters(group, model)
-            return await self._by_answer(group)
-        except (httpx.HTTPError, ValueError):
+            return await self._by_counters(group, model)
+        except (NoAnswer, ValueError):
             return Heed.UNSEEN
 
     async def _by_counters(self, group: BackendGroup, model: str) -> Heed:
         before = await self._counters(group)
-        await self._post(
-            group, "/v1/completions", {"model": model, "prompt": _PROMPT, "max_tokens": 1}
-        )
+        await self._compute(group, model)
         grown: set[int] = set()
         for _ in range(_MAX_LOOKS):  # they are told once a step, or later
             now = await self._counters(group)
@@ -75,29 +95,25 @@ class RankCheck:
             await self._sleep(_PAUSE_S)
         return Heed.NO if grown else Heed.UNSEEN
 
-    async def _by_answer(self, group: BackendGroup) -> Heed:
-        body = {"text": _PROMPT, "sampling_params": {"max_new_tokens": 1}}
-        answer = await self._post(group, "/generate", body)
-        meta = answer.get("meta_info") if isinstance(answer, dict) else None
-        rank = meta.get("dp_rank") if isinstance(meta, dict) else None
-        if rank is None:
-            return Heed.UNSEEN
-        return Heed.YES if rank == group.engine_rank else Heed.NO
-
-    async def _post(self, group: BackendGroup, path: str, body: dict[str, Any]) -> Any:
+    async def _compute(self, group: BackendGroup, model: str) -> None:
         name, value = rank_header(group.kind, group.engine_rank or 0)
+        body = {"model": model, "prompt": _PROMPT, "max_tokens": 1}
         headers = {name.decode(): value.decode()}
-        answer = await self._client.post(
-            group.url + path, json=body, headers=headers, timeout=_LIMIT_S
-        )
-        answer.raise_for_status()
-        return answer.json()
+        _good(await inquire(self._client, group.url + _PATH, _LIMIT_S, body, headers))
 
     async def _counters(self, group: BackendGroup) -> dict[int, float]:
-        answer = await self._client.get(group.url + "/metrics", timeout=_LIMIT_S)
-        answer.raise_for_status()
+        counter = _COUNTERS[group.kind]
+        text = _good(await inquire(self._client, group.url + "/metrics", _LIMIT_S))
         counts: dict[int, float] = {}
-        for labels, value in samples(answer.text, _COUNTED):
-            rank = int(labels.get("engine", "0"))
-            counts[rank] = counts.get(rank, 0) + value
+        for labels, value in samples(text.decode(errors="replace"), counter.metric):
+            if counter.label in labels:
+                rank = int(labels[counter.label])
+                counts[rank] = counts.get(rank, 0) + value
         return counts
+
+
+def _good(answer: Answer) -> bytes:
+    """Its body.  Raises NoAnswer if it is another one."""
+    if not answer.is_good:
+        raise NoAnswer(f"status {answer.status}")
+    return answer.body

@@ -11,6 +11,8 @@ Any other answer is refusing; no connection, or one that breaks, is unwell.
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 
 from router.backends.backend import Kind, url_of
@@ -18,7 +20,8 @@ from router.control_plane.health import Health
 from router.shortage import is_shortage
 from shm.group_table import GroupEntry
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 5.0  # of each step: a connection of the client, one to the engine, each read
+_LIMIT_S = 3 * _TIMEOUT_S  # of all together: an answer that drips would never be another one
 _PATHS = {Kind.LEVELHEAD: "/ready", Kind.OPENAI: "/v1/models"}
 _USUAL_PATH = "/health"
 
@@ -26,17 +29,19 @@ _USUAL_PATH = "/health"
 class BackendProbe:
     """Asks over one client."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, limit_s: float = _LIMIT_S) -> None:
         """`client` is for probes alone: see router.control_plane.health.probe_client."""
         self._client = client
+        self._limit_s = limit_s
 
     async def ask(self, entry: GroupEntry) -> Health:
         """Of any group of that engine: its health is that of the server."""
         kind = Kind(entry.engine)
         url = url_of(entry.host, entry.port) + _PATHS.get(kind, _USUAL_PATH)
         try:
-            answer = await self._client.get(url, timeout=_TIMEOUT_S)
-        except httpx.ReadTimeout:
+            async with asyncio.timeout(self._limit_s):
+                answer = await self._client.get(url, timeout=_TIMEOUT_S)
+        except (httpx.ReadTimeout, TimeoutError):
             return Health.SILENT
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             is_ours = isinstance(error, httpx.PoolTimeout) or is_shortage(error)

@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+import orjson
 
 from router.backends.backend import BackendGroup, Kind
+from router.backends.inquiry import NoAnswer, inquire
 
 _log = logging.getLogger("levelhead.control_plane")
 _PERIOD_S = 10.0
 _UNTIL_KNOWN_S = 1.0
 _ANSWER_LIMIT_S = 5.0
-_MAX_NAME_BYTES = 480  # of all in a row of the table, which has 1,024
+_MAX_NAME_BYTES = 480  # of all, as JSON, in a row of the table, which has 1,024
 _SERVES_ANY = (Kind.LLAMACPP,)
 
 
@@ -41,7 +43,7 @@ class BackendModels:
         if self._kinds[url] in _SERVES_ANY:
             return ()
         names = tuple(model["id"] for model in self._lists.get(url, ()))
-        if sum(len(name.encode()) + 4 for name in names) <= _MAX_NAME_BYTES:
+        if len(orjson.dumps(names)) <= _MAX_NAME_BYTES:
             return names
         if url not in self._too_long:
             self._too_long.add(url)
@@ -68,10 +70,9 @@ class BackendModels:
     async def ask(self, url: str) -> None:
         """Once.  What an engine said last stands while it says nothing."""
         try:
-            answer = await self._client.get(f"{url}/v1/models", timeout=_ANSWER_LIMIT_S)
-            answer.raise_for_status()
-            listed = answer.json()["data"]
-            if all(isinstance(model["id"], str) for model in listed):
+            answer = await inquire(self._client, f"{url}/v1/models", _ANSWER_LIMIT_S)
+            listed = orjson.loads(answer.body)["data"] if answer.is_good else None
+            if listed is not None and all(isinstance(model["id"], str) for model in listed):
                 self._lists[url] = listed
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
+        except (NoAnswer, ValueError, KeyError, TypeError):
             return

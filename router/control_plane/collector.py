@@ -7,28 +7,41 @@ docs/decisions/0013-books-of-backends.md.
 
 Who writes: the control plane, alone; the reports of workers of ours are their publisher's.
 If it dies here, reports grow old, and after --max-load-age the books stand alone.
+A reading that is not used is replaced by one of nothing beyond the books, at once: a front
+door would go on to count the last one until it is old.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import httpx
 
 from balancer.ledger import Book
+from router.backends.inquiry import NoAnswer, inquire
 from router.backends.readings.adapters import ADAPTERS, Adapter
 from router.backends.readings.beyond import Beyond
-from router.backends.readings.reading import Condition, Reading, ReadingError, missing
+from router.backends.readings.reading import (
+    READ_PERIOD_S,
+    Condition,
+    Reading,
+    ReadingError,
+    checked,
+    malformed,
+    missing,
+)
 from router.instance import Instance
 from shm.board import Board
 from shm.load import Accepted, LoadReport, LoadWriter
 
 _log = logging.getLogger("levelhead.control_plane")
-_PERIOD_S = 0.5
+_NOTE_PERIOD_S = 0.2
 _ANSWER_LIMIT_S = 2.0
+_S_PER_NS = 1e-9
 _UNLIMITED = 1 << 62
+_UNKNOWN = Reading(0, 0, 0, 0, 0)
 _NONE = Accepted(0, 0, 0, 0, 0)
 
 
@@ -42,6 +55,7 @@ class Collector:
         writer: LoadWriter,
         client: httpx.AsyncClient,
         clock_ns: Callable[[], int],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`client` is for this alone."""
         self._instance = instance
@@ -49,27 +63,45 @@ class Collector:
         self._writer = writer
         self._client = client
         self._clock_ns = clock_ns
+        self._sleep = sleep
+        self._answer_limit_s = min(_ANSWER_LIMIT_S, instance.max_load_age_s - READ_PERIOD_S)
         self.beyond = [Beyond() for _ in instance.backends]
         """What is known of each group, by dp_rank."""
         self._reports: dict[int, LoadReport] = {}
         self._engines: dict[str, list[int]] = {}
         """dp_ranks by URL."""
+        self._failed: set[str] = set()
+        """Where a mistake of ours was met, and told."""
         for dp_rank, group in enumerate(instance.backends):
             if group.kind in ADAPTERS:
                 self._engines.setdefault(group.url, []).append(dp_rank)
 
     async def keep(self) -> None:
         """Read every engine, for ever; where there is none to read, return."""
-        await asyncio.gather(*map(self._keep_reading, self._engines))
+        if self._engines:
+            await asyncio.gather(self._keep_noting(), *map(self._keep_reading, self._engines))
 
     async def read(self, url: str) -> None:
         """Ask the engine there once, and publish what that says of its groups."""
         ranks = self._engines[url]
         began_ns, before = self._clock_ns(), [self._book(dp_rank) for dp_rank in ranks]
-        told = await self._readings(url, ADAPTERS[self._instance.backends[ranks[0]].kind])
+        try:
+            adapter = ADAPTERS[self._instance.backends[ranks[0]].kind]
+            told = await self._readings(url, adapter)
+        except Exception as error:  # noqa: BLE001  whatever it answers, the others are read
+            if url not in self._failed:
+                self._failed.add(url)
+                _log.exception("%s gives an answer that cannot be read", url)
+            told = malformed(f"{type(error).__name__}: {error}")
         for dp_rank, book in zip(ranks, before, strict=True):
             self._take(dp_rank, _of_rank(told, self._engine_rank(dp_rank)), book, began_ns)
         self._writer.publish(self._reports.values(), self._clock_ns())
+
+    def note(self) -> None:
+        """The books as they are now, which a reading that comes may show."""
+        now_ns = self._clock_ns()
+        for dp_rank in (each for ranks in self._engines.values() for each in ranks):
+            self.beyond[dp_rank].note(self._book(dp_rank), now_ns)
 
     def close(self) -> None:
         """Publish no more."""
@@ -77,8 +109,15 @@ class Collector:
 
     async def _keep_reading(self, url: str) -> None:
         while True:
+            began_ns = self._clock_ns()
             await self.read(url)
-            await asyncio.sleep(_PERIOD_S)
+            took_s = (self._clock_ns() - began_ns) * _S_PER_NS
+            await self._sleep(max(0.0, READ_PERIOD_S - took_s))
+
+    async def _keep_noting(self) -> None:
+        while True:
+            self.note()
+            await self._sleep(_NOTE_PERIOD_S)
 
     async def _readings(self, url: str, adapter: Adapter) -> dict[int, Reading] | ReadingError:
         answers = await asyncio.gather(*(self._get(url + path) for path in adapter.paths))
@@ -89,10 +128,10 @@ class Collector:
 
     async def _get(self, url: str) -> bytes | None:
         try:
-            answer = await self._client.get(url, timeout=_ANSWER_LIMIT_S)
-        except (httpx.HTTPError, httpx.InvalidURL):
+            answer = await inquire(self._client, url, self._answer_limit_s)
+        except NoAnswer:
             return None
-        return answer.content if answer.status_code == httpx.codes.OK else None
+        return answer.body if answer.is_good else None
 
     def _take(
         self, dp_rank: int, told: Reading | ReadingError, before: Book, began_ns: int
@@ -101,10 +140,8 @@ class Collector:
         was, now_ns = group.condition, self._clock_ns()
         beyond = group.observe(told, before, self._book(dp_rank), now_ns)
         _tell(dp_rank, was, group.condition, told)
-        if beyond is None or group.reading is None:
-            self._reports.pop(dp_rank, None)
-        else:
-            self._reports[dp_rank] = self._report(dp_rank, began_ns, beyond, group.reading)
+        reading = group.reading or _UNKNOWN
+        self._reports[dp_rank] = self._report(dp_rank, began_ns, beyond or Book(0, 0), reading)
 
     def _report(self, dp_rank: int, began_ns: int, beyond: Book, reading: Reading) -> LoadReport:
         """Sampled when it was asked for: no older, as far as anybody here can tell."""
@@ -141,9 +178,12 @@ def _of_rank(told: dict[int, Reading] | ReadingError, rank: int | None) -> Readi
     """That rank's; where the engine is one group, all of its ranks together."""
     if isinstance(told, ReadingError):
         return told
-    if rank is None:
-        return Reading(*(sum(column) for column in zip(*told.values(), strict=True)))
-    return told.get(rank) or missing(f"it tells nothing of rank {rank}")
+    try:
+        if rank is None:
+            return checked(Reading(*(sum(column) for column in zip(*told.values(), strict=True))))
+        return checked(told[rank]) if rank in told else missing(f"it tells nothing of rank {rank}")
+    except ReadingError as error:
+        return error
 
 
 def _tell(

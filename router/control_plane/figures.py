@@ -127,6 +127,8 @@ class Figures:
 def _of_backend(figures: GroupFigures, book_tokens: int, beyond: Beyond) -> GroupFigures:
     """A backend reports what it holds beyond the books; people want to see all that it says."""
     report, reading = figures.report, beyond.reading
+    if beyond.condition is not None:  # it stands for nothing beyond the books, and is no figure
+        report, figures = None, figures._replace(age_s=None)
     held_beyond = report.holding_tokens if report else 0
     if report is not None and reading is not None:
         report = report._replace(

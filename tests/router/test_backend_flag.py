@@ -11,6 +11,7 @@ from router.options import parse_serve
         ("http://a:8000", Backend("a", 8000)),
         ("http://a:8000/", Backend("a", 8000)),
         ("http://a", Backend("a", 80)),
+        ("HTTP://My_Host-1.local:81", Backend("my_host-1.local", 81)),
         ("http://[::1]:30000,kind=auto", Backend("::1", 30000)),
         ("http://a:1,kind=vllm", Backend("a", 1, Kind.VLLM)),
         ("http://a:1,dp-size=4", Backend("a", 1, None, 4)),
@@ -32,7 +33,17 @@ def test_a_backend_is_a_url_and_what_is_known_of_it(text, backend):
         ("a:8000", "'a:8000': allowed is http://host:port"),
         ("https://a:8000", "'https://a:8000': allowed is http://host:port"),
         ("http://a:8000/v1", "'http://a:8000/v1': allowed is http://host:port, and nothing"),
-        ("http://u:p@a:8000", "'http://u:p@a:8000': allowed is http://host:port, and nothing"),
+        ("http://u:p@a:8000", "'***@a:8000': allowed is http://host:port, without user or"),
+        ("http://a:0", "'http://a:0': allowed are ports 1 to 65535"),
+        ("http://a b:80", "'http://a b:80': allowed is http://host:port"),
+        ("http://a:8000 ", "'http://a:8000 ': allowed is http://host:port"),
+        ("http://a:8000/?", "'http://a:8000/?': allowed is http://host:port, and nothing"),
+        ("http://a:8000#", "'http://a:8000#': allowed is http://host:port, and nothing"),
+        ("http://a:8000;x", "'http://a:8000;x': allowed is http://host:port, and nothing"),
+        ("http://[fe80::1%eth0]:80", "an IPv6 address in brackets, without a zone"),
+        ("http://::1:80", "an IPv6 address in brackets"),
+        ("http://[::1", "'http://[::1': allowed is http://host:port"),
+        ("http://[1:2]:80", "[1:2]: that is no IPv6 address"),
         ("http://a:80000", "'http://a:80000': allowed are ports 1 to 65535"),
         ("http://:8000", "'http://:8000': allowed is http://host:port"),
         ("http://a:1,kind=tgi", "kind=tgi: allowed are auto, vllm, sglang, llamacpp, openai,"),
@@ -81,3 +92,25 @@ def test_flags_of_our_workers_are_refused_beside_backends(flag, value):
     """
     with pytest.raises(ConfigError, match=f"{flag} {value}: is for workers of ours"):
         parse_serve(["--backend", "http://a:1", flag, value], {})
+
+
+def test_figures_of_backends_count_for_as_long_as_it_takes_to_read_the_next():
+    """
+    Else they would count now and then.
+    """
+    with pytest.raises(ConfigError, match=r"--max-load-age 0\.9: with --backend.* 1 or more"):
+        parse_serve(["--backend", "http://a:1", "--max-load-age", "0.9"], {})
+
+    assert parse_serve(["--backend", "http://a:1", "--max-load-age", "1"], {}).backends
+    assert parse_serve(["--max-load-age", "0.9"], {}).max_load_age_s == 0.9
+
+
+@pytest.mark.parametrize("text", ["http://u:secret@a:1", "u:secret@a:1", "http://u:se,secret@a:1"])
+def test_a_password_is_not_told_on(text):
+    """
+    Whatever is wrong with the rest.
+    """
+    with pytest.raises(ConfigError) as refused:
+        parse_serve(["--backend", text], {})
+
+    assert "secret" not in str(refused.value)

@@ -177,3 +177,31 @@ async def test_a_list_that_does_not_fit_the_table_is_not_chosen_by(caplog):
 
     assert (models.names("http://a:1"), models.names("http://a:1")) == ((), ())
     assert caplog.text.count("http://a:1 lists 99 models") == 1
+
+
+async def test_a_list_is_measured_as_it_is_written_into_the_table():
+    """
+    Some letters take six bytes there.
+    """
+    models = over()
+    await asked(Engines(a=listing("\u0001" * 80), b=listing("x" * 470)), models)
+
+    assert (models.names("http://a:1"), models.names("http://b:1")) == ((), ("x" * 470,))
+    assert len(orjson.dumps(["x" * 470])) <= 480
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"data":[{"id":"\\ud800"}]}', b"[" * 100_000, b'{"data":5}', b"\xff"]
+)
+async def test_a_list_that_is_no_list_of_names_is_not_known(body):
+    """
+    Half a character, or a depth that has no end.
+    """
+
+    async def odd(_request):
+        return httpx.Response(200, content=body)
+
+    models = over()
+    await asked(odd, models)
+
+    assert (models.names("http://a:1"), models.all()) == ((), [])

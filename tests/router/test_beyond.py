@@ -1,5 +1,7 @@
 """What a reading adds to the books: never what they have, nor what came after it."""
 
+from typing import NamedTuple
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,22 +69,49 @@ def test_without_a_reading_nothing_is_told_and_the_reason_is_known():
     assert beyond.condition is None
 
 
-@given(st.data())
-def test_no_dispatch_of_ours_counts_twice_whatever_instant_a_reading_shows(data):
+class Ours(NamedTuple):
+    """One request of ours; in fiftieths of a second."""
+
+    begins: int
+    ends: int
+    tokens: int
+
+
+FIFTIETH_NS = S // 50
+NOTED_EACH = 10  # as the collector does: every fifth of a second
+OURS = st.builds(
+    lambda begins, lasts, tokens: Ours(begins, begins + lasts, tokens),
+    st.integers(-30, 50), st.integers(1, 60), st.integers(1, 1000),
+)  # fmt: skip
+
+
+def book_at(ours, instant):
+    open_then = [each for each in ours if each.begins <= instant < each.ends]
+    return Book(sum(each.tokens for each in open_then), len(open_then))
+
+
+@given(st.lists(OURS, max_size=12), st.integers(0, 50), st.integers(0, 1000), st.integers(0, 9))
+def test_no_token_of_ours_counts_twice_whatever_instant_a_reading_shows(
+    ours, shown_at, others, first
+):
     """
     An engine that holds others' tokens and ours, read at any instant of the second before.
+
+    Between two notes the books may have been larger than at both: by what began there, and by
+    what ended there, and so by no more than the lesser of these.
     """
-    others = data.draw(st.integers(0, 1000))
-    changes = data.draw(st.lists(st.integers(-300, 300), min_size=1, max_size=20))
-    ours, books = 0, []
-    for change in changes:
-        ours = max(0, ours + change)
-        books.append(Book(ours, int(ours > 0)))
-    shown = data.draw(st.sampled_from(books))
+    noted = [*range(first, 50, NOTED_EACH), 50]
     beyond = Beyond()
-    for number, book in enumerate(books[:-1]):
-        beyond.observe(missing("not yet"), book, book, number)
+    beyond.note(book_at(ours, 0), 0)
+    for instant in noted[:-1]:
+        beyond.note(book_at(ours, instant), instant * FIFTIETH_NS)
+    arrived = book_at(ours, 50)
+    held = others + book_at(ours, shown_at).tokens
 
-    told = beyond.observe(reading(others + shown.tokens, 1), books[-1], books[-1], len(books))
+    told = beyond.observe(reading(held), arrived, arrived, S)
 
-    assert told.tokens <= others
+    since = max(each for each in (0, *noted) if each <= shown_at)
+    until = min(each for each in noted if each >= shown_at)
+    began = sum(each.tokens for each in ours if since < each.begins <= shown_at < each.ends)
+    ended = sum(each.tokens for each in ours if each.begins <= shown_at < each.ends <= until)
+    assert told.tokens <= others + min(began, ended)

@@ -1,89 +1,12 @@
 """Engines are read, and what they hold beyond the books is published."""
 
-from contextlib import asynccontextmanager
-
-import httpx
-import orjson
 import pytest
 
-from router.backends.backend import BackendGroup, Kind
+from router.backends.backend import Kind
 from router.backends.readings.reading import Condition
-from router.control_plane.collector import Collector
-from router.control_plane.figures import Figures
-from shm.board import EMPTY_CELL, Board
-from shm.load import LoadReader
-from tests.router.backends import entries
-from tests.router.house import House
+from tests.router.collecting import NOTHING, beyond, reading
 
 pytestmark = pytest.mark.anyio
-URL = "http://a:1"
-SECOND_NS = 1_000_000_000
-
-
-class Engine:
-    """A SGLang server's `/v1/loads`."""
-
-    def __init__(self):
-        self.loads = {}
-        self.status = 200
-        self.asked = []
-        self.at_question = lambda: None
-
-    def holds(self, rank, tokens, running=1):
-        self.loads[rank] = {
-            "dp_rank": rank, "num_running_reqs": running, "num_waiting_reqs": 0,
-            "num_used_tokens": tokens, "num_total_tokens": tokens, "max_total_num_tokens": 9999,
-        }  # fmt: skip
-
-    async def __call__(self, request):
-        self.asked.append(request.url.path)
-        self.at_question()
-        return httpx.Response(self.status, content=orjson.dumps({"loads": [*self.loads.values()]}))
-
-
-class Reading:
-    """A collector over two ranks of an engine, and what it publishes."""
-
-    def __init__(self, house, engine, collector):
-        self.house = house
-        self.engine = engine
-        self.collector = collector
-        self.board = Board.attach(house.instance.name, writable=True)
-        self.loads = LoadReader.attach(house.instance.name)
-
-    def book(self, dp_rank, tokens, requests=1, epoch=1):
-        """A front door has that open there."""
-        cell = EMPTY_CELL._replace(
-            group_epoch=epoch, dispatched_tokens=tokens, dispatched_requests=requests,
-            book_tokens=tokens, book_requests=requests,
-        )  # fmt: skip
-        self.board.write(0, dp_rank, cell)
-
-    async def read(self):
-        """Read once; the reports by group."""
-        await self.collector.read(URL)
-        return {report.dp_rank: report for report in self.loads.snapshot().reports}
-
-    def figures(self):
-        clock_ns = self.house.clock.ns
-        figures = Figures(self.loads, self.board, clock_ns, self.collector.beyond)
-        return figures.read(tuple(entries(self.house.instance.backends)))
-
-
-@asynccontextmanager
-async def reading(*ranks, kind=Kind.SGLANG):
-    groups = tuple(BackendGroup("a", 1, kind, rank) for rank in ranks)
-    engine = Engine()
-    client = httpx.AsyncClient(transport=httpx.MockTransport(engine))
-    async with House.built(dp_size=len(groups), backends=groups) as house, client:
-        board = Board.attach(house.instance.name)
-        built = Collector(house.instance, board, house.loads, client, house.clock.ns)
-        made = Reading(house, engine, built)
-        try:
-            yield made
-        finally:
-            for segment in (board, made.board, made.loads):
-                segment.close()
 
 
 async def test_what_an_engine_holds_beyond_the_books_is_reported():
@@ -152,7 +75,7 @@ async def test_an_engine_of_one_group_is_all_its_ranks():
         assert (await site.read())[0].holding_tokens == 570
 
 
-async def test_a_reading_that_is_not_given_is_named_and_no_report_is_made(caplog):
+async def test_a_reading_that_is_not_given_is_named_and_the_books_stand_alone(caplog):
     """
     One line when it begins and one when it is over.
     """
@@ -160,9 +83,10 @@ async def test_a_reading_that_is_not_given_is_named_and_no_report_is_made(caplog
         site.engine.holds(0, 500)
         site.engine.status = 404
         with caplog.at_level("INFO", "levelhead"):
-            assert await site.read() == {}
-            assert await site.read() == {}
+            assert beyond(await site.read()) == {0: NOTHING}
+            assert beyond(await site.read()) == {0: NOTHING}
             assert site.figures()[0].condition is Condition.MISSING
+            assert site.figures()[0].report is None
             site.engine.status = 200
             assert (await site.read())[0].holding_tokens == 500
 
@@ -180,11 +104,11 @@ async def test_a_rank_that_an_engine_does_not_tell_of_is_missing_alone():
     async with reading(0, 1) as site:
         site.engine.holds(1, 70)
 
-        assert (await site.read()).keys() == {1}
+        assert beyond(await site.read()) == {0: NOTHING, 1: (70, 1)}
         assert site.collector.beyond[0].condition is Condition.MISSING
 
 
-async def test_nothing_held_for_long_while_books_are_open_is_not_reported():
+async def test_nothing_held_for_long_while_books_are_open_is_named():
     """
     A counter that stands at zero, whatever is sent.
     """
@@ -192,9 +116,10 @@ async def test_nothing_held_for_long_while_books_are_open_is_not_reported():
         site.engine.holds(0, 0, running=0)
         site.book(0, 200)
         for _ in range(9):
-            assert (await site.read()).keys() == {0}
+            await site.read()
+            assert site.figures()[0].condition is None
 
-        assert await site.read() == {}
+        assert beyond(await site.read()) == {0: NOTHING}
         assert site.figures()[0].condition is Condition.ALWAYS_ZERO
 
 

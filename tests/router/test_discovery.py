@@ -19,21 +19,28 @@ class Server:
         self.answers = answers
         self.later = []
         """Answers after each pause."""
+        self.now_s = 0.0
+        self.each_s = 0.0
+        """How long it takes to be asked something that it does not answer."""
+        self.num_asked = 0
 
     async def __call__(self, request):
+        self.num_asked += 1
         if not self.answers:
+            self.now_s += self.each_s
             raise httpx.ConnectError("refused")
         body = self.answers.get(request.url.path)
         return httpx.Response(404) if body is None else httpx.Response(200, content=body)
 
-    async def pause(self, _seconds):
+    async def pause(self, seconds):
+        self.now_s += seconds
         if self.later:
             self.answers = self.later.pop(0)
 
 
-async def discovered(server, *told, max_tries=4):
+async def discovered(server, *told):
     async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as client:
-        discovery = Discovery(client, server.pause, max_tries)
+        discovery = Discovery(client, server.pause, lambda: server.now_s)
         return await discovery.groups([parse_backend(each) for each in told])
 
 
@@ -115,3 +122,56 @@ async def test_as_many_ranks_as_were_said_are_addressed(caplog):
     assert [each.engine_rank for each in two[0].groups] == [4, 5]
     assert [each.engine_rank for each in three[0].groups] == [0, 1, 2]
     assert "dp-size=3 was said, the engine tells of 2 DP rank(s)" in caplog.text
+
+
+async def test_an_engine_that_has_no_ranks_cannot_have_several():
+    """
+    Said when it has told what it is.
+    """
+    server = Server(**{"/v1/models": b'{"data":[{"id":"m","owned_by":"me"}]}'})
+
+    with pytest.raises(StartError, match=r"a:1 is openai, which has no DP ranks.*dp-size=2"):
+        await discovered(server, "http://a:1,dp-size=2")
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_an_engine_of_which_only_the_kind_is_known_has_to_answer(kind, caplog):
+    """
+    It may have several ranks; one that answers without telling them is one group.
+    """
+    told = f"http://a:1,kind={kind}"
+    with pytest.raises(StartError, match=r"a:1 does not answer; with kind=\.\.\. and dp-size"):
+        await discovered(Server(), told)
+    assert "does not tell" not in caplog.text
+
+    found = await discovered(Server(**{"/nothing": b""}), told)
+
+    assert found[0].groups == (group(Kind(kind)),)
+    assert "http://a:1 does not tell how many DP ranks it has: it is one group" in caplog.text
+
+
+async def test_an_engine_that_takes_its_time_is_waited_for_as_long_as_one_that_refuses():
+    """
+    A minute: what a question takes is part of it.
+    """
+    quick, slow = Server(), Server()
+    slow.each_s = 1.0
+    for server in (quick, slow):
+        with pytest.raises(StartError):
+            await discovered(server, "http://a:1")
+        assert 60 <= server.now_s < 67
+
+    assert quick.num_asked == 121 * 6
+    assert slow.num_asked < 11 * 6
+
+
+async def test_one_group_of_an_engine_of_several_ranks_spreads_them_by_itself(caplog):
+    """
+    No rank is addressed, and the log says what that means.
+    """
+    server = Server(**{"/get_server_info": b'{"dp_size":4}'})
+
+    found = await discovered(server, "http://a:1,dp-size=1")
+
+    assert found[0].groups == (group(Kind.SGLANG),)
+    assert "tells of 4 DP rank(s): it is ONE group, and spreads" in caplog.text

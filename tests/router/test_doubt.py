@@ -71,3 +71,15 @@ def test_what_moves_again_is_believed_again():
 
     assert doubt.condition is Condition.FROZEN
     assert doubt.observe(BUSY._replace(held_tokens=501), OPEN, OPEN) is None
+
+
+def test_what_stood_still_is_over_with_a_reading_of_nothing():
+    """
+    One of ours is open, or none is.
+    """
+    for book in (OPEN, IDLE):
+        doubt = Doubt()
+        conditions(doubt, *[(BUSY, OPEN, Book(9000, 9))] * 11)
+        assert doubt.condition is Condition.FROZEN
+
+        assert doubt.observe(ZERO, book, book) is None

@@ -62,6 +62,8 @@ def test_the_name_of_the_model_is_the_first_that_is_served():
         (Kind.VLLM, {}, ()),
         (Kind.SGLANG, {"/get_server_info": b'{"dp_size":3}'}, (0, 1, 2)),
         (Kind.SGLANG, {"/get_server_info": b'{"dp_size":"3"}'}, ()),
+        (Kind.SGLANG, {"/get_server_info": b'{"dp_size":1025}'}, ()),
+        (Kind.VLLM, {"/metrics": b'vllm:x{engine="1024"} 1\nvllm:x{engine="99999"} 1'}, ()),
         (Kind.LLAMACPP, {}, (0,)),
     ],
 )

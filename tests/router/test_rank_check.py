@@ -1,5 +1,7 @@
 """Engines that heed the rank they are asked for, and others."""
 
+import itertools
+
 import httpx
 import orjson
 import pytest
@@ -12,34 +14,34 @@ pytestmark = pytest.mark.anyio
 
 
 class Engine:
-    """Two ranks; `chooses` says which of them takes a request for a rank."""
+    """Two ranks; `chooses` says which of them takes a completion for a rank."""
 
     def __init__(self, chooses=lambda rank: rank):
         self.chooses = chooses
         self.counts = [5, 5]
-        self.tells_rank = True
         self.status = 200
-        self.num_asked = 0
+        self.asked = []
 
     async def __call__(self, request):
         if request.url.path == "/metrics":
             lines = (
-                f'{name}{{engine="{rank}",model_name="m"}} {count}.0\n'
+                f'vllm:{name}{{engine="{rank}",model_name="m"}} {count}.0\n'
+                f'sglang:realtime_tokens_total{{dp_rank="{rank}",mode="prefill"}} {count}.0\n'
                 for rank, count in enumerate(self.counts)
-                for name in ("vllm:prompt_tokens_total", "vllm:num_requests_running")
+                for name in ("prompt_tokens_total", "num_requests_running")
             )
             return httpx.Response(200, text="".join(lines))
         if request.url.path == "/get_server_info":
             return httpx.Response(404)
         if request.method != "POST":
             return httpx.Response(200, json={"data": [{"id": "m", "owned_by": "vllm"}]})
-        self.num_asked += 1
-        rank = self.chooses(int(request.headers["x-data-parallel-rank"]))
-        assert orjson.loads(request.content).get("model", "m") == "m"
+        assert request.url.path == "/v1/completions"  # native paths do not read the header
+        self.asked.append(int(request.headers["x-data-parallel-rank"]))
+        rank = self.chooses(self.asked[-1])
+        assert orjson.loads(request.content)["model"] == "m"
         if rank is not None:
             self.counts[rank] += 1
-        told = {"dp_rank": rank} if self.tells_rank else {}
-        return httpx.Response(self.status, json={"text": "", "meta_info": told})
+        return httpx.Response(self.status, json={"choices": []})
 
     async def pause(self, _seconds):
         pass
@@ -54,12 +56,12 @@ async def heed(engine, kind):
 @pytest.mark.parametrize("kind", [Kind.VLLM, Kind.SGLANG])
 async def test_an_engine_that_heeds_every_rank_is_seen_to(kind):
     """
-    One token on each.
+    One token on each, twice.
     """
     engine = Engine()
 
     assert await heed(engine, kind) is Heed.YES
-    assert engine.num_asked == 2
+    assert engine.asked == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("kind", [Kind.VLLM, Kind.SGLANG])
@@ -70,15 +72,27 @@ async def test_an_engine_that_chooses_by_itself_is_seen_to(kind):
     assert await heed(Engine(lambda _: 0), kind) is Heed.NO
 
 
+@pytest.mark.parametrize("kind", [Kind.VLLM, Kind.SGLANG])
+async def test_an_engine_that_takes_turns_is_seen_to(kind):
+    """
+    Though its turn is that of the rank that is asked first.  No more is asked then.
+    """
+    turns = itertools.cycle(range(2))
+    engine = Engine(lambda _: next(turns))
+
+    assert await heed(engine, kind) is Heed.NO
+    assert engine.asked == [0, 0]
+
+
 async def test_nothing_is_seen_where_nothing_is_told():
     """
-    No counter that grows, no rank in the answer, or no answer.
+    No counter that grows, or no answer.  No more is asked then.
     """
-    assert await heed(Engine(lambda _: None), Kind.VLLM) is Heed.UNSEEN
-    silent, refusing = Engine(), Engine()
-    silent.tells_rank, refusing.status = False, 401
+    silent, refusing = Engine(lambda _: None), Engine()
+    refusing.status = 401
     assert await heed(silent, Kind.SGLANG) is Heed.UNSEEN
     assert await heed(refusing, Kind.VLLM) is Heed.UNSEEN
+    assert (silent.asked, refusing.asked) == ([0], [0])
 
 
 @pytest.mark.parametrize(("chooses", "ranks"), [(lambda r: r, [0, 1]), (lambda _: 1, [None])])

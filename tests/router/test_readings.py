@@ -109,6 +109,10 @@ def test_vllm_called_its_usage_otherwise_once():
         (vllm(running="many"), Condition.MALFORMED),
         (vllm().replace(b'block_size="128"', b'block_size="None"'), Condition.MALFORMED),
         (vllm("first"), Condition.MALFORMED),
+        (
+            vllm().replace(b'block_size="128"', b'block_size="%s"' % (b"9" * 400)),
+            Condition.MALFORMED,
+        ),
     ],
 )
 def test_what_vllm_does_not_say_right_is_no_reading(body, expected):
@@ -160,6 +164,7 @@ def changed(**fields):
         (changed(num_used_tokens="4210"), Condition.MALFORMED),
         (changed(num_used_tokens=True), Condition.MALFORMED),
         (changed(num_used_tokens=65537), Condition.MALFORMED),
+        (changed(num_running_reqs=1e30), Condition.MALFORMED),
     ],
 )
 def test_what_sglang_does_not_say_right_is_no_reading(body, expected):

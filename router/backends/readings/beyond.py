@@ -6,11 +6,13 @@ and show what has ended.  So it takes nothing away from the books, which are as 
 the streams.  It adds what they cannot know: requests of others than our front doors, output
 of answers that are not streamed, prompts that are longer than estimated.
 
-    beyond = max(0, what the reading shows - largest book in the second up to its arrival)
+    beyond = max(0, what the reading shows - largest book noted in the second up to its arrival)
 
 The largest, because whatever book of that second the reading shows, what is on it is not
 added a second time; nor is what is dispatched later, which is in no reading yet.  Too
-little may be added, until the next reading.
+little may be added, until the next reading.  Books are noted every fifth of a second and
+around each question; one that the reading shows, and that fell between two of them, is
+larger than both by no more than what began and what ended between them, whichever is less.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ class Beyond:
         self._doubt = Doubt()
         self._seen: deque[_Seen] = deque()
 
+    def note(self, book: Book, now_ns: int) -> None:
+        """The group's book as it is then: noted often, because a reading may show any of them."""
+        self._seen.append(_Seen(now_ns, book))
+        while self._seen[0].at_ns < now_ns - _KEPT_NS:
+            self._seen.popleft()
+
     def observe(
         self, told: Reading | ReadingError, before: Book, after: Book, now_ns: int
     ) -> Book | None:
@@ -49,9 +57,8 @@ class Beyond:
 
         Returns what is held beyond the books; None if the readings are not to be used.
         """
-        self._seen += (_Seen(now_ns, before), _Seen(now_ns, after))
-        while self._seen[0].at_ns < now_ns - _KEPT_NS:
-            self._seen.popleft()
+        self.note(before, now_ns)
+        self.note(after, now_ns)
         if isinstance(told, ReadingError):
             self.condition = told.condition
             return None

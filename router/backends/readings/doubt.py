@@ -42,9 +42,14 @@ class Doubt:
             self.condition = Condition.ALWAYS_ZERO
         elif self._num_same >= _MAX_SAME and self._have_moved():
             self.condition = Condition.FROZEN
-        elif not (self._num_zeros or self._num_same):
+        elif self._is_over():
             self.condition = None
         return self.condition
+
+    def _is_over(self) -> bool:
+        """Whether the reading is another one than what was found was about."""
+        was_frozen = self.condition is Condition.FROZEN
+        return not (self._num_same if was_frozen else self._num_zeros)
 
     def _count_zeros(self, reading: Reading, before: Book, after: Book) -> None:
         if not reading.is_zero:

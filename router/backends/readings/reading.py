@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from router.errors import RouterError
+
+READ_PERIOD_S = 0.5
+"""From one question to the next."""
+LEAST_LOAD_AGE_S = 2 * READ_PERIOD_S
+"""What is told has to live for a period and an answer."""
+_MAX_COUNT = 1 << 48  # no engine has more, and a sum of many still fits 64 bits
 
 Answers = Mapping[str, bytes | None]
 """Bodies of an engine's good answers, by path; None where there was none."""
@@ -66,12 +71,19 @@ def malformed(what: str) -> ReadingError:
 
 
 def count_of(fields: Mapping[str, Any], name: str) -> int:
-    """A figure of that name: a number that is none below zero.  Raises ReadingError."""
+    """A figure of that name: zero, or what an engine can have.  Raises ReadingError."""
     value = fields.get(name)
     if value is None:
         raise missing(f"it tells no {name}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise malformed(f"{name} is {value!r}")
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value <= _MAX_COUNT:  # nan is not, too
         raise malformed(f"{name} is {value!r}")
     return round(value)
+
+
+def checked(reading: Reading) -> Reading:
+    """The same, if each figure of it can be.  Raises ReadingError."""
+    if not all(0 <= figure <= _MAX_COUNT for figure in reading):
+        raise malformed(f"{reading}")
+    return reading

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from router.backends.readings.prometheus_text import samples
-from router.backends.readings.reading import Answers, Reading, malformed, missing
+from router.backends.readings.reading import Answers, Reading, count_of, malformed, missing
 
 _PATH = "/metrics"
 PATHS = (_PATH,)
@@ -63,7 +63,7 @@ def _caches(text: str) -> dict[int, tuple[int, int]]:
     try:
         told = samples(text, _CONFIG)
         return {
-            int(labels.get("engine", "0")): (_capacity(labels, len(told)), int(labels[_PAGE]))
+            int(labels.get("engine", "0")): (_capacity(labels, len(told)), _page(labels))
             for labels, _ in told
         }
     except (KeyError, ValueError) as error:
@@ -74,5 +74,10 @@ def _capacity(labels: dict[str, str], num_ranks: int) -> int:
     """Each rank's line has the blocks of all of them: 0.32 was seen to tell 728 for 2 times 364."""
     told = labels.get("kv_cache_size_tokens")
     if told is not None:
-        return int(told)
-    return int(labels["num_gpu_blocks"]) // num_ranks * int(labels[_PAGE])
+        return count_of({_CONFIG: int(told)}, _CONFIG)
+    capacity = int(labels["num_gpu_blocks"]) // num_ranks * _page(labels)
+    return count_of({_CONFIG: capacity}, _CONFIG)
+
+
+def _page(labels: dict[str, str]) -> int:
+    return count_of({_PAGE: int(labels[_PAGE])}, _PAGE)
