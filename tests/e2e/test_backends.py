@@ -4,6 +4,7 @@ import httpx
 import openai
 import pytest
 
+from shm.sweep import sweep
 from tests.e2e.instance import RunningInstance, events, eventually
 
 pytestmark = pytest.mark.slow
@@ -81,3 +82,4 @@ def test_an_engine_that_dies_is_dead_and_its_clients_are_told(engine, door):
     refused = httpx.post(f"{door.url}/v1/completions", json={"prompt": "a"}, timeout=60)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_dp_group")
     assert door.loads()[0]["in_flight_tokens"] == 0
+    assert f"/levelhead-{engine.name}-load" in sweep(), "what a killed root left"
