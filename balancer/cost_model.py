@@ -55,6 +55,7 @@ _REPORTS_PER_BATCH = 2  # looked at, on average
 _UNATTENDED = 256  # looks after which nobody seems to call refit
 _ALIKE = 0.9  # of the longest step time, the shortest, if groups wait for each other
 _MEMORY = 0.95  # of how often step times were alike
+_SURE = 0.7  # of the looks, to change what is believed of waiting; between that and 0.3, it stays
 _LEAST_SPREAD = 0.02  # of the mean step time, as a standard deviation
 _MAX_AGE_NS = 1_000_000_000  # against the newest report: older ones are of another step
 _MOST_TOKENS = 1 << 40
@@ -210,9 +211,9 @@ class CostFit:
         times_ns = list(map(_STEP_NS, present))
         are_alike = min(times_ns) >= _ALIKE * max(times_ns)
         self._share_alike += (1 - _MEMORY) * (are_alike - self._share_alike)
-        waits = self._share_alike > 0.5
-        if waits is not self._waits:
-            self._waits = waits
+        share = 1 - self._share_alike if self._waits else self._share_alike
+        if share > _SURE:
+            self._waits = not self._waits
             self._samples.clear()
 
     def _weight(self, report: LoadReport) -> float:

@@ -1,5 +1,6 @@
 import math
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -300,3 +301,33 @@ def test_whatever_the_truth_is_no_harm_is_done(true, noise, wait, seed):
     groups = Groups(StepCost(*true), wait=wait, num_groups=3, noise=min(noise, 0.5), seed=seed)
 
     assert_harmless(fitted(groups.step() for _ in range(100)))
+
+
+def test_steps_that_are_alike_as_often_as_not_change_nothing_of_what_is_believed():
+    """
+    Two idle groups are alike by chance; samples would be thrown away at every change of mind.
+    """
+
+    def looks(times_ms, start):
+        made = []
+        for number in range(start, start + 100):
+            pair = times_ms[number % len(times_ms)]
+            made.append([said(rank, 10, 1, 0, pair[rank], number) for rank in (0, 1)])
+        return made
+
+    alike, unlike = (20.0, 20.0), (20.0, 40.0)
+    fit = CostFit()
+    believed = []
+    for start, times_ms in (
+        (1, [alike]),
+        (101, [alike, unlike]),
+        (201, [unlike]),
+        (301, [unlike, alike]),
+    ):
+        for reports in looks(times_ms, start):
+            fit.observe(reports)
+            believed.append(fit.groups_wait)
+
+    changes = sum(one is not other for one, other in pairwise(believed))
+    assert changes == 2
+    assert (believed[99], believed[199], believed[299], believed[399]) == (True, True, False, False)
