@@ -18,8 +18,10 @@ several choices some may have left before: they are counted here, and take nothi
 
 What is taken off is what the request held at its end, which is more than the report has
 by what it grew since the sample.  It is a correction of what is weighed, and no counter:
-the law of balancer.ledger stands as it is.  Other front doors' departures count until
-the next report.
+the law of balancer.ledger stands as it is.
+
+Only where there is one front door.  Several know of different ends, which the board does not
+carry, and that made groups less level than what all of them see late (docs/decisions/0014).
 """
 
 from __future__ import annotations

@@ -234,9 +234,9 @@ class Ledger:
 
     def _observe_counters(self, dp_rank: int, report: LoadReport) -> None:
         self._in_flight[dp_rank] = self._summed(dp_rank)
-        if self._slot >= len(report.accepted):
+        if len(report.accepted) != 1:  # see balancer.departures
             return
-        mine, own = report.accepted[self._slot], self._own(dp_rank)
+        mine, own = report.accepted[0], self._own(dp_rank)
         if mine.front_door_epoch != self._epoch:
             return
         departures = self._departures[dp_rank]
