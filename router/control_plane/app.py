@@ -21,6 +21,7 @@ from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
 from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
+from router.control_plane.open_api import add_document
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.control_plane.totals import TotalsReader
 from router.instance import Instance
@@ -80,6 +81,7 @@ def build_app(control: ControlPlane) -> FastAPI:
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures)
+    add_document(app)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> Response:
