@@ -84,10 +84,20 @@ async def test_the_control_plane_says_that_it_is_there(house):
     """
     async with asked(house, [entry(0, GroupState.DEAD)]) as client:
         answer = await client.get("/health")
-        described = (await client.get("/openapi.json")).json()["paths"]
 
     assert (answer.status_code, answer.content) == (200, b"")
-    assert "/health" not in described
+
+
+async def test_the_document_tells_what_front_doors_answer_too(house):
+    """
+    A client sees one address; errors are documented as they are, in OpenAI's form.
+    """
+    async with asked(house, [entry(0)]) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+
+    assert {"/health", "/ready", "/v1/chat/completions", "/v1/loads"} <= set(paths)
+    errors = [told["responses"] for path in paths.values() for told in path.values()]
+    assert all("default" in told and "422" not in told for told in errors)
 
 
 async def test_loads_are_told_for_every_group(house):
