@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from router.backends.backend import BackendGroup
 from router.backends.discovery import Discovery
+from router.backends.engine_client import Accesses, engine_client
 from router.model_source import locate
 from router.options import ServeOptions
 
@@ -41,7 +41,7 @@ def group_source(options: ServeOptions) -> GroupSource:
 
 
 async def _backends(options: ServeOptions) -> GroupSource:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with engine_client(Accesses(os.environ, options.backends)) as client:
         found = await Discovery(client).groups(options.backends)
     groups = tuple(group for each in found for group in each.groups)
     for dp_rank, group in enumerate(groups):

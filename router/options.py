@@ -17,6 +17,7 @@ from typing import Any
 from balancer.methods import REPORT_METHODS
 from balancer.simulation.step_time import StepTime
 from router.backends.backend import Backend
+from router.backends.engine_client import check_key
 from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
@@ -92,6 +93,8 @@ def parse_serve(
     given["backends"] = tuple(given["backends"])
     if given["backends"]:
         _refuse_for_backends(given, parser.get_default)
+    for backend in given["backends"]:
+        check_key("--backend", backend, environment)
     for name, variable in _KEYS.items():
         if given[name] is None:  # not the flag's default: --help would print it
             given[name] = environment.get(variable)

@@ -154,5 +154,14 @@ def _groups(backend: Backend, kind: Kind, ranks: tuple[int, ...]) -> tuple[Backe
     """One rank alone is not addressed: there is no other one that could answer."""
     named: list[int | None] = list(ranks) if len(ranks) > 1 else [None]
     return tuple(
-        BackendGroup(backend.host, backend.port, kind, rank, backend.weight) for rank in named
+        BackendGroup(
+            backend.host,
+            backend.port,
+            kind,
+            rank,
+            backend.weight,
+            backend.tls,
+            backend.api_key_env,
+        )
+        for rank in named
     )

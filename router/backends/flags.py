@@ -16,7 +16,7 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
         action="append",
         type=_backend,
         default=[],
-        metavar="URL[,kind=KIND][,dp-size=N][,weight=W]",
+        metavar="URL[,kind=KIND][,dp-size=N][,weight=W][,...]",
         help="a server of vLLM, SGLang, llama.cpp or any OpenAI API whose DP ranks are the groups; "
         "may be repeated. Then no worker is started and no model fetched",
     )

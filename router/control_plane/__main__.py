@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import httpx
 import uvicorn
 import uvloop
 
+from router.backends.engine_client import Accesses, engine_client
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
 from router.control_plane.backend_models import BackendModels
 from router.control_plane.collector import Collector
 from router.control_plane.figures import Figures
-from router.control_plane.health import probe_client
 from router.control_plane.members import Members
 from router.control_plane.membership import Membership
 from router.control_plane.table import Table
@@ -37,18 +38,18 @@ def main() -> None:
     arguments = parser.parse_args()
     instance = Instance.load(arguments.run_dir)
     configure_logging(instance.log_level)
-    uvloop.run(_serve(instance))
+    uvloop.run(_serve(instance, Accesses(os.environ, instance.backends)))
 
 
-async def _serve(instance: Instance) -> None:
+async def _serve(instance: Instance, accesses: Accesses) -> None:
     writer = GroupTableWriter.attach(instance.name)
     reader = GroupTableReader.attach(instance.name)
     known = reader.snapshot()
     reader.close()
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
     async with (
-        probe_client() as probes,
-        probe_client() as engines,
+        engine_client(accesses) as probes,
+        engine_client(accesses) as engines,
         _leaders_client(instance) as tokenizing,
         _leaders_client(instance) as totals,
     ):

@@ -158,6 +158,7 @@ def _first_entry(dp_rank: int, group: BackendGroup, instance: Instance) -> Group
         engine=group.kind.value,
         engine_rank=group.engine_rank,
         load_factor=strongest / group.weight,
+        tls=group.tls,
     )
 
 

@@ -130,7 +130,7 @@ class Dispatcher:
 
     def groups_at(self, address: Address) -> list[int]:
         """Those that answer there: all ranks of one engine."""
-        return [row.dp_rank for row in self._rows.values() if (row.host, row.port) == address]
+        return [row.dp_rank for row in self._rows.values() if Address.of(row) == address]
 
     def group(self, dp_rank: int) -> GroupEntry:
         """Its row of the table: where it listens, and whose it is."""
@@ -259,7 +259,7 @@ def _ended(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> list[
         known = before.get(entry.dp_rank)
         if known is None:
             continue
-        address = Address(known.host, known.port)
+        address = Address.of(known)
         is_expected = known.state in (GroupState.DRAINING, GroupState.DEAD)
         if entry.epoch > known.epoch:
             why = "it has begun a new life"
@@ -274,15 +274,15 @@ def _ended(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> list[
 def _back(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> set[Address]:
     """Where those are that were found dead, too soon: the same life of them is ready."""
     dead = {
-        (dp_rank, known.epoch, known.host, known.port)
+        (dp_rank, known.epoch, Address.of(known))
         for dp_rank, known in before.items()
         if known.state is GroupState.DEAD
     }
     ready = [entry for entry in now if entry.state is GroupState.READY]
     return {
-        Address(entry.host, entry.port)
+        Address.of(entry)
         for entry in ready
-        if (entry.dp_rank, entry.epoch, entry.host, entry.port) in dead
+        if (entry.dp_rank, entry.epoch, Address.of(entry)) in dead
     }
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
+from router.backends.tls import TlsContexts
 from router.front_door.upstream import Address, UpstreamConnection
 
 _MAX_IDLE_PER_ADDRESS = 1024
@@ -44,6 +45,7 @@ class UpstreamPool:
         self._idle_since: dict[UpstreamConnection, int] = {}
         """Tick at which each was given back, if they may not wait for ever."""
         self._connect_timeout_s = connect_timeout_s
+        self._tls = TlsContexts()
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
         self._all: defaultdict[Address, set[UpstreamConnection]] = defaultdict(set)
         self._connecting: dict[UpstreamConnection, asyncio.Timeout] = {}
@@ -66,7 +68,7 @@ class UpstreamPool:
         return None
 
     async def connect(self, address: Address, *, dechunk: bool = False) -> UpstreamConnection:
-        """A new connection.  Raises OSError (TimeoutError among them)."""
+        """A new connection.  Raises OSError (TimeoutError and ssl.SSLError among them)."""
         connection = UpstreamConnection(self, address, dechunk=dechunk)
         self._all[address].add(connection)
         try:
@@ -164,8 +166,11 @@ class UpstreamPool:
             idle.clear()
 
     async def _establish(self, connection: UpstreamConnection) -> None:
-        host, port = connection.address
-        if port:
+        host, port, tls = connection.address
+        if tls:
+            context = self._tls.of(tls)
+            await self._loop.create_connection(lambda: connection, host, port, ssl=context)
+        elif port:
             await self._loop.create_connection(lambda: connection, host, port)
         else:
             await self._loop.create_unix_connection(lambda: connection, host)
