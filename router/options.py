@@ -17,7 +17,7 @@ from typing import Any
 from balancer.methods import REPORT_METHODS
 from balancer.simulation.step_time import StepTime
 from router.backends.backend import Backend
-from router.backends.engine_client import check_key
+from router.backends.flags import SOURCES, check_backends
 from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
@@ -40,7 +40,8 @@ class ServeOptions:
     """The flags, each under its own name."""
 
     backends: tuple[Backend, ...]
-    """None: the groups are workers of ours."""
+    backends_file: str | None
+    """Neither these nor any source of them: the groups are workers of ours."""
     model: str
     served_model_name: str | None
     dp_size: int
@@ -91,10 +92,9 @@ def parse_serve(
     parser = serve_parser(environment)
     given = vars(parser.parse_args(arguments))
     given["backends"] = tuple(given["backends"])
-    if given["backends"]:
+    if any(given[source] for source in SOURCES):
         _refuse_for_backends(given, parser.get_default)
-    for backend in given["backends"]:
-        check_key("--backend", backend, environment)
+    check_backends(given, environment)
     for name, variable in _KEYS.items():
         if given[name] is None:  # not the flag's default: --help would print it
             given[name] = environment.get(variable)
@@ -115,7 +115,7 @@ def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]
     for name in _OF_OUR_WORKERS:
         if given[name] != default(name):
             flag = "--" + name.replace("_", "-")
-            raise ConfigError(flag, given[name], "is for workers of ours: not with --backend")
+            raise ConfigError(flag, given[name], "is for workers of ours: not with backends")
     if given["load_balance_method"] in REPORT_METHODS:
         raise ConfigError(
             "--load-balance-method",
@@ -126,10 +126,5 @@ def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]
         raise ConfigError(
             "--max-load-age",
             given["max_load_age_s"],
-            f"with --backend, whose figures are read twice a second, {LEAST_LOAD_AGE_S:g} or more",
+            f"with backends, whose figures are read twice a second, {LEAST_LOAD_AGE_S:g} or more",
         )
-    seen: set[str] = set()
-    for backend in given["backends"]:
-        if backend.url in seen:
-            raise ConfigError("--backend", backend.url, "is told twice")
-        seen.add(backend.url)

@@ -120,11 +120,17 @@ def _instance(
         drain_timeout_s=options.drain_timeout_s,
         request_log=str(options.request_log.absolute()) if options.request_log else None,
         backends=source.backends,
+        backends_file=_absolute(options.backends_file),
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
         seed=options.seed,
         log_level=options.log_level,
     )
+
+
+def _absolute(path: str | None) -> str | None:
+    """The same file from any folder."""
+    return None if path is None else str(Path(path).absolute())
 
 
 async def _run(instance: Instance, options: ServeOptions, source: GroupSource) -> None:

@@ -102,9 +102,7 @@ def authority_of(host: str, port: int) -> str:
 
 def parse_backend(text: str) -> Backend:
     """The backend that `text` tells of.  Raises ValueError, saying what is allowed."""
-    _, at, behind = text.rpartition("@")
-    if at:  # what is before it may be a password, which is for no log
-        raise ValueError(f"'***@{behind}': allowed is http://host:port, without user or password")
+    _refuse_password(text)
     url, *settings = text.split(",")
     return backend_of(url, parse_settings(settings, "the URL"))
 
@@ -127,6 +125,7 @@ def parse_settings(
 
 def backend_of(url: str, settings: Mapping[str, str]) -> Backend:
     """The backend of that URL, with these SETTINGS.  Raises ValueError, saying what is allowed."""
+    _refuse_password(url)
     scheme, host, port = _address(url)
     kind, dp_size = _kind(settings.get("kind", _AUTO)), None
     if "dp-size" in settings:
@@ -142,6 +141,13 @@ def backend_of(url: str, settings: Mapping[str, str]) -> Backend:
         tls_of(scheme, settings.get("ca-file"), settings.get("insecure-skip-verify")),
         _variable(settings.get("api-key-env")),
     )
+
+
+def _refuse_password(text: str) -> None:
+    """What is before an @ may be one, which is for no log."""
+    _, at, behind = text.rpartition("@")
+    if at:
+        raise ValueError(f"'***@{behind}': allowed is http://host:port, without user or password")
 
 
 def _address(url: str) -> tuple[str, str, int]:

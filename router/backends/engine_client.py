@@ -17,7 +17,6 @@ import httpx
 
 from router.backends.backend import Backend, BackendGroup
 from router.backends.tls import SYSTEM, TlsContexts
-from router.errors import ConfigError
 
 _log = logging.getLogger("levelhead.backends")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -114,20 +113,20 @@ def engine_client(accesses: Accesses) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=EngineTransport(accesses), trust_env=False)
 
 
-def check_key(flag: str, backend: Backend, environment: Mapping[str, str]) -> None:
-    """Raise ConfigError if that backend's key is not there, or can stand in no header."""
+def why_no_key(backend: Backend, environment: Mapping[str, str]) -> str | None:
+    """Why that backend's key cannot be sent; None if it can, or none is wanted.  Tells no key."""
     name = backend.api_key_env
     if name is None:
-        return
-    what = f"{backend.url},api-key-env={name}"
+        return None
     if name not in environment:
-        raise ConfigError(flag, what, f"the environment has no {name}")
+        return f"api-key-env={name}: the environment has no {name}"
     key = environment[name]
-    if not key or not all(_FIRST <= character <= _LAST for character in key):
-        raise ConfigError(
-            flag, what, f"what {name} holds is no key: allowed are printable ASCII characters, "
-            "no space and no line's end",
-        )  # fmt: skip
+    if key and all(_FIRST <= character <= _LAST for character in key):
+        return None
+    return (
+        f"api-key-env={name}: what it holds is no key: allowed are printable ASCII characters, "
+        "no space and no line's end"
+    )
 
 
 def _why_no_tls(error: BaseException | None) -> str | None:

@@ -1,10 +1,19 @@
-"""Flags of `serve` about groups that are not workers of ours."""
+"""Flags of `serve` about groups that are not workers of ours, and what is checked of them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from router.backends.backend import Backend, parse_backend
+from router.backends.engine_client import why_no_key
+from router.backends.file_source import read_backends
+from router.errors import ConfigError
+
+SOURCES = ("backends", "backends_file")
+"""Under these names stands, with the others, where backends come from."""
 
 
 def add_backends(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +29,29 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
         help="a server of vLLM, SGLang, llama.cpp or any OpenAI API whose DP ranks are the groups; "
         "may be repeated. Then no worker is started and no model fetched",
     )
+    group.add_argument(
+        "--backends-file",
+        metavar="FILE",
+        help="a YAML or TOML file with a list of them, read again when it changes",
+    )
+
+
+def check_backends(given: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """Raise ConfigError if a backend is told twice, or what is told of one cannot be used."""
+    seen: set[str] = set()
+    for backend in given["backends"]:
+        if backend.url in seen:
+            raise ConfigError("--backend", backend.url, "is told twice")
+        seen.add(backend.url)
+        why = why_no_key(backend, environment)
+        if why is not None:
+            raise ConfigError("--backend", backend.url, why)
+    path = given["backends_file"]
+    if path is not None:
+        try:
+            read_backends(Path(path), environment)
+        except ValueError as error:
+            raise ConfigError("--backends-file", path, str(error)) from None
 
 
 def _backend(text: str) -> Backend:

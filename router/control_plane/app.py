@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from router.backends.source import BackendSource
+from router.backends.sources import standings
 from router.control_plane.admin import add_admin
 from router.control_plane.backend_models import BackendModels
 from router.control_plane.figures import Figures
@@ -40,6 +43,8 @@ class ControlPlane:
     totals: TotalsReader
     backend_models: BackendModels | None = None
     """What backends list; None with workers of ours."""
+    sources: Sequence[BackendSource] = ()
+    """Where backends come from while the instance runs."""
 
 
 class Model(BaseModel):
@@ -139,7 +144,7 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
         meters, totals = await asyncio.gather(
             read_meters(control.instance), control.totals.read(groups)
         )
-        told = exposition(control.figures.read(groups), meters, totals)
+        told = exposition(control.figures.read(groups), meters, totals, standings(control.sources))
         return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -11,7 +11,7 @@ statuses, states.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,7 +22,8 @@ from prometheus_client.core import (
     Metric,
 )
 
-from router.control_plane.backend_metrics import conditions
+from router.backends.standing import Standing
+from router.control_plane.backend_metrics import conditions, source_metrics
 from router.control_plane.figures import GroupFigures, imbalance
 from router.control_plane.totals import Totals
 from shm.group_table import GroupState
@@ -109,12 +110,14 @@ def exposition(
     figures: list[GroupFigures],
     meters: list[dict[str, Any] | None],
     totals: Mapping[int, Totals],
+    sources: Sequence[Standing] = (),
 ) -> bytes:
     """Everything in Prometheus' text format.  totals: by dp_rank, of groups that told them."""
     metrics = (
         *group_metrics(figures, meters),
         *group_totals(totals),
         *front_door_metrics(meters),
+        *source_metrics(sources),
     )
     registry = CollectorRegistry()
     registry.register(_Scrape(list(metrics)))

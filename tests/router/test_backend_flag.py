@@ -111,7 +111,7 @@ def test_figures_of_backends_count_for_as_long_as_it_takes_to_read_the_next():
     """
     Else they would count now and then.
     """
-    with pytest.raises(ConfigError, match=r"--max-load-age 0\.9: with --backend.* 1 or more"):
+    with pytest.raises(ConfigError, match=r"--max-load-age 0\.9: with backends.* 1 or more"):
         parse_serve(["--backend", "http://a:1", "--max-load-age", "0.9"], {})
 
     assert parse_serve(["--backend", "http://a:1", "--max-load-age", "1"], {}).backends
@@ -141,10 +141,13 @@ def test_the_same_server_with_and_without_tls_is_two_backends():
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({}, "--backend http://a:1,api-key-env=KEY: the environment has no KEY"),
-        ({"KEY": ""}, "what KEY holds is no key"),
-        ({"KEY": "sk-secret\n"}, "what KEY holds is no key: allowed are printable ASCII"),
-        ({"KEY": "sk secret"}, "what KEY holds is no key"),
+        ({}, "--backend http://a:1: api-key-env=KEY: the environment has no KEY"),
+        ({"KEY": ""}, "api-key-env=KEY: what it holds is no key"),
+        (
+            {"KEY": "sk-secret\n"},
+            "api-key-env=KEY: what it holds is no key: allowed are printable ASCII",
+        ),
+        ({"KEY": "sk secret"}, "api-key-env=KEY: what it holds is no key"),
     ],
 )
 def test_a_key_that_cannot_be_sent_is_refused_and_not_told(environment, said):

@@ -1,0 +1,28 @@
+"""Where the backends of an instance come from, beside what `--backend` says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from router.backends.file_source import FileSource
+from router.backends.source import BackendSource
+from router.backends.standing import Standing
+from router.instance import Instance
+
+
+def sources_of(
+    instance: Instance, environment: Mapping[str, str] = os.environ
+) -> list[BackendSource]:
+    """Those that its flags ask for; the keys of backends are those of `environment`."""
+    sources: list[BackendSource] = []
+    if instance.backends_file is not None:
+        sources.append(FileSource(Path(instance.backends_file), environment))
+    return sources
+
+
+def standings(sources: Sequence[BackendSource]) -> list[Standing]:
+    """How those stand that tell how they do."""
+    found = (getattr(source, "standing", None) for source in sources)
+    return [each for each in found if isinstance(each, Standing)]
