@@ -70,6 +70,7 @@ class Instance:
     backends: tuple[BackendGroup, ...] = ()
     """Groups of other people's engines, by dp_rank; none: the groups are workers of ours."""
     backends_file: str | None = None
+    backend_dns: tuple[str, ...] = ()
     """Where else backends come from: see router.backends.sources."""
     root_pid: int = 0
     root_start_ticks: int = 0
@@ -90,6 +91,8 @@ class Instance:
         try:
             fields = orjson.loads(path.read_bytes())
             told = tuple(_backend_group(**each) for each in fields.pop("backends", ()))
+            for source in ("backend_dns",):
+                fields[source] = tuple(fields.get(source, ()))
             return cls(**fields, backends=told)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(

@@ -41,6 +41,7 @@ class ServeOptions:
 
     backends: tuple[Backend, ...]
     backends_file: str | None
+    backend_dns: tuple[str, ...]
     """Neither these nor any source of them: the groups are workers of ours."""
     model: str
     served_model_name: str | None
@@ -91,7 +92,8 @@ def parse_serve(
     """Return the options.  Raises ConfigError; --help prints and exits."""
     parser = serve_parser(environment)
     given = vars(parser.parse_args(arguments))
-    given["backends"] = tuple(given["backends"])
+    for source in ("backends", "backend_dns"):
+        given[source] = tuple(given[source])
     if any(given[source] for source in SOURCES):
         _refuse_for_backends(given, parser.get_default)
     check_backends(given, environment)

@@ -121,6 +121,7 @@ def _instance(
         request_log=str(options.request_log.absolute()) if options.request_log else None,
         backends=source.backends,
         backends_file=_absolute(options.backends_file),
+        backend_dns=options.backend_dns,
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
         seed=options.seed,

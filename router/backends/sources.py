@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from router.backends.dns_source import DnsSource
 from router.backends.file_source import FileSource
 from router.backends.source import BackendSource
 from router.backends.standing import Standing
@@ -19,6 +20,7 @@ def sources_of(
     sources: list[BackendSource] = []
     if instance.backends_file is not None:
         sources.append(FileSource(Path(instance.backends_file), environment))
+    sources += map(DnsSource, instance.backend_dns)
     return sources
 
 
