@@ -71,6 +71,10 @@ class Instance:
     """Groups of other people's engines, by dp_rank; none: the groups are workers of ours."""
     backends_file: str | None = None
     backend_dns: tuple[str, ...] = ()
+    backend_kubernetes: tuple[str, ...] = ()
+    kubernetes_api: str | None = None
+    kubernetes_token_file: str | None = None
+    kubernetes_ca_file: str | None = None
     """Where else backends come from: see router.backends.sources."""
     root_pid: int = 0
     root_start_ticks: int = 0
@@ -91,7 +95,7 @@ class Instance:
         try:
             fields = orjson.loads(path.read_bytes())
             told = tuple(_backend_group(**each) for each in fields.pop("backends", ()))
-            for source in ("backend_dns",):
+            for source in ("backend_dns", "backend_kubernetes"):
                 fields[source] = tuple(fields.get(source, ()))
             return cls(**fields, backends=told)
         except (OSError, ValueError, TypeError) as error:

@@ -18,6 +18,7 @@ from balancer.methods import REPORT_METHODS
 from balancer.simulation.step_time import StepTime
 from router.backends.backend import Backend
 from router.backends.flags import SOURCES, check_backends
+from router.backends.kubernetes.flags import check_kubernetes
 from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
@@ -42,7 +43,12 @@ class ServeOptions:
     backends: tuple[Backend, ...]
     backends_file: str | None
     backend_dns: tuple[str, ...]
+    backend_kubernetes: tuple[str, ...]
     """Neither these nor any source of them: the groups are workers of ours."""
+    kubernetes_api: str | None
+    kubernetes_token_file: str | None
+    kubernetes_ca_file: str | None
+    """These three: see router.backends.kubernetes.flags."""
     model: str
     served_model_name: str | None
     dp_size: int
@@ -92,11 +98,12 @@ def parse_serve(
     """Return the options.  Raises ConfigError; --help prints and exits."""
     parser = serve_parser(environment)
     given = vars(parser.parse_args(arguments))
-    for source in ("backends", "backend_dns"):
+    for source in ("backends", "backend_dns", "backend_kubernetes"):
         given[source] = tuple(given[source])
     if any(given[source] for source in SOURCES):
         _refuse_for_backends(given, parser.get_default)
     check_backends(given, environment)
+    check_kubernetes(given, environment)
     for name, variable in _KEYS.items():
         if given[name] is None:  # not the flag's default: --help would print it
             given[name] = environment.get(variable)

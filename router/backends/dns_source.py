@@ -46,9 +46,9 @@ class DnsName(NamedTuple):
     family: str
     every_s: float
 
-    def backend(self, place: Place) -> Backend:
+    def backend(self, host: str, port: int) -> Backend:
         """The one that is there."""
-        return backend_of(f"http://{authority_of(place.host, place.port)}", self.settings)
+        return backend_of(f"http://{authority_of(host, port)}", self.settings)
 
 
 def parse_dns(text: str) -> DnsName:
@@ -68,7 +68,7 @@ def parse_dns(text: str) -> DnsName:
         )
     family, every_s = _family(settings.pop("family", "any")), _every(settings.pop("every", None))
     told = DnsName(name, None if is_srv else int(port), settings, family, every_s)
-    told.backend(Place("192.0.2.1", 80 if is_srv else int(port)))  # refuses what is bad
+    told.backend("192.0.2.1", 80 if is_srv else int(port))  # refuses what is bad
     return told
 
 
@@ -131,7 +131,7 @@ class DnsSource:
             return
         self._times_none = 0 if places else self._times_none + 1
         if places or self._times_none >= _TIMES_TO_BELIEVE:
-            self.standing.good([self._asked.backend(place) for place in places], tell)
+            self.standing.good([self._asked.backend(*place) for place in places], tell)
         else:
             self.standing.bad("the answer is that there is none", key="none")
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from router import flag_values as values
 from router.backends.backend import Backend, parse_backend
-from router.backends.dns_source import parse_dns
+from router.backends.dns_source import DnsName, parse_dns
 from router.backends.engine_client import why_no_key
 from router.backends.file_source import read_backends
-from router.backends.resolving import Place
+from router.backends.kubernetes.flags import add_kubernetes
+from router.backends.kubernetes.service import Service, parse_service
 from router.errors import ConfigError
 
-SOURCES = ("backends", "backends_file", "backend_dns")
+SOURCES = ("backends", "backends_file", "backend_dns", "backend_kubernetes")
 """Under these names stands, with the others, where backends come from."""
 
 
@@ -39,25 +41,13 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backend-dns",
         action="append",
-        type=_checked(parse_dns),
+        type=values.checked(parse_dns),
         default=[],
         metavar="NAME:PORT[,kind=KIND][,...]",
         help="each address of that name is one, asked for again and again; _SERVICE._PROTO.NAME "
         "asks for SRV records; may be repeated",
     )
-
-
-def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
-    """The text itself, which other processes parse again, if it can be parsed."""
-
-    def check(text: str) -> str:
-        try:
-            parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return text
-
-    return check
+    add_kubernetes(group)
 
 
 def check_backends(given: Mapping[str, Any], environment: Mapping[str, str]) -> None:
@@ -71,18 +61,31 @@ def check_backends(given: Mapping[str, Any], environment: Mapping[str, str]) -> 
         if why is not None:
             raise ConfigError("--backend", backend.url, why)
     for text in given["backend_dns"]:
-        if given["backend_dns"].count(text) > 1:
-            raise ConfigError("--backend-dns", text, "is told twice")
-        asked = parse_dns(text)
-        why = why_no_key(asked.backend(Place("192.0.2.1", 80)), environment)
-        if why is not None:
-            raise ConfigError("--backend-dns", text, why)
+        _check("--backend-dns", text, given["backend_dns"], parse_dns, environment)
+    for text in given["backend_kubernetes"]:
+        _check(
+            "--backend-kubernetes", text, given["backend_kubernetes"], parse_service, environment
+        )
     path = given["backends_file"]
     if path is not None:
         try:
             read_backends(Path(path), environment)
         except ValueError as error:
             raise ConfigError("--backends-file", path, str(error)) from None
+
+
+def _check(
+    flag: str,
+    text: str,
+    texts: Sequence[str],
+    parse: Callable[[str], DnsName | Service],
+    environment: Mapping[str, str],
+) -> None:
+    if texts.count(text) > 1:
+        raise ConfigError(flag, text, "is told twice")
+    why = why_no_key(parse(text).backend("192.0.2.1", 80), environment)
+    if why is not None:
+        raise ConfigError(flag, text, why)
 
 
 def _backend(text: str) -> Backend:

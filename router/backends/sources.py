@@ -8,6 +8,8 @@ from pathlib import Path
 
 from router.backends.dns_source import DnsSource
 from router.backends.file_source import FileSource
+from router.backends.kubernetes.flags import api_server
+from router.backends.kubernetes.source import KubernetesSource
 from router.backends.source import BackendSource
 from router.backends.standing import Standing
 from router.instance import Instance
@@ -21,6 +23,14 @@ def sources_of(
     if instance.backends_file is not None:
         sources.append(FileSource(Path(instance.backends_file), environment))
     sources += map(DnsSource, instance.backend_dns)
+    if instance.backend_kubernetes:
+        server = api_server(
+            instance.kubernetes_api,
+            instance.kubernetes_token_file,
+            instance.kubernetes_ca_file,
+            environment,
+        )
+        sources += (KubernetesSource(text, server) for text in instance.backend_kubernetes)
     return sources
 
 
