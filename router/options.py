@@ -81,6 +81,18 @@ class ServeOptions:
     cache_dir: Path
     seed: int
     log_level: str
+    max_groups: int | None
+    """Slots for groups of backends; None: as many as usual."""
+    backends_file: str | None = None
+    backend_dns: tuple[str, ...] = ()
+    backend_kubernetes: tuple[str, ...] = ()
+    """Who names backends while the instance runs."""
+
+    @property
+    def has_backends(self) -> bool:
+        """Whether groups are other people's engines, of which there may be none yet."""
+        sources = (self.backends_file, self.backend_dns, self.backend_kubernetes)
+        return bool(self.backends or any(sources))
 
 
 def parse_serve(
@@ -92,6 +104,8 @@ def parse_serve(
     given["backends"] = tuple(given["backends"])
     if given["backends"]:
         _refuse_for_backends(given, parser.get_default)
+    elif given["max_groups"] is not None:
+        raise ConfigError("--max-groups", given["max_groups"], "is for backends: with --backend")
     for name, variable in _KEYS.items():
         if given[name] is None:  # not the flag's default: --help would print it
             given[name] = environment.get(variable)

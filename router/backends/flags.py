@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from router import flag_values as values
 from router.backends.backend import Backend, parse_backend
+
+MAX_GROUPS = 1024
 
 
 def add_backends(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,13 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
         metavar="URL[,kind=KIND][,dp-size=N][,weight=W]",
         help="a server of vLLM, SGLang, llama.cpp or any OpenAI API whose DP ranks are the groups; "
         "may be repeated. Then no worker is started and no model fetched",
+    )
+    group.add_argument(
+        "--max-groups",
+        type=values.integer(1, MAX_GROUPS),
+        metavar="N",
+        help="DP groups of backends that there may be at a time, those that come while the "
+        "instance runs among them (default: 64, or as many as are found at the start)",
     )
 
 
