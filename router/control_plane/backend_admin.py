@@ -37,7 +37,7 @@ class Newcomer(BaseModel):
 class Weight(BaseModel):
     """What share of the load each of a backend's groups takes."""
 
-    weight: float = Field(ge=_LEAST_WEIGHT, le=_MOST_WEIGHT, allow_inf_nan=False)
+    weight: float = Field(ge=_LEAST_WEIGHT, le=_MOST_WEIGHT, allow_inf_nan=False, strict=True)
 
 
 class Course(StrEnum):

@@ -29,6 +29,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Refusal, "description": "Not what is asked for here"},
     404: {"model": Refusal, "description": "There is no such group"},
     409: {"model": Refusal, "description": "Not as things stand"},
+    "default": {"model": Refusal, "description": "Any other error"},
 }
 
 
