@@ -54,12 +54,11 @@ async def _serve(instance: Instance) -> None:
         enrolled = _enrolled(instance, writer, board, (probes, engines), found)
         beyond = enrolled.collector.beyond if enrolled else {}
         figures = Figures(loads, board, time.monotonic_ns, beyond)
-        membership: Members
-        if enrolled is None:
-            clock_ns = time.monotonic_ns
-            membership = Membership(instance, writer, probes, figures, clock_ns, found)
-        else:
-            membership = enrolled.membership
+        membership: Members = (
+            Membership(instance, writer, probes, figures, time.monotonic_ns, found)
+            if enrolled is None
+            else enrolled.membership
+        )
         app = build_app(
             ControlPlane(
                 instance,

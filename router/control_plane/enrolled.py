@@ -57,19 +57,29 @@ class Enrolled:
             clock_ns,
             found,
         )
+        self.enrolment = self._made(instance, board, Discovery(questions), wall_ns, clock_ns)
+        self.enrolment.review()
+
+    def _made(
+        self,
+        instance: Instance,
+        board: Board,
+        discovery: Discovery,
+        wall_ns: Callable[[], int],
+        clock_ns: Callable[[], int],
+    ) -> Enrolment:
         file = EnrolmentFile(Path(instance.run_dir))
-        roster, engines = _recalled(instance, file, sources, wall_ns)
-        self.enrolment = Enrolment(
+        roster, engines = _recalled(instance, file, self.sources, wall_ns)
+        return Enrolment(
             roster,
             engines,
             file,
             board,
             (self.membership, self.models, self.collector),
-            lambda on_found: Newcomers(Discovery(questions), on_found),
+            lambda on_found: Newcomers(discovery, on_found),
             instance.drain_timeout_s,
             clock_ns,
         )
-        self.enrolment.review()
 
     async def keep(self) -> None:
         """All of it, for ever."""

@@ -1,5 +1,6 @@
 """Slots that backends leave and others get, as a front door sees it."""
 
+import socket
 from dataclasses import replace
 
 import pytest
@@ -143,3 +144,20 @@ async def test_a_retry_asks_nobody_who_came_meanwhile_and_has_not_the_model():
 
         assert (await site.client.response()).body == b"full"
         assert site.num_received == [1, 0]
+
+
+async def test_a_host_that_is_gone_is_found_though_nobody_asks_it_any_more():
+    """
+    What is left to an engine that has left must come to an end: the kernel asks its host.
+    """
+    async with Backends.opened(None, **SLOTS) as site:
+        site.client.send(post(b'{"prompt":"a"}', b"/v1/completions"))
+        received = await site.servers[0].next_request()
+        (connections,) = site.door.door._pool._all.values()
+        (connection,) = connections
+        opened = connection._transport.get_extra_info("socket")
+
+        assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
+        received.answer()
+        await site.client.response()
