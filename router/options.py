@@ -90,6 +90,14 @@ class ServeOptions:
     cache_dir: Path
     seed: int
     log_level: str
+    max_groups: int | None
+    """Slots for groups of backends; None: as many as usual."""
+
+    @property
+    def has_backends(self) -> bool:
+        """Whether groups are other people's engines, of which there may be none yet."""
+        sources = (self.backends_file, self.backend_dns, self.backend_kubernetes)
+        return bool(self.backends or any(sources))
 
 
 def parse_serve(
@@ -102,6 +110,8 @@ def parse_serve(
         given[source] = tuple(given[source])
     if any(given[source] for source in SOURCES):
         _refuse_for_backends(given, parser.get_default)
+    elif given["max_groups"] is not None:
+        raise ConfigError("--max-groups", given["max_groups"], "is for backends: with --backend")
     check_backends(given, environment)
     check_kubernetes(given, environment)
     for name, variable in _KEYS.items():

@@ -19,6 +19,8 @@ from router.errors import ConfigError
 SOURCES = ("backends", "backends_file", "backend_dns", "backend_kubernetes")
 """Under these names stands, with the others, where backends come from."""
 
+MAX_GROUPS = 1024
+
 
 def add_backends(parser: argparse.ArgumentParser) -> None:
     """Add them."""
@@ -48,6 +50,13 @@ def add_backends(parser: argparse.ArgumentParser) -> None:
         "asks for SRV records; may be repeated",
     )
     add_kubernetes(group)
+    group.add_argument(
+        "--max-groups",
+        type=values.integer(1, MAX_GROUPS),
+        metavar="N",
+        help="DP groups of backends that there may be at a time, those that come while the "
+        "instance runs among them (default: 64, or as many as are found at the start)",
+    )
 
 
 def check_backends(given: Mapping[str, Any], environment: Mapping[str, str]) -> None:
