@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from router.backends.backend import Backend
 from router.backends.discovery import Discovery
 from router.backends.source import BackendSource
 from router.control_plane.backend_health import BackendProbe
@@ -37,10 +38,12 @@ class Enrolled:
         found: Sequence[GroupEntry],
         sources: Sequence[BackendSource],
         clock_ns: Callable[[], int],
+        learn: Callable[[Sequence[Backend]], None] = lambda backends: None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """
-        `clients`: one for probes alone, and one for whatever else is asked.
+        `clients`: one for probes alone, and one for whatever else is asked.  `learn` hears of
+        every backend before it is asked anything.
 
         `found` is the table that an earlier life left; what else it left is in the run folder.
         The table is published when this returns.
@@ -57,7 +60,7 @@ class Enrolled:
             clock_ns,
             found,
         )
-        self.enrolment = self._made(instance, board, Discovery(questions), wall_ns, clock_ns)
+        self.enrolment = self._made(instance, board, Discovery(questions), wall_ns, clock_ns, learn)
         self.enrolment.review()
 
     def _made(
@@ -67,6 +70,7 @@ class Enrolled:
         discovery: Discovery,
         wall_ns: Callable[[], int],
         clock_ns: Callable[[], int],
+        learn: Callable[[Sequence[Backend]], None],
     ) -> Enrolment:
         file = EnrolmentFile(Path(instance.run_dir))
         roster, engines = _recalled(instance, file, self.sources, wall_ns)
@@ -79,6 +83,7 @@ class Enrolled:
             lambda on_found: Newcomers(discovery, on_found),
             instance.drain_timeout_s,
             clock_ns,
+            learn,
         )
 
     async def keep(self) -> None:

@@ -56,8 +56,13 @@ class Enrolment:
         newcomers: Callable[[Callable[[], None]], Newcomers],
         drain_timeout_s: float,
         clock_ns: Callable[[], int],
+        learn: Callable[[Sequence[Backend]], None],
     ) -> None:
-        """`parts` follow who is there.  What an earlier life left was recalled already."""
+        """
+        `parts` follow who is there.  What an earlier life left was recalled already.
+
+        `learn` hears of every backend before anybody asks it anything.
+        """
         self.roster = roster
         self.engines = engines
         self._file = file
@@ -66,6 +71,7 @@ class Enrolment:
         self.newcomers = newcomers(self.review)
         self._drain_timeout_s = drain_timeout_s
         self._clock_ns = clock_ns
+        self._learn = learn
         self._tasks = KeyedTasks()
         """Of each engine, by its epoch."""
 
@@ -83,6 +89,10 @@ class Enrolment:
     def review(self) -> None:
         """Somebody wants something else, was found, or may be given a slot at last."""
         wanted = self.roster.wanted
+        there = [engine.backend for engine in self.engines]
+        self._learn(
+            [*there, *(each.backend for each in wanted.values())]
+        )  # what is said now counts
         found = plan(wanted, self.engines, self._clock_ns())
         for engine in found.changed:
             self._tell(engine)

@@ -21,7 +21,9 @@ def test_there_are_slots_for_those_that_come():
     assert slots() == 64
     assert slots("--max-groups", "2") == 2
     assert (
-        group_source(parse_serve(["--backend", "http://127.0.0.1:9,kind=vllm,dp-size=70"], {})).num_slots
+        group_source(
+            parse_serve(["--backend", "http://127.0.0.1:9,kind=vllm,dp-size=70"], {})
+        ).num_slots
         == 70
     )
 
