@@ -47,7 +47,7 @@ class Slots:
         """Whether groups wait for each other at every step."""
 
     def __repr__(self) -> str:
-        return f"<Slots {_seated(self.states, self.loads)}>"
+        return _seated(self.states, self.loads)
 
     def seat(self, entry: GroupEntry, state: GroupState) -> None:
         """That group has the slot, in that state."""

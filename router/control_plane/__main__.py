@@ -103,7 +103,7 @@ def _enrolled(
     loads = LoadWriter.attach(instance.name, instance.num_slots, instance.num_front_doors)
     segments, sources = (writer, board, loads), sources_of(instance)
     return Enrolled(
-        instance, segments, clients, found, sources, time.monotonic_ns, accesses=accesses
+        instance, segments, clients, found, sources, time.monotonic_ns, learn=accesses.learn
     )
 
 

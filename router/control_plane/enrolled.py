@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
+from router.backends.backend import Backend
 from router.backends.discovery import Discovery
-from router.backends.engine_client import Accesses
 from router.backends.source import BackendSource
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
@@ -38,11 +38,12 @@ class Enrolled:
         found: Sequence[GroupEntry],
         sources: Sequence[BackendSource],
         clock_ns: Callable[[], int],
+        learn: Callable[[Sequence[Backend]], None] = lambda backends: None,
         wall_ns: Callable[[], int] = time.time_ns,
-        accesses: Accesses | None = None,
     ) -> None:
         """
-        `clients`: one for probes alone, and one for whatever else is asked; both go by `accesses`.
+        `clients`: one for probes alone, and one for whatever else is asked.  `learn` hears of
+        every backend before it is asked anything.
 
         `found` is the table that an earlier life left; what else it left is in the run folder.
         The table is published when this returns.
@@ -50,7 +51,6 @@ class Enrolled:
         table, board, loads = segments
         probes, questions = clients
         self.sources = sources
-        self.accesses = accesses or Accesses({})
         self.models = BackendModels(questions)
         self.collector = Collector(instance, board, loads, questions, clock_ns)
         self.membership = BackendMembership(
@@ -60,7 +60,7 @@ class Enrolled:
             clock_ns,
             found,
         )
-        self.enrolment = self._made(instance, board, Discovery(questions), wall_ns, clock_ns)
+        self.enrolment = self._made(instance, board, Discovery(questions), wall_ns, clock_ns, learn)
         self.enrolment.review()
 
     def _made(
@@ -70,6 +70,7 @@ class Enrolled:
         discovery: Discovery,
         wall_ns: Callable[[], int],
         clock_ns: Callable[[], int],
+        learn: Callable[[Sequence[Backend]], None],
     ) -> Enrolment:
         file = EnrolmentFile(Path(instance.run_dir))
         roster, engines = _recalled(instance, file, self.sources, wall_ns)
@@ -82,7 +83,7 @@ class Enrolled:
             lambda on_found: Newcomers(discovery, on_found),
             instance.drain_timeout_s,
             clock_ns,
-            self.accesses.learn,
+            learn,
         )
 
     async def keep(self) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from balancer.in_flight import in_flight
@@ -56,14 +56,13 @@ class Enrolment:
         newcomers: Callable[[Callable[[], None]], Newcomers],
         drain_timeout_s: float,
         clock_ns: Callable[[], int],
-        learn: Callable[[Iterable[Backend]], None],
+        learn: Callable[[Sequence[Backend]], None],
     ) -> None:
         """
-        `parts` follow who is there; `learn` hears how each may be asked, before it is.
+        `parts` follow who is there.  What an earlier life left was recalled already.
 
-        What an earlier life left was recalled already.
+        `learn` hears of every backend before anybody asks it anything.
         """
-        self._learn = learn
         self.roster = roster
         self.engines = engines
         self._file = file
@@ -72,6 +71,7 @@ class Enrolment:
         self.newcomers = newcomers(self.review)
         self._drain_timeout_s = drain_timeout_s
         self._clock_ns = clock_ns
+        self._learn = learn
         self._tasks = KeyedTasks()
         """Of each engine, by its epoch."""
 
@@ -89,8 +89,10 @@ class Enrolment:
     def review(self) -> None:
         """Somebody wants something else, was found, or may be given a slot at last."""
         wanted = self.roster.wanted
-        self._learn(engine.backend for engine in self.engines)
-        self._learn(each.backend for each in wanted.values())
+        there = [engine.backend for engine in self.engines]
+        self._learn(
+            [*there, *(each.backend for each in wanted.values())]
+        )  # what is said now counts
         found = plan(wanted, self.engines, self._clock_ns())
         for engine in found.changed:
             self._tell(engine)

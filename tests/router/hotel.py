@@ -61,6 +61,8 @@ class Hotel:
         self.loads = LoadReader.attach(house.instance.name)
         self._reader = GroupTableReader.attach(house.instance.name)
         self.source = Source()
+        self.learnt = []
+        """Each backend, and how many questions had been asked when it was learnt of."""
         self._keeping = None
         self.enrolled = None
 
@@ -75,6 +77,9 @@ class Hotel:
             found.groups if found else (),
             [self.source],
             self.house.clock.ns,
+            lambda backends: self.learnt.extend(
+                (each.url, len(self.engines.asked)) for each in backends
+            ),
         )
         figures = Figures(
             self.loads, self.board, self.house.clock.ns, self.enrolled.collector.beyond

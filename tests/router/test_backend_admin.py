@@ -1,9 +1,7 @@
 """What an operator may do to backends, asked without a network."""
 
-import httpx
 import pytest
 
-from router.backends.backend import parse_backend
 from tests.router.fakes import until
 from tests.router.hotel import hotel
 from tests.router.test_app import error_of
@@ -197,14 +195,3 @@ async def test_who_adds_a_backend_cannot_have_a_variable_of_ours_sent_there():
 
         assert answer.status_code == 400
         assert "api-key-env is for flags and files alone" in answer.text
-
-
-async def test_how_a_backend_is_asked_is_learnt_before_it_is():
-    """
-    Of one that comes, too: its TLS and its key.
-    """
-    async with hotel("a") as site:
-        await site.run()
-        site.source.tell([parse_backend("https://b,insecure-skip-verify=true")])
-
-        assert site.enrolled.accesses.of(httpx.URL("https://b/v1/models")).tls == "unverified"

@@ -276,3 +276,19 @@ async def test_an_engine_that_leaves_dead_does_not_serve_again_when_it_is_up():
         await site.enrolled.membership.probe(epoch)
 
         assert site.rows == [(0, "a", "draining")]
+
+
+async def test_whoever_asks_engines_learns_of_each_before_it_is_asked():
+    """
+    Those of the start, of sources and of operators.
+    """
+    async with hotel("a") as site:
+        assert ("http://a:1", 0) in site.learnt
+        await site.run()
+        site.source.tells(B)
+        await site.operator.post("/admin/groups", json={"backend": C})
+        await until(lambda: {"b/props", "c/props"} <= set(site.engines.asked))
+
+        for host in ("b", "c"):
+            first = next(i for i, asked in enumerate(site.engines.asked) if asked.startswith(host))
+            assert any(url == f"http://{host}:1" and at <= first for url, at in site.learnt)
