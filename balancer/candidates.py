@@ -11,13 +11,22 @@ from shm.group_table import GroupState
 CANDIDATES = (GroupState.READY, GroupState.SUSPECT)
 
 
-def why_none(states: Sequence[GroupState], asked: int | None, excluded: Collection[int]) -> str:
+States = Sequence[GroupState | None]
+"""By dp_rank; None: nobody has that slot."""
+
+
+def why_none(states: States, asked: int | None, excluded: Collection[int]) -> str:
     """Why no group can take a request, or not the only one that was asked for."""
-    reasons = [_why_not(rank, state, excluded) for rank, state in enumerate(states)]
+    reasons = {
+        rank: _why_not(rank, state, excluded)
+        for rank, state in enumerate(states)
+        if state is not None
+    }
     if asked is not None:
-        return f"DP group {asked}, which was asked for, is {reasons[asked]}"
-    found = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).items())
-    return f"no DP group can take the request: {found}"
+        return f"DP group {asked}, which was asked for, is {reasons.get(asked, 'not there')}"
+    counts = Counter(reasons.values()).items()
+    found = ", ".join(f"{count} {reason}" for reason, count in counts)
+    return f"no DP group can take the request: {found or 'there is none'}"
 
 
 def _why_not(dp_rank: int, state: GroupState, excluded: Collection[int]) -> str:
@@ -28,7 +37,7 @@ def _why_not(dp_rank: int, state: GroupState, excluded: Collection[int]) -> str:
 
 def suspects(
     loads: Sequence[GroupLoad],
-    states: Sequence[GroupState],
+    states: States,
     limits: Sequence[int],
     request: RequestShape,
     excluded: Collection[int],

@@ -5,10 +5,9 @@ Synchronous and pure: what it knows is handed to it (observe_*), what it decides
 and nothing in it waits.  An assignment that was given out is released in exactly one place, by
 whoever asked for it.
 
-A group whose figures are fresh is weighed with its report and what is in flight to it; a
-backend, or one whose figures are stale or missing, with the books of all front doors (see
-balancer.weighing, .ledger and .freshness).  With its own alone each would take a group
-for nearly idle whose report stopped, and all would send it more.
+How a group is weighed stands in balancer.slots: with the books of all front doors where its
+figures are stale, because with its own alone each would take a group for nearly idle whose
+report stopped, and all would send it more.
 
 If it dies, so do its open assignments: what it noted stands until the root reclaims its row.
 """
@@ -16,11 +15,10 @@ If it dies, so do its open assignments: what it noted stands until the root recl
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from balancer.assignment import Assignment, End
-from balancer.booked_load import by_book
-from balancer.candidates import CANDIDATES, suspects, why_none
+from balancer.candidates import CANDIDATES, States, suspects, why_none
 from balancer.cost_model import CostFit
 from balancer.departures import Departure
 from balancer.errors import LedgerBroken, NoCandidate
@@ -29,15 +27,13 @@ from balancer.ledger import Book, Ledger
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import LedgerReader, Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
+from balancer.slots import Slots
 from balancer.unstarted import Unstarted
-from balancer.weighing import by_report
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
 
-_UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
 _JUDGED = (*CANDIDATES, GroupState.DRAINING)  # by the age of its figures
-_READY = GroupState.READY  # looking a member up takes as long as half of a GroupLoad
 
 
 class Controller:
@@ -59,27 +55,19 @@ class Controller:
         self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
         self._costs = costs
-        self._groups_wait = False
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
-        self._states = [GroupState.STARTING] * num_groups
-        self._factors: list[float | None] = [None] * num_groups  # load_factor of backends
-        self._loads = [GroupLoad(dp_rank, 0, 0, 0, 0) for dp_rank in range(num_groups)]
-        self._max_requests = [0] * num_groups
-        """Requests that each group may have now: none unless it is ready."""
-        self._limits = [_UNLIMITED] * num_groups
-        """The same by its last report, however old and whatever it does."""
         self._open: dict[str, Assignment] = {}
         self._unstarted = Unstarted(num_groups)
+        self._slots = Slots(ledger, self._is_fresh, self._unstarted, num_groups)
+        self._weigh = self._slots.weigh
         self._reader = policy if isinstance(policy, LedgerReader) else None
         if self._reader is not None:
             self._reader.read(ledger)
 
     def __repr__(self) -> str:
-        pairs = zip(self._states, self._loads, strict=True)
-        loads = ", ".join(f"{load.dp_rank}:{state} {load.tokens}" for state, load in pairs)
-        return f"<Controller {self.policy.name}, {len(self._open)} open, [{loads}]>"
+        return f"<Controller {self.policy.name}, {len(self._open)} open, {self._slots!r}>"
 
     def assign(self, request: RequestShape, excluded: Collection[int] = ()) -> Assignment:
         """
@@ -90,19 +78,20 @@ class Controller:
         chosen only if no ready one can be.  Raises NoCandidate if every other group
         is dead, draining, starting or full, or the only one that was asked for is.
         """
+        slots = self._slots
         candidates = [
             load
-            for load, limit in zip(self._loads, self._max_requests, strict=True)
-            if load.held_requests + load.in_flight_requests < limit
+            for load, limit in zip(slots.loads, slots.max_requests, strict=True)
+            if limit and load.held_requests + load.in_flight_requests < limit
         ]
         if excluded:
             candidates = [load for load in candidates if load.dp_rank not in excluded]
         if request.dp_rank is not None:
             candidates = [load for load in candidates if load.dp_rank == request.dp_rank]
         if not candidates:
-            candidates = suspects(self._loads, self._states, self._limits, request, excluded)
+            candidates = suspects(slots.loads, slots.states, slots.limits, request, excluded)
         if not candidates:
-            raise NoCandidate(why_none(self._states, request.dp_rank, excluded))
+            raise NoCandidate(why_none(slots.states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
         return self._charge(self.policy.pick(candidates, request), request)
@@ -169,7 +158,7 @@ class Controller:
         assignment.book_tokens += tokens
         assignment.streamed_tokens += tokens
         self.ledger.stream(assignment.dp_rank, assignment.group_epoch, tokens)
-        if self._is_booked(assignment.dp_rank):
+        if self._slots.is_booked(assignment.dp_rank):
             self._weigh(assignment.dp_rank)
 
     def note_books(self) -> None:
@@ -187,20 +176,28 @@ class Controller:
         """
         dp_rank, state, known = entry.dp_rank, entry.state, self.ledger.epoch(entry.dp_rank)
         if entry.epoch > known:
-            self.ledger.begin_group(dp_rank, entry.epoch)
-            self._unstarted.begin_group(dp_rank, entry.epoch)
-            self._freshness.disregard(dp_rank)
-            if self.prefixes is not None:
-                self.prefixes.begin_group(dp_rank)
+            self._begin_group(dp_rank, entry.epoch)
         elif entry.epoch < known and state in CANDIDATES:
             state = GroupState.STARTING
         if state in _JUDGED:
             self._freshness.judge(dp_rank)
         else:
             self._freshness.disregard(dp_rank)
-        self._states[dp_rank] = state
-        self._factors[dp_rank] = entry.load_factor if entry.is_backend else None
-        self._weigh(dp_rank)
+        self._slots.seat(entry, state)
+
+    def observe_absence(self, dp_rank: int) -> None:
+        """
+        Nobody has that slot any more, or nobody yet: no candidate, and nothing to be judged.
+
+        What is open there runs out, and is released, in the epoch that it was sent to; whoever
+        gets the slot has a later one, and begins with books of nothing.
+        """
+        if self._slots.states[dp_rank] is None:
+            return
+        self._freshness.disregard(dp_rank)
+        if self.prefixes is not None:
+            self.prefixes.begin_group(dp_rank)
+        self._slots.vacate(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
         """
@@ -214,15 +211,14 @@ class Controller:
             self._weigh(dp_rank)
         if self._reader is not None:
             self._reader.read(self.ledger)
-        if self._costs is not None and self._costs.groups_wait is not self._groups_wait:
-            self._groups_wait = self._costs.groups_wait
-            for dp_rank in range(len(self._loads)):
-                self._weigh(dp_rank)
+        if self._costs is not None and self._costs.groups_wait is not self._slots.groups_wait:
+            self._slots.groups_wait = self._costs.groups_wait
+            self._slots.weigh_all()
 
     def observe_cells(self, slot: int, cells: Iterable[tuple[int, Cell]]) -> None:
         """Take over what another front door noted; call after observe_reports."""
         for dp_rank, cell in cells:
-            if self.ledger.observe_cell(slot, dp_rank, cell) or self._is_booked(dp_rank):
+            if self.ledger.observe_cell(slot, dp_rank, cell) or self._slots.is_booked(dp_rank):
                 self._weigh(dp_rank)
 
     def observe_time(self, now_ns: int) -> list[FreshnessChange]:
@@ -245,11 +241,11 @@ class Controller:
 
     def loads(self) -> list[GroupLoad]:
         """Load of every group, chosen or not, by dp_rank."""
-        return list(self._loads)
+        return list(self._slots.loads)
 
     def books(self) -> list[Book]:
         """What this front door has open on every group, by dp_rank."""
-        return [self.ledger.own_book(dp_rank) for dp_rank in range(len(self._states))]
+        return [self.ledger.own_book(dp_rank) for dp_rank in range(len(self._slots.states))]
 
     def figures_are_fresh(self, dp_rank: int) -> bool:
         """Whether that group is weighed with its own report, and not with the books."""
@@ -260,13 +256,13 @@ class Controller:
         return self._freshness.is_stale(dp_rank)
 
     @property
-    def states(self) -> Sequence[GroupState]:
-        """Of every group, as the table has them, by dp_rank."""
-        return self._states
+    def states(self) -> States:
+        """Of every slot, as the table has them, by dp_rank; None: nobody is there."""
+        return self._slots.states
 
     def num_ready(self) -> int:
         """Groups that the table says are ready."""
-        return sum(state is _READY for state in self._states)
+        return self._slots.num_ready()
 
     def check_integrity(self) -> None:
         """Raise LedgerBroken if the books do not add up to the open assignments."""
@@ -281,20 +277,12 @@ class Controller:
             if summed != book:
                 raise LedgerBroken(f"group {dp_rank}: book {book}, open assignments {summed}")
 
-    def _weigh(self, dp_rank: int) -> None:
-        """Work out the group's load, and what it may still take, from what is known now."""
-        report, factor = self.ledger.report(dp_rank), self._factors[dp_rank]
-        if report is None or factor is not None or not self._is_fresh[dp_rank]:
-            beyond = report if self._is_fresh[dp_rank] else None
-            book, uncached = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
-            self._loads[dp_rank] = by_book(dp_rank, book, uncached, beyond, factor or 1.0)
-        else:
-            flying, gone = self.ledger.in_flight(dp_rank), self.ledger.taken_off(dp_rank)
-            self._loads[dp_rank] = by_report(report, flying, gone, groups_wait=self._groups_wait)
-        limit = _UNLIMITED if report is None else report.max_requests
-        self._limits[dp_rank] = limit
-        self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0
-
-    def _is_booked(self, dp_rank: int) -> bool:
-        """Whether the group is weighed with the books: a backend is, whatever it reports."""
-        return self._factors[dp_rank] is not None or not self._is_fresh[dp_rank]
+    def _begin_group(self, dp_rank: int, epoch: int) -> None:
+        """All that was known of that number is about an earlier life, or somebody else."""
+        self.ledger.begin_group(dp_rank, epoch)
+        self._unstarted.begin_group(dp_rank, epoch)
+        self._freshness.disregard(dp_rank)
+        if self.prefixes is not None:
+            self.prefixes.begin_group(dp_rank)
+        if self._costs is not None:
+            self._costs.begin_group(dp_rank)

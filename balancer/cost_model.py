@@ -175,6 +175,11 @@ class CostFit:
         if self._num_looks >= _UNATTENDED:
             self.refit()
 
+    def begin_group(self, dp_rank: int) -> None:
+        """Somebody else has that number from now on: his counters are not the last one's."""
+        self._seen_steps.pop(dp_rank, None)
+        self._prefill_share.begin_group(dp_rank)
+
     def refit(self) -> None:
         """Work the coefficients out anew, if there are new samples enough."""
         self._num_looks = 0

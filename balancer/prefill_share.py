@@ -55,6 +55,10 @@ class PrefillShare:
             self.is_computed = self._computed >= LEAST_SHARE * self._tokens
             self._begin()
 
+    def begin_group(self, dp_rank: int) -> None:
+        """The counters of that group begin anew."""
+        self._seen.pop(dp_rank, None)
+
     def _begin(self) -> None:
         self._num_looks = self._computed = self._tokens = self._requests = 0
 

@@ -6,6 +6,7 @@ What the router refuses, and how a client is told.
   - TraceError            a trace cannot be read: names file, line, what is wrong
   - StartError            a process did not come up
   - SupervisionLost       a process that ends would not be started again any more
+  - NoFreeSlot            more groups of backends than --max-groups
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
@@ -43,6 +44,16 @@ class StartError(RouterError):
 
 class SupervisionLost(RouterError):
     """Who starts a process again when it ends has failed."""
+
+
+class NoFreeSlot(RouterError):
+    """A backend has more groups than there are slots that nobody has."""
+
+    def __init__(self, url: str, num_groups: int, num_free: int, num_slots: int) -> None:
+        super().__init__(
+            f"no free slot: {url} is {num_groups} DP groups, {num_free} of {num_slots} slots are "
+            "free (--max-groups)"
+        )
 
 
 class ModelSourceError(RouterError):

@@ -40,6 +40,19 @@ def seconds(lowest: float) -> Callable[[str], float]:
     return parse
 
 
+def checked(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """The text itself, which other processes parse again, if it can be parsed."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return check
+
+
 def instance(text: str) -> str:
     """The name of an instance."""
     if not _INSTANCE.fullmatch(text):

@@ -68,7 +68,16 @@ class Instance:
     instance_key: str = field(default="", repr=False)
     """Secret that front doors and control plane bring to the leaders."""
     backends: tuple[BackendGroup, ...] = ()
-    """Groups of other people's engines, by dp_rank; none: the groups are workers of ours."""
+    """Groups of the engines that were told at the start, by dp_rank."""
+    backends_file: str | None = None
+    backend_dns: tuple[str, ...] = ()
+    backend_kubernetes: tuple[str, ...] = ()
+    kubernetes_api: str | None = None
+    kubernetes_token_file: str | None = None
+    kubernetes_ca_file: str | None = None
+    """Who names more of them while the instance runs: see router.backends.sources."""
+    max_groups: int | None = None
+    """Slots for groups of backends; None: as many as there are groups."""
     root_pid: int = 0
     root_start_ticks: int = 0
     """Who made it: see shm.process."""
@@ -88,6 +97,8 @@ class Instance:
         try:
             fields = orjson.loads(path.read_bytes())
             told = tuple(_backend_group(**each) for each in fields.pop("backends", ()))
+            for name in ("backend_dns", "backend_kubernetes"):
+                fields[name] = tuple(fields.get(name, ()))
             return cls(**fields, backends=told)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
@@ -100,6 +111,17 @@ class Instance:
         return waiting_rules(
             self.admission, self.prefill_align, self.max_hold_ms, self.max_waiting_requests
         )
+
+    @property
+    def has_backends(self) -> bool:
+        """Whether groups are other people's engines, of which there may be none just now."""
+        sources = (self.backends_file, self.backend_dns, self.backend_kubernetes)
+        return bool(self.backends or any(sources))
+
+    @property
+    def num_slots(self) -> int:
+        """What the segments have room for: dp_ranks are below."""
+        return self.dp_size if self.max_groups is None else self.max_groups
 
     @property
     def root(self) -> ProcessId:

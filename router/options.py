@@ -17,6 +17,8 @@ from typing import Any
 from balancer.methods import REPORT_METHODS
 from balancer.simulation.step_time import StepTime
 from router.backends.backend import Backend
+from router.backends.flags import SOURCES, check_backends
+from router.backends.kubernetes.flags import check_kubernetes
 from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
@@ -39,7 +41,14 @@ class ServeOptions:
     """The flags, each under its own name."""
 
     backends: tuple[Backend, ...]
-    """None: the groups are workers of ours."""
+    backends_file: str | None
+    backend_dns: tuple[str, ...]
+    backend_kubernetes: tuple[str, ...]
+    """Neither these nor any source of them: the groups are workers of ours."""
+    kubernetes_api: str | None
+    kubernetes_token_file: str | None
+    kubernetes_ca_file: str | None
+    """These three: see router.backends.kubernetes.flags."""
     model: str
     served_model_name: str | None
     dp_size: int
@@ -81,6 +90,14 @@ class ServeOptions:
     cache_dir: Path
     seed: int
     log_level: str
+    max_groups: int | None
+    """Slots for groups of backends; None: as many as usual."""
+
+    @property
+    def has_backends(self) -> bool:
+        """Whether groups are other people's engines, of which there may be none yet."""
+        sources = (self.backends_file, self.backend_dns, self.backend_kubernetes)
+        return bool(self.backends or any(sources))
 
 
 def parse_serve(
@@ -89,9 +106,14 @@ def parse_serve(
     """Return the options.  Raises ConfigError; --help prints and exits."""
     parser = serve_parser(environment)
     given = vars(parser.parse_args(arguments))
-    given["backends"] = tuple(given["backends"])
-    if given["backends"]:
+    for source in ("backends", "backend_dns", "backend_kubernetes"):
+        given[source] = tuple(given[source])
+    if any(given[source] for source in SOURCES):
         _refuse_for_backends(given, parser.get_default)
+    elif given["max_groups"] is not None:
+        raise ConfigError("--max-groups", given["max_groups"], "is for backends: with --backend")
+    check_backends(given, environment)
+    check_kubernetes(given, environment)
     for name, variable in _KEYS.items():
         if given[name] is None:  # not the flag's default: --help would print it
             given[name] = environment.get(variable)
@@ -112,7 +134,7 @@ def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]
     for name in _OF_OUR_WORKERS:
         if given[name] != default(name):
             flag = "--" + name.replace("_", "-")
-            raise ConfigError(flag, given[name], "is for workers of ours: not with --backend")
+            raise ConfigError(flag, given[name], "is for workers of ours: not with backends")
     if given["load_balance_method"] in REPORT_METHODS:
         raise ConfigError(
             "--load-balance-method",
@@ -123,10 +145,5 @@ def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]
         raise ConfigError(
             "--max-load-age",
             given["max_load_age_s"],
-            f"with --backend, whose figures are read twice a second, {LEAST_LOAD_AGE_S:g} or more",
+            f"with backends, whose figures are read twice a second, {LEAST_LOAD_AGE_S:g} or more",
         )
-    seen: set[str] = set()
-    for backend in given["backends"]:
-        if backend.url in seen:
-            raise ConfigError("--backend", backend.url, "is told twice")
-        seen.add(backend.url)

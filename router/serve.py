@@ -58,7 +58,7 @@ def serve(options: ServeOptions) -> None:
         source = group_source(options)
         port = reserved.getsockname()[1]
         name, epoch = options.instance or f"port{port}", time.time_ns()
-        with SharedMemory.create(name, epoch, source.num_groups, options.front_doors):
+        with SharedMemory.create(name, epoch, source.num_slots, options.front_doors):
             folder = make_run_folder(name, os.environ)
             for left in sweep_run_folders(folder):
                 _log.info("removed %s, left by an instance that was killed", left)
@@ -120,11 +120,23 @@ def _instance(
         drain_timeout_s=options.drain_timeout_s,
         request_log=str(options.request_log.absolute()) if options.request_log else None,
         backends=source.backends,
+        backends_file=_absolute(options.backends_file),
+        backend_dns=options.backend_dns,
+        backend_kubernetes=options.backend_kubernetes,
+        kubernetes_api=options.kubernetes_api,
+        kubernetes_token_file=_absolute(options.kubernetes_token_file),
+        kubernetes_ca_file=_absolute(options.kubernetes_ca_file),
+        max_groups=source.max_groups,
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
         seed=options.seed,
         log_level=options.log_level,
     )
+
+
+def _absolute(path: str | None) -> str | None:
+    """The same file from any folder."""
+    return None if path is None else str(Path(path).absolute())
 
 
 async def _run(instance: Instance, options: ServeOptions, source: GroupSource) -> None:
@@ -172,13 +184,13 @@ async def until_told(
 
 async def _start(supervisor: Supervisor, instance: Instance) -> None:
     """Control plane, ranks, then the doors that clients knock at."""
-    what = "backends" if instance.backends else instance.served_model_name
+    what = "backends" if instance.has_backends else instance.served_model_name
     _log.info("starting %d DP groups of %s", instance.dp_size, what)
     everybody, doors = [supervisor.control_plane, *supervisor.ranks], supervisor.front_doors
     for unit in everybody:
         await unit.start()
     await _come_up(supervisor, [supervisor.control_plane], _table(instance))
-    if instance.backends:
+    if instance.has_backends:
         await _some_ready(instance)
     else:
         await _come_up(supervisor, supervisor.ranks, _all_ready(instance))

@@ -18,7 +18,7 @@ from shm.errors import InvalidRecord
 from shm.names import Kind, segment_name
 from shm.segment import Segment
 
-_BYTES_PER_GROUP = 1024
+_BYTES_PER_GROUP = 1280
 
 
 class GroupState(StrEnum):
@@ -61,6 +61,8 @@ class GroupEntry:
     """Names that it serves, and no others; none: not known, or `model` alone."""
     load_factor: float = 1.0
     """What each token and request there counts, so that stronger groups get more: 1 or more."""
+    tls: str = ""
+    """How a backend's certificate is verified: see router.backends.tls; empty: plain HTTP."""
 
     @property
     def is_backend(self) -> bool:

@@ -1,7 +1,8 @@
 """
 Backends: other people's engines, told by URL, and the DP groups that they are.
 
-    http://host:port[,kind=auto|vllm|sglang|llamacpp|openai|levelhead][,dp-size=N][,weight=W]
+    http[s]://host[:port][,kind=auto|vllm|sglang|llamacpp|openai|levelhead][,dp-size=N][,weight=W]
+        [,ca-file=PATH|,insecure-skip-verify=true][,api-key-env=NAME]
 
 A backend is one HTTP server.  It is as many groups as it has DP ranks; each is
 addressed at the same host and port, in that engine's own way (see router.backends.addressing).
@@ -10,19 +11,25 @@ addressed at the same host and port, in that engine's own way (see router.backen
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
 
+from router.backends.tls import tls_of
+
 MAX_DP_SIZE = 1024
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
-_DEFAULT_PORT = 80
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTO = "auto"
 _MAX_PORT = 65535
 _URL = re.compile(
-    r"http://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?",
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?",
     re.IGNORECASE | re.ASCII,
 )
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+SETTINGS = ("kind", "dp-size", "weight", "ca-file", "insecure-skip-verify", "api-key-env")
+"""What may be said of a backend beside its URL."""
 
 
 class Kind(StrEnum):
@@ -52,11 +59,15 @@ class Backend:
     dp_size: int | None = None
     weight: float = 1.0
     """Share of the load that each of its groups takes, beside groups of weight 1."""
+    tls: str = ""
+    """How its certificate is verified, as router.backends.tls spells it; empty: plain HTTP."""
+    api_key_env: str | None = None
+    """Variable of the environment with the key for questions of ours; None: it wants none."""
 
     @property
     def url(self) -> str:
         """Where it answers."""
-        return url_of(self.host, self.port)
+        return url_of(self.host, self.port, self.tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +80,19 @@ class BackendGroup:
     engine_rank: int | None = None
     """Its rank in an engine that has several; None: there is nothing to tell apart."""
     weight: float = 1.0
+    tls: str = ""
+    api_key_env: str | None = None
+    """These two: see Backend."""
 
     @property
     def url(self) -> str:
         """Where its engine answers."""
-        return url_of(self.host, self.port)
+        return url_of(self.host, self.port, self.tls)
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int, tls: str = "") -> str:
     """The URL of a server, without a path."""
-    return f"http://{authority_of(host, port)}"
+    return f"{'https' if tls else 'http'}://{authority_of(host, port)}"
 
 
 def authority_of(host: str, port: int) -> str:
@@ -88,42 +102,68 @@ def authority_of(host: str, port: int) -> str:
 
 def parse_backend(text: str) -> Backend:
     """The backend that `text` tells of.  Raises ValueError, saying what is allowed."""
-    _, at, behind = text.rpartition("@")
-    if at:  # what is before it may be a password, which is for no log
-        raise ValueError(f"'***@{behind}': allowed is http://host:port, without user or password")
+    _refuse_password(text)
     url, *settings = text.split(",")
-    host, port = _address(url)
-    kind, dp_size, weight = None, None, 1.0
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        if name == "kind":
-            kind = _kind(value)
-        elif name == "dp-size":
-            dp_size = _dp_size(value)
-        elif name == "weight":
-            weight = _weight(value)
-        else:
-            raise ValueError(
-                f"{setting!r}: allowed after the URL are kind=..., dp-size=... and weight=..."
-            )
+    return backend_of(url, parse_settings(settings, "the URL"))
+
+
+def parse_settings(
+    texts: Sequence[str], behind: str, allowed: Sequence[str] = SETTINGS
+) -> dict[str, str]:
+    """What `name=value` says, by name.  Raises ValueError for another name, or one told twice."""
+    settings: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in allowed:
+            names = ", ".join(f"{each}=..." for each in allowed[:-1])
+            raise ValueError(f"{text!r}: allowed after {behind} are {names} and {allowed[-1]}=...")
+        if name in settings:
+            raise ValueError(f"{text!r}: {name} is told twice")
+        settings[name] = value
+    return settings
+
+
+def backend_of(url: str, settings: Mapping[str, str]) -> Backend:
+    """The backend of that URL, with these SETTINGS.  Raises ValueError, saying what is allowed."""
+    _refuse_password(url)
+    scheme, host, port = _address(url)
+    kind, dp_size = _kind(settings.get("kind", _AUTO)), None
+    if "dp-size" in settings:
+        dp_size = _dp_size(settings["dp-size"])
     if kind is not None and dp_size not in (None, 1) and not kind.has_ranks:
         raise ValueError(f"dp-size={dp_size}: {kind} has no DP ranks that can be asked for")
-    return Backend(host, port, kind, dp_size, weight)
+    return Backend(
+        host,
+        port,
+        kind,
+        dp_size,
+        _weight(settings.get("weight", "1")),
+        tls_of(scheme, settings.get("ca-file"), settings.get("insecure-skip-verify")),
+        _variable(settings.get("api-key-env")),
+    )
 
 
-def _address(url: str) -> tuple[str, int]:
+def _refuse_password(text: str) -> None:
+    """What is before an @ may be one, which is for no log."""
+    _, at, behind = text.rpartition("@")
+    if at:
+        raise ValueError(f"'***@{behind}': allowed is http://host:port, without user or password")
+
+
+def _address(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port."""
     told = _URL.fullmatch(url)
     if told is None:
         raise ValueError(
-            f"{url!r}: allowed is http://host:port, and nothing behind it; an IPv6 address in "
-            "brackets, without a zone"
+            f"{url!r}: allowed is http://host:port, and nothing behind it, or the same with "
+            "https; an IPv6 address in brackets, without a zone"
         )
-    host, port = told["host"], told["port"]
+    scheme, host, port = told["scheme"].lower(), told["host"], told["port"]
     if port is not None and not 1 <= int(port) <= _MAX_PORT:
         raise ValueError(f"{url!r}: allowed are ports 1 to {_MAX_PORT}")
     if host.startswith("["):
         host = _ipv6(host[1:-1])
-    return host.lower(), _DEFAULT_PORT if port is None else int(port)
+    return scheme, host.lower(), _DEFAULT_PORTS[scheme] if port is None else int(port)
 
 
 def _ipv6(host: str) -> str:
@@ -158,3 +198,11 @@ def _weight(value: str) -> float:
     if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
         raise ValueError(f"weight={value}: allowed are {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
     return weight
+
+
+def _variable(name: str | None) -> str | None:
+    if name is not None and not _VARIABLE.fullmatch(name):
+        raise ValueError(
+            "api-key-env: allowed is the name of an environment variable: letters, digits and _"
+        )  # what stands there may be the key itself, which is for no log
+    return name

@@ -1,8 +1,10 @@
 """
-Finds out, before anything is started, what backends are and how many DP groups.
+Finds out what backends are and how many DP groups.
 
-What a `--backend` says in full is taken as said, so an engine that is told by kind and
-dp-size may come up later.  For the rest it has to answer: some time is waited for that.
+Before anything is started: what a `--backend` says in full is taken as said, so an engine that is
+told by kind and dp-size may come up later.  For the rest it has to answer: some time is
+waited for that.  While the instance runs: one that comes has to answer, and is
+asked until it does.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ _log = logging.getLogger("levelhead.serve")
 _ANSWER_LIMIT_S = 5.0
 _PAUSE_S = 0.5
 _WAIT_S = 60.0
+_LONGEST_PAUSE_S = 10.0
 
 
 class Discovered(NamedTuple):
@@ -52,8 +55,28 @@ class Discovery:
         """Those of each backend.  Raises StartError if one that has to be asked does not answer."""
         return list(await asyncio.gather(*map(self._of, backends)))
 
+    async def found(self, backend: Backend, tell: Callable[[str], None]) -> Discovered:
+        """Of one that comes while others serve: asked for ever, and `tell` hears what is wrong."""
+        pause_s, silent_since_s = _PAUSE_S, None
+        while True:
+            evidence = await self._ask(backend)
+            is_enough = evidence.has_any and _is_enough(backend, evidence)
+            if not is_enough and (backend.kind or evidence.kind()):  # it is up: it may never tell
+                silent_since_s = silent_since_s or self._clock_s()
+                is_enough = evidence.has_any and self._clock_s() - silent_since_s >= _WAIT_S
+            try:
+                if is_enough:
+                    return await self._made(backend, evidence)
+                tell(_why_not_yet(backend, evidence))
+            except StartError as error:
+                tell(str(error))
+            await self._sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
     async def _of(self, backend: Backend) -> Discovered:
-        evidence = await self._evidence(backend)
+        return await self._made(backend, await self._evidence(backend))
+
+    async def _made(self, backend: Backend, evidence: Evidence) -> Discovered:
         kind = backend.kind or evidence.kind()
         if kind is None:
             raise StartError(_why_unknown(backend, evidence))
@@ -120,6 +143,18 @@ def _is_enough(backend: Backend, evidence: Evidence) -> bool:
     return not kind.has_ranks or backend.dp_size is not None or bool(evidence.ranks(kind))
 
 
+def _why_not_yet(backend: Backend, evidence: Evidence) -> str:
+    if not evidence.has_any:
+        return f"{backend.url} does not answer: it is asked until it does"
+    kind = backend.kind or evidence.kind()
+    if kind is None:
+        return (
+            f"{backend.url} answers, but not as any engine that is known here, or not yet; "
+            "kind=... says what it is"
+        )
+    return f"{backend.url} is {kind}, and does not tell yet how many DP ranks it has (dp-size=N)"
+
+
 def _why_unknown(backend: Backend, evidence: Evidence) -> str:
     if not evidence.has_any:
         return (
@@ -154,5 +189,14 @@ def _groups(backend: Backend, kind: Kind, ranks: tuple[int, ...]) -> tuple[Backe
     """One rank alone is not addressed: there is no other one that could answer."""
     named: list[int | None] = list(ranks) if len(ranks) > 1 else [None]
     return tuple(
-        BackendGroup(backend.host, backend.port, kind, rank, backend.weight) for rank in named
+        BackendGroup(
+            backend.host,
+            backend.port,
+            kind,
+            rank,
+            backend.weight,
+            backend.tls,
+            backend.api_key_env,
+        )
+        for rank in named
     )

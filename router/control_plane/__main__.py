@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
 import uvicorn
 import uvloop
 
+from router.backends.engine_client import Accesses, engine_client
+from router.backends.sources import sources_of
 from router.control_plane.app import ControlPlane, build_app
-from router.control_plane.backend_health import BackendProbe
-from router.control_plane.backend_membership import BackendMembership
-from router.control_plane.backend_models import BackendModels
-from router.control_plane.collector import Collector
+from router.control_plane.enrolled import Enrolled
 from router.control_plane.figures import Figures
-from router.control_plane.health import probe_client
 from router.control_plane.members import Members
 from router.control_plane.membership import Membership
-from router.control_plane.table import Table
 from router.control_plane.tokenizing import Tokenizing
 from router.control_plane.totals import TotalsReader
 from router.instance import Instance
@@ -37,26 +36,30 @@ def main() -> None:
     arguments = parser.parse_args()
     instance = Instance.load(arguments.run_dir)
     configure_logging(instance.log_level)
-    uvloop.run(_serve(instance))
+    uvloop.run(_serve(instance, Accesses(os.environ, instance.backends)))
 
 
-async def _serve(instance: Instance) -> None:
+async def _serve(instance: Instance, accesses: Accesses) -> None:
     writer = GroupTableWriter.attach(instance.name)
     reader = GroupTableReader.attach(instance.name)
     known = reader.snapshot()
     reader.close()
+    found = known.groups if known else ()
     loads, board = LoadReader.attach(instance.name), Board.attach(instance.name)
     async with (
-        probe_client() as probes,
-        probe_client() as engines,
+        engine_client(accesses) as probes,
+        engine_client(accesses) as engines,
         _leaders_client(instance) as tokenizing,
         _leaders_client(instance) as totals,
     ):
-        collector = _collector(instance, board, engines)
-        figures = Figures(loads, board, time.monotonic_ns, collector.beyond if collector else ())
-        models = BackendModels(instance.backends, engines)
-        found = known.groups if known else ()
-        membership = _members(instance, writer, probes, figures, models, found)
+        enrolled = _enrolled(instance, writer, board, (probes, engines), found, accesses)
+        beyond = enrolled.collector.beyond if enrolled else {}
+        figures = Figures(loads, board, time.monotonic_ns, beyond)
+        membership: Members = (
+            Membership(instance, writer, probes, figures, time.monotonic_ns, found)
+            if enrolled is None
+            else enrolled.membership
+        )
         app = build_app(
             ControlPlane(
                 instance,
@@ -64,53 +67,44 @@ async def _serve(instance: Instance) -> None:
                 figures,
                 Tokenizing(tokenizing),
                 TotalsReader(totals),
-                models if instance.backends else None,
+                enrolled,
             )
         )
-        server = uvicorn.Server(_config(app, instance))
-        keeping = asyncio.create_task(_keep(membership, collector, models))
-        keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
-        await server.serve()
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        keeping = asyncio.create_task((enrolled or membership).keep())
+        await _answer(uvicorn.Server(_config(app, instance)), keeping)
         membership.close()
-        if collector is not None:
-            collector.close()
+        if enrolled is not None:
+            enrolled.close()
     for segment in (writer, loads, board):
         segment.close()
     if not keeping.cancelled():
         keeping.result()  # membership must not end on its own: say why, and be restarted
 
 
-async def _keep(membership: Members, collector: Collector | None, models: BackendModels) -> None:
-    async with asyncio.TaskGroup() as together:
-        together.create_task(membership.keep())
-        together.create_task(models.keep())
-        if collector is not None:
-            together.create_task(collector.keep())
+async def _answer(server: uvicorn.Server, keeping: asyncio.Task[None]) -> None:
+    """Until it is told to end, or nothing is kept any more."""
+    keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
+    await server.serve()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
-def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> Collector | None:
-    """None with workers of ours, who report themselves."""
-    if not instance.backends:
-        return None
-    writer = LoadWriter.attach(instance.name, instance.dp_size, instance.num_front_doors)
-    return Collector(instance, board, writer, client, time.monotonic_ns)
-
-
-def _members(
+def _enrolled(
     instance: Instance,
     writer: GroupTableWriter,
-    probes: httpx.AsyncClient,
-    figures: Figures,
-    models: BackendModels,
-    found: tuple[GroupEntry, ...],
-) -> Members:
-    clock_ns = time.monotonic_ns
-    if not instance.backends:
-        return Membership(instance, writer, probes, figures, clock_ns, found)
-    table, probe = Table(writer, clock_ns, found), BackendProbe(probes)
-    return BackendMembership(instance, table, probe, models, clock_ns, found)
+    board: Board,
+    clients: tuple[httpx.AsyncClient, httpx.AsyncClient],
+    found: Sequence[GroupEntry],
+    accesses: Accesses,
+) -> Enrolled | None:
+    """None with workers of ours, who report themselves and are as many as they are."""
+    if not instance.has_backends:
+        return None
+    loads = LoadWriter.attach(instance.name, instance.num_slots, instance.num_front_doors)
+    segments, sources = (writer, board, loads), sources_of(instance)
+    return Enrolled(
+        instance, segments, clients, found, sources, time.monotonic_ns, learn=accesses.learn
+    )
 
 
 def _leaders_client(instance: Instance) -> httpx.AsyncClient:

@@ -14,8 +14,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
+from router.backends.sources import standings
 from router.control_plane.admin import add_admin
-from router.control_plane.backend_models import BackendModels
+from router.control_plane.enrolled import Enrolled
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
 from router.control_plane.loads import Loads, loads_of
@@ -39,8 +40,8 @@ class ControlPlane:
     figures: Figures
     tokenizing: Tokenizing
     totals: TotalsReader
-    backend_models: BackendModels | None = None
-    """What backends list; None with workers of ours."""
+    enrolled: Enrolled | None = None
+    """Who the backends are; None with workers of ours."""
 
 
 class Model(BaseModel):
@@ -80,7 +81,7 @@ def build_app(control: ControlPlane) -> FastAPI:
     _add_model_info(app, control)
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
-    add_admin(app, control.membership, control.figures)
+    add_admin(app, control.membership, control.figures, control.enrolled)
     add_document(app)
 
     @app.get("/health", include_in_schema=False)
@@ -107,8 +108,8 @@ def _add_models(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/v1/models", tags=["engine"], response_model=Models)
     async def models() -> Models | Response:
         """The models that the groups serve; of backends, as their engines tell of them."""
-        if control.backend_models is not None:
-            return JSONResponse({"object": "list", "data": control.backend_models.all()})
+        if control.enrolled is not None:
+            return JSONResponse({"object": "list", "data": control.enrolled.models.all()})
         return Models(data=served())
 
     @app.get("/v1/models/{name:path}", tags=["engine"])
@@ -141,7 +142,12 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
         meters, totals = await asyncio.gather(
             read_meters(control.instance), control.totals.read(groups)
         )
-        told = exposition(control.figures.read(groups), meters, totals)
+        told = exposition(
+            control.figures.read(groups),
+            meters,
+            totals,
+            standings(control.enrolled.sources if control.enrolled else ()),
+        )
         return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 

@@ -30,14 +30,14 @@ class BackendProbe:
     """Asks over one client."""
 
     def __init__(self, client: httpx.AsyncClient, limit_s: float = _LIMIT_S) -> None:
-        """`client` is for probes alone: see router.control_plane.health.probe_client."""
+        """`client` is for probes alone: see router.backends.engine_client."""
         self._client = client
         self._limit_s = limit_s
 
     async def ask(self, entry: GroupEntry) -> Health:
         """Of any group of that engine: its health is that of the server."""
         kind = Kind(entry.engine)
-        url = url_of(entry.host, entry.port) + _PATHS.get(kind, _USUAL_PATH)
+        url = url_of(entry.host, entry.port, entry.tls) + _PATHS.get(kind, _USUAL_PATH)
         try:
             async with asyncio.timeout(self._limit_s):
                 answer = await self._client.get(url, timeout=_TIMEOUT_S)

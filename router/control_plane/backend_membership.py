@@ -17,22 +17,23 @@ never ends it, whatever it says: an engine that is busy or shuts down may refuse
 and finish what it has.
 
 Draining is for as long as the engine lives: one that was restarted meanwhile, and so has refused
-for a while, serves again.
+for a while, serves again; but for one whose engine leaves (see router.control_plane.engines),
+which drains until its slots are freed, or it is wanted again.
 
-A group's epoch is that of the instance, whatever becomes of the engine: an epoch is there to
-tell counters of one life from another's, and a backend has none.  Requests that die
+A group's epoch is that of its engine's stay, whatever becomes of its processes: an epoch is there
+to tell counters of one from another's, and a backend has none.  Requests that die
 with an engine end one by one, and take their books with them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from router.backends.backend import BackendGroup
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_models import BackendModels
+from router.control_plane.engines import Engine
 from router.control_plane.health import Health
 from router.control_plane.member import (
     FAILURES_TO_DEATH,
@@ -44,9 +45,9 @@ from router.control_plane.member import (
     not_asked,
     probed,
     suspected,
+    undrained,
 )
 from router.control_plane.table import Table
-from router.instance import Instance
 from shm.group_table import GroupEntry, GroupState
 
 _LOOK_PERIOD_S = 0.2
@@ -61,65 +62,89 @@ class BackendMembership:
 
     def __init__(
         self,
-        instance: Instance,
         table: Table,
         probe: BackendProbe,
         models: BackendModels,
         clock_ns: Callable[[], int],
-        found: tuple[GroupEntry, ...] = (),
+        found: Iterable[GroupEntry] = (),
     ) -> None:
         """`found` is the table that an earlier life of the control plane left."""
         self._table = table
         self._probe = probe
         self._models = models
         self._clock_ns = clock_ns
-        entries = {
-            dp_rank: _first_entry(dp_rank, group, instance)
-            for dp_rank, group in enumerate(instance.backends)
-        }
-        entries |= {entry.dp_rank: entry for entry in found}
-        self._members = [known(entries[dp_rank]) for dp_rank in sorted(entries)]
-        self._engines: dict[str, list[int]] = {}
-        """dp_ranks of each engine, by its URL."""
-        for dp_rank, group in enumerate(instance.backends):
-            self._engines.setdefault(group.url, []).append(dp_rank)
+        self._found = {(entry.dp_rank, entry.epoch): entry for entry in found}
+        """Rows whose engines were not told of yet."""
+        self._members: dict[int, Member] = {}
+        """By dp_rank."""
+        self._engines: dict[int, Engine] = {}
+        """By epoch."""
 
     @property
     def groups(self) -> tuple[GroupEntry, ...]:
-        """The table as it is now."""
-        return tuple(member.entry for member in self._members)
+        """The table as it is now: slots that somebody has, in order."""
+        return tuple(self._members[dp_rank].entry for dp_rank in sorted(self._members))
+
+    def follow(self, engines: Iterable[Engine]) -> None:
+        """These have slots, and no others; who leaves drains, and who stays after all serves."""
+        before, now = self._engines, {engine.epoch: engine for engine in engines}
+        self._engines = now
+        for epoch in before.keys() - now.keys():
+            for dp_rank in before[epoch].slots:
+                del self._members[dp_rank]
+        for epoch, engine in now.items():
+            for number, dp_rank in enumerate(engine.slots):
+                if epoch not in before:
+                    self._members[dp_rank] = self._newcomer(engine, number)
+                elif before[epoch].is_leaving and not engine.is_leaving:
+                    self._members[dp_rank] = undrained(self._members[dp_rank])
+                if engine.is_leaving:
+                    self._members[dp_rank] = drained(self._members[dp_rank])
+        self._found.clear()
+        self._weigh()
+        self._publish()
 
     async def keep(self) -> None:
-        """Ask every engine for its health, and notice who is silent, for ever."""
-        self._table.publish(self._members)
-        probing = (self._keep_probing(url) for url in self._engines)
-        await asyncio.gather(self._keep_looking(), *probing)
+        """Notice who is silent, for ever."""
+        while True:
+            self.look()
+            await asyncio.sleep(_LOOK_PERIOD_S)
+
+    async def keep_probing(self, epoch: int) -> None:
+        """Ask that engine for its health, for ever."""
+        while epoch in self._engines:
+            await self.probe(epoch)
+            if epoch in self._engines:
+                await asyncio.sleep(self.pause_s(epoch))
 
     def look(self) -> None:
         """Time has passed: whoever is silent is suspect, and dead when it was for too long."""
         now_ns = self._clock_ns()
-        for dp_rank, member in enumerate(self._members):
+        for dp_rank, member in self._members.items():
             if is_silent(member, now_ns):
                 self._members[dp_rank] = _missed(member, now_ns)
-        for url, ranks in self._engines.items():
-            names = self._models.names(url)
-            for dp_rank in ranks:
+        for engine in self._engines.values():
+            names = self._models.names(engine.url)
+            for dp_rank in engine.slots:
                 self._members[dp_rank] = _serving(self._members[dp_rank], names)
-        self._table.publish(self._members)
+        self._publish()
 
-    async def probe(self, url: str) -> None:
-        """Ask the engine there for its health, for all of its ranks."""
-        began_ns, ranks = self._clock_ns(), self._engines[url]
+    async def probe(self, epoch: int) -> None:
+        """Ask that engine for its health, for all of its ranks."""
+        began_ns, ranks = self._clock_ns(), self._engines[epoch].slots
         for dp_rank in ranks:
             self._members[dp_rank] = asked(self._members[dp_rank], began_ns)
         health = await self._probe.ask(self._members[ranks[0]].entry)
+        if epoch not in self._engines:  # it has left meanwhile
+            return
         for dp_rank in ranks:
-            self._members[dp_rank] = _after(self._members[dp_rank], health, began_ns)
-        self._table.publish(self._members)
+            after = _after(self._members[dp_rank], health, began_ns)
+            self._members[dp_rank] = drained(after) if self._engines[epoch].is_leaving else after
+        self._publish()
 
-    def pause_s(self, url: str) -> float:
-        """How long after a probe the engine there is asked again."""
-        state = self._members[self._engines[url][0]].entry.state
+    def pause_s(self, epoch: int) -> float:
+        """How long after a probe that engine is asked again."""
+        state = self._members[self._engines[epoch].slots[0]].entry.state
         return _LOOK_PERIOD_S if state in _WITHOUT_REQUESTS else _PROBE_PERIOD_S
 
     def drain(self, dp_rank: int) -> GroupEntry:
@@ -130,34 +155,48 @@ class BackendMembership:
         """
         if self._members[dp_rank].entry.state in _MISSED:
             self._members[dp_rank] = drained(self._members[dp_rank])
-            self._table.publish(self._members)
+            self._publish()
+        return self._members[dp_rank].entry
+
+    def undrain(self, dp_rank: int) -> GroupEntry:
+        """Give that group requests again, from its next good answer on; its engine stays."""
+        self._members[dp_rank] = undrained(self._members[dp_rank])
+        self._publish()
         return self._members[dp_rank].entry
 
     def close(self) -> None:
         """There is nobody that is watched."""
 
-    async def _keep_looking(self) -> None:
-        while True:
-            self.look()
-            await asyncio.sleep(_LOOK_PERIOD_S)
+    def _newcomer(self, engine: Engine, number: int) -> Member:
+        """As it was in the table, if an earlier life of the control plane knew it."""
+        first = _first_entry(engine, number)
+        found = self._found.get((first.dp_rank, first.epoch))
+        return known(first if found is None else found)
 
-    async def _keep_probing(self, url: str) -> None:
-        while True:
-            await self.probe(url)
-            await asyncio.sleep(self.pause_s(url))
+    def _weigh(self) -> None:
+        """What each token counts, by all weights that there are."""
+        strongest = max((engine.backend.weight for engine in self._engines.values()), default=1.0)
+        for engine in self._engines.values():
+            for dp_rank in engine.slots:
+                member, factor = self._members[dp_rank], strongest / engine.backend.weight
+                entry = replace(member.entry, load_factor=factor)
+                self._members[dp_rank] = replace(member, entry=entry)
+
+    def _publish(self) -> None:
+        self._table.publish([self._members[dp_rank] for dp_rank in sorted(self._members)])
 
 
-def _first_entry(dp_rank: int, group: BackendGroup, instance: Instance) -> GroupEntry:
-    strongest = max(each.weight for each in instance.backends)
+def _first_entry(engine: Engine, number: int) -> GroupEntry:
+    group = engine.groups[number]
     return GroupEntry(
-        dp_rank,
+        engine.slots[number],
         GroupState.STARTING,
-        instance.epoch,
+        engine.epoch,
         group.host,
         group.port,
         engine=group.kind.value,
         engine_rank=group.engine_rank,
-        load_factor=strongest / group.weight,
+        tls=group.tls,
     )
 
 

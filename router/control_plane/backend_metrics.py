@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from router.backends.readings.reading import Condition
+from router.backends.standing import Standing
 from router.control_plane.figures import GroupFigures
+
+_SOURCE = ("source",)
 
 
 def conditions(figures: list[GroupFigures]) -> Metric:
@@ -19,3 +24,27 @@ def conditions(figures: list[GroupFigures]) -> Metric:
         for each in Condition if group.entry.is_backend else ():
             gauge.add_metric((str(group.entry.dp_rank), each.value), float(group.condition is each))
     return gauge
+
+
+def source_metrics(standings: Sequence[Standing]) -> Iterator[Metric]:
+    """What each source of backends tells, and whether that is what it says now."""
+    good = GaugeMetricFamily(
+        "levelhead_backend_source_good",
+        "1 if what the source told last is what it says now; 0: it cannot be used, see the log.",
+        labels=_SOURCE,
+    )
+    backends = GaugeMetricFamily(
+        "levelhead_backend_source_backends", "Backends that the source told of.", labels=_SOURCE
+    )
+    changed = GaugeMetricFamily(
+        "levelhead_backend_source_changed_timestamp_seconds",
+        "When the source told of others than before, last.",
+        labels=_SOURCE,
+    )
+    for each in standings:
+        label = (each.name,)
+        good.add_metric(label, float(each.is_good))
+        backends.add_metric(label, float(len(each.told or ())))
+        if each.changed_s is not None:
+            changed.add_metric(label, each.changed_s)
+    yield from (good, backends, changed)

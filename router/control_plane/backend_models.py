@@ -12,31 +12,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
 import orjson
 
-from router.backends.backend import BackendGroup, Kind
+from router.backends.backend import Kind
 from router.backends.inquiry import NoAnswer, inquire
+from router.control_plane.engines import Engine
 
 _log = logging.getLogger("levelhead.control_plane")
 _PERIOD_S = 10.0
 _UNTIL_KNOWN_S = 1.0
 _ANSWER_LIMIT_S = 5.0
-_MAX_NAME_BYTES = 480  # of all, as JSON, in a row of the table, which has 1,024
+_MAX_NAME_BYTES = 480  # of all, as JSON, in a row of the table, which has 1,280
 _SERVES_ANY = (Kind.LLAMACPP,)
 
 
 class BackendModels:
-    """Asks over one client; owns the lists."""
+    """Asks over one client; owns the lists of those engines that there are."""
 
-    def __init__(self, groups: Sequence[BackendGroup], client: httpx.AsyncClient) -> None:
-        self._kinds = {group.url: group.kind for group in groups}
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._kinds: dict[str, Kind] = {}
         self._client = client
         self._lists: dict[str, list[dict[str, Any]]] = {}
         self._too_long: set[str] = set()
+
+    def follow(self, engines: Iterable[Engine]) -> None:
+        """These are there, and no others: what others listed is forgotten."""
+        self._kinds = {engine.url: engine.kind for engine in engines}
+        for url in self._lists.keys() - self._kinds.keys():
+            del self._lists[url]
+        self._too_long &= self._kinds.keys()
 
     def names(self, url: str) -> tuple[str, ...]:
         """Of the models that the engine there serves and no others; none if that is not known."""
@@ -58,11 +66,8 @@ class BackendModels:
                 found.setdefault(model["id"], model)
         return list(found.values())
 
-    async def keep(self) -> None:
-        """Ask every engine, for ever."""
-        await asyncio.gather(*map(self._keep_asking, self._kinds))
-
-    async def _keep_asking(self, url: str) -> None:
+    async def keep_asking(self, url: str) -> None:
+        """Again and again, for ever."""
         while True:
             await self.ask(url)
             await asyncio.sleep(_PERIOD_S if url in self._lists else _UNTIL_KNOWN_S)
@@ -72,6 +77,8 @@ class BackendModels:
         try:
             answer = await inquire(self._client, f"{url}/v1/models", _ANSWER_LIMIT_S)
             listed = orjson.loads(answer.body)["data"] if answer.is_good else None
+            if url not in self._kinds:  # it has left meanwhile
+                return
             if listed is not None and all(isinstance(model["id"], str) for model in listed):
                 self._lists[url] = listed
         except (NoAnswer, ValueError, KeyError, TypeError):

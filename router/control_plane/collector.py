@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import httpx
 
@@ -32,6 +32,7 @@ from router.backends.readings.reading import (
     malformed,
     missing,
 )
+from router.control_plane.engines import Engine
 from router.instance import Instance
 from shm.board import Board
 from shm.load import Accepted, LoadReport, LoadWriter
@@ -65,59 +66,76 @@ class Collector:
         self._clock_ns = clock_ns
         self._sleep = sleep
         self._answer_limit_s = min(_ANSWER_LIMIT_S, instance.max_load_age_s - READ_PERIOD_S)
-        self.beyond = [Beyond() for _ in instance.backends]
-        """What is known of each group, by dp_rank."""
+        self.beyond: dict[int, Beyond] = {}
+        """What is known of each group that there is, by dp_rank."""
         self._reports: dict[int, LoadReport] = {}
-        self._engines: dict[str, list[int]] = {}
-        """dp_ranks by URL."""
-        self._failed: set[str] = set()
-        """Where a mistake of ours was met, and told."""
-        for dp_rank, group in enumerate(instance.backends):
-            if group.kind in ADAPTERS:
-                self._engines.setdefault(group.url, []).append(dp_rank)
+        self._engines: dict[int, Engine] = {}
+        """By epoch."""
+        self._failed: set[int] = set()
+        """Where a mistake of ours was met, and told; by epoch."""
+
+    def follow(self, engines: Iterable[Engine]) -> None:
+        """These are there, and no others: of who comes nothing is known, of who left no more."""
+        now = {engine.epoch: engine for engine in engines}
+        for epoch in self._engines.keys() - now.keys():
+            for dp_rank in self._engines[epoch].slots:
+                self.beyond.pop(dp_rank, None)
+                self._reports.pop(dp_rank, None)
+        for epoch in now.keys() - self._engines.keys():
+            self.beyond |= {dp_rank: Beyond() for dp_rank in now[epoch].slots}
+        has_left = bool(self._engines.keys() - now.keys())
+        self._engines = now
+        self._failed &= now.keys()
+        if has_left:
+            self._publish()
 
     async def keep(self) -> None:
-        """Read every engine, for ever; where there is none to read, return."""
-        if self._engines:
-            await asyncio.gather(self._keep_noting(), *map(self._keep_reading, self._engines))
+        """Note the books, for ever."""
+        while True:
+            self.note()
+            await self._sleep(_NOTE_PERIOD_S)
 
-    async def read(self, url: str) -> None:
-        """Ask the engine there once, and publish what that says of its groups."""
-        ranks = self._engines[url]
-        began_ns, before = self._clock_ns(), [self._book(dp_rank) for dp_rank in ranks]
+    async def keep_reading(self, epoch: int) -> None:
+        """Read that engine, for ever; return if it tells nothing."""
+        if self._engines[epoch].kind not in ADAPTERS:
+            return
+        while epoch in self._engines:
+            began_ns = self._clock_ns()
+            await self.read(epoch)
+            took_s = (self._clock_ns() - began_ns) * _S_PER_NS
+            await self._sleep(max(0.0, READ_PERIOD_S - took_s))
+
+    async def read(self, epoch: int) -> None:
+        """Ask that engine once, and publish what it says of its groups."""
+        engine = self._engines[epoch]
+        began_ns, before = self._clock_ns(), [self._book(each, epoch) for each in engine.slots]
         try:
-            adapter = ADAPTERS[self._instance.backends[ranks[0]].kind]
-            told = await self._readings(url, adapter)
+            told = await self._readings(engine.url, ADAPTERS[engine.kind])
         except Exception as error:  # noqa: BLE001  whatever it answers, the others are read
-            if url not in self._failed:
-                self._failed.add(url)
-                _log.exception("%s gives an answer that cannot be read", url)
+            if epoch not in self._failed:
+                self._failed.add(epoch)
+                _log.exception("%s gives an answer that cannot be read", engine.url)
             told = malformed(f"{type(error).__name__}: {error}")
-        for dp_rank, book in zip(ranks, before, strict=True):
-            self._take(dp_rank, _of_rank(told, self._engine_rank(dp_rank)), book, began_ns)
-        self._writer.publish(self._reports.values(), self._clock_ns())
+        if epoch not in self._engines:  # it has left meanwhile, and others may have its slots
+            return
+        for dp_rank, group, book in zip(engine.slots, engine.groups, before, strict=True):
+            reading = _of_rank(told, group.engine_rank)
+            self._take(dp_rank, epoch, reading, book, began_ns)
+        self._publish()
 
     def note(self) -> None:
         """The books as they are now, which a reading that comes may show."""
         now_ns = self._clock_ns()
-        for dp_rank in (each for ranks in self._engines.values() for each in ranks):
-            self.beyond[dp_rank].note(self._book(dp_rank), now_ns)
+        for epoch, engine in self._engines.items():
+            for dp_rank in engine.slots if engine.kind in ADAPTERS else ():
+                self.beyond[dp_rank].note(self._book(dp_rank, epoch), now_ns)
+
+    def _publish(self) -> None:
+        self._writer.publish(self._reports.values(), self._clock_ns())
 
     def close(self) -> None:
         """Publish no more."""
         self._writer.close()
-
-    async def _keep_reading(self, url: str) -> None:
-        while True:
-            began_ns = self._clock_ns()
-            await self.read(url)
-            took_s = (self._clock_ns() - began_ns) * _S_PER_NS
-            await self._sleep(max(0.0, READ_PERIOD_S - took_s))
-
-    async def _keep_noting(self) -> None:
-        while True:
-            self.note()
-            await self._sleep(_NOTE_PERIOD_S)
 
     async def _readings(self, url: str, adapter: Adapter) -> dict[int, Reading] | ReadingError:
         answers = await asyncio.gather(*(self._get(url + path) for path in adapter.paths))
@@ -134,20 +152,23 @@ class Collector:
         return answer.body if answer.is_good else None
 
     def _take(
-        self, dp_rank: int, told: Reading | ReadingError, before: Book, began_ns: int
+        self, dp_rank: int, epoch: int, told: Reading | ReadingError, before: Book, began_ns: int
     ) -> None:
         group = self.beyond[dp_rank]
         was, now_ns = group.condition, self._clock_ns()
-        beyond = group.observe(told, before, self._book(dp_rank), now_ns)
+        beyond = group.observe(told, before, self._book(dp_rank, epoch), now_ns)
         _tell(dp_rank, was, group.condition, told)
         reading = group.reading or _UNKNOWN
-        self._reports[dp_rank] = self._report(dp_rank, began_ns, beyond or Book(0, 0), reading)
+        held = beyond or Book(0, 0)
+        self._reports[dp_rank] = self._report(dp_rank, epoch, began_ns, held, reading)
 
-    def _report(self, dp_rank: int, began_ns: int, beyond: Book, reading: Reading) -> LoadReport:
+    def _report(
+        self, dp_rank: int, epoch: int, began_ns: int, beyond: Book, reading: Reading
+    ) -> LoadReport:
         """Sampled when it was asked for: no older, as far as anybody here can tell."""
         return LoadReport(
             dp_rank=dp_rank,
-            group_epoch=self._instance.epoch,
+            group_epoch=epoch,
             sampled_ns=began_ns,
             holding_tokens=beyond.tokens,
             running_requests=beyond.requests,
@@ -163,15 +184,12 @@ class Collector:
             accepted=(_NONE,) * self._instance.num_front_doors,
         )
 
-    def _book(self, dp_rank: int) -> Book:
+    def _book(self, dp_rank: int, epoch: int) -> Book:
         """What all front doors have open on the group, as noted on the board."""
         cells = (self._board.read(row, dp_rank) for row in range(self._board.num_rows))
-        mine = [cell for cell in cells if cell.group_epoch == self._instance.epoch]
+        mine = [cell for cell in cells if cell.group_epoch == epoch]
         tokens = sum(cell.book_tokens for cell in mine)
         return Book(tokens, sum(cell.book_requests for cell in mine))
-
-    def _engine_rank(self, dp_rank: int) -> int | None:
-        return self._instance.backends[dp_rank].engine_rank
 
 
 def _of_rank(told: dict[int, Reading] | ReadingError, rank: int | None) -> Reading | ReadingError:

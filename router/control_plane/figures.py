@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from balancer.in_flight import InFlight, in_flight
@@ -51,7 +52,7 @@ class Figures:
         loads: LoadReader,
         board: Board,
         clock_ns: Callable[[], int],
-        beyond: Sequence[Beyond] = (),
+        beyond: Mapping[int, Beyond] = MappingProxyType({}),
     ) -> None:
         """`beyond` is what backends say of themselves, by dp_rank."""
         self._beyond = beyond
@@ -118,10 +119,11 @@ class Figures:
             dispatched_tokens=sum(cell.dispatched_tokens for cell in current),
             returned_tokens=sum(cell.returned_tokens for cell in current),
         )
-        if not entry.is_backend or entry.dp_rank >= len(self._beyond):
+        beyond = self._beyond.get(entry.dp_rank)
+        if beyond is None:
             return figures
         book_tokens = sum(cell.book_tokens for cell in current)
-        return _of_backend(figures, book_tokens, self._beyond[entry.dp_rank])
+        return _of_backend(figures, book_tokens, beyond)
 
 
 def _of_backend(figures: GroupFigures, book_tokens: int, beyond: Beyond) -> GroupFigures:

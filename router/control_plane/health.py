@@ -38,7 +38,7 @@ class HealthProbe:
     """Asks over one client; tells once when it cannot ask, until it can again."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
-        """`client` is for this alone: see probe_client."""
+        """`client` is for this alone: see router.backends.engine_client."""
         self._client = client
         self._is_short = False
 
@@ -57,9 +57,3 @@ class HealthProbe:
             return Health.UNKNOWN
         self._is_short = False
         return Health.WELL if answer.status_code == httpx.codes.OK else Health.UNWELL
-
-
-def probe_client() -> httpx.AsyncClient:
-    """A client that keeps no probe waiting for a connection that another group's takes long."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(trust_env=False, limits=limits)

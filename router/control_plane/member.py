@@ -99,6 +99,18 @@ def drained(member: Member) -> Member:
     return leaving.in_state(GroupState.DRAINING)
 
 
+def undrained(member: Member) -> Member:
+    """
+    The member that is to serve again.
+
+    Whether it is well nobody has looked at in the meantime: it is suspect until it answers.
+    """
+    staying = replace(member, is_leaving=False)
+    if member.entry.state is GroupState.DRAINING:
+        return staying.in_state(GroupState.SUSPECT)
+    return staying
+
+
 def asked(member: Member, now_ns: int) -> Member:
     """The member when a probe begins."""
     return member if member.asked_ns is not None else replace(member, asked_ns=now_ns)

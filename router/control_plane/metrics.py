@@ -11,7 +11,7 @@ statuses, states.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,8 +22,10 @@ from prometheus_client.core import (
     Metric,
 )
 
-from router.control_plane.backend_metrics import conditions
+from router.backends.standing import Standing
+from router.control_plane.backend_metrics import conditions, source_metrics
 from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.scrape import Scrape
 from router.control_plane.totals import Totals
 from shm.group_table import GroupState
 
@@ -109,29 +111,18 @@ def exposition(
     figures: list[GroupFigures],
     meters: list[dict[str, Any] | None],
     totals: Mapping[int, Totals],
+    sources: Sequence[Standing] = (),
 ) -> bytes:
     """Everything in Prometheus' text format.  totals: by dp_rank, of groups that told them."""
     metrics = (
         *group_metrics(figures, meters),
         *group_totals(totals),
-        *front_door_metrics(meters),
+        *front_door_metrics(meters, {group.entry.dp_rank for group in figures}),
+        *source_metrics(sources),
     )
     registry = CollectorRegistry()
-    registry.register(_Scrape(list(metrics)))
+    registry.register(Scrape(list(metrics)))
     return generate_latest(registry)
-
-
-class _Scrape:
-    """A collector for one scrape."""
-
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> list[Metric]:
-        return self._metrics
-
-    def describe(self) -> list[Metric]:
-        return []
 
 
 def group_metrics(
@@ -216,8 +207,14 @@ def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) ->
     yield from (tokens, requests, drift)
 
 
-def front_door_metrics(meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
-    """What the front doors counted; one that does not answer has no series but its `up`."""
+def front_door_metrics(
+    meters: list[dict[str, Any] | None], ranks: Collection[int]
+) -> Iterator[Metric]:
+    """
+    What the front doors counted; one that does not answer has no series but its `up`.
+
+    ranks: of the groups that there are.  No other one has a series.
+    """
     up = GaugeMetricFamily(
         "levelhead_front_door_up", "1 if the front door answers.", labels=("front_door",)
     )
@@ -225,10 +222,10 @@ def front_door_metrics(meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
         up.add_metric((str(slot),), float(door is not None))
     yield up
     doors = [door for door in meters if door is not None]
-    yield _dispatches(doors)
+    yield _dispatches(doors, ranks)
     for name, text, label in _KEYED:
         yield _by_key(doors, name, text, label)
-    yield from _stale(doors)
+    yield from _stale(doors, ranks)
     for name, text, key in _HISTOGRAMS:
         yield _histogram(doors, name, text, key)
     for family, specs in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
@@ -239,19 +236,19 @@ def front_door_metrics(meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
             yield metric
 
 
-def _dispatches(doors: list[dict[str, Any]]) -> Metric:
+def _dispatches(doors: list[dict[str, Any]], ranks: Collection[int]) -> Metric:
     counter = CounterMetricFamily(
         "levelhead_dispatches",
         "Requests assigned to a group.",
         labels=("front_door", "method", "group"),
     )
     for door in doors:
-        for dp_rank, count in enumerate(door["dispatches"]):
+        for dp_rank, count in _of_groups(door["dispatches"], ranks):
             counter.add_metric((str(door["slot"]), door["method"], str(dp_rank)), count)
     return counter
 
 
-def _stale(doors: list[dict[str, Any]]) -> Iterator[Metric]:
+def _stale(doors: list[dict[str, Any]], ranks: Collection[int]) -> Iterator[Metric]:
     labels = ("front_door", "group")
     now = GaugeMetricFamily(
         "levelhead_stale_figures",
@@ -263,11 +260,15 @@ def _stale(doors: list[dict[str, Any]]) -> Iterator[Metric]:
     )
     for door in doors:
         slot = str(door["slot"])
-        for dp_rank, is_stale in enumerate(door["stale_groups"]):
+        for dp_rank, is_stale in _of_groups(door["stale_groups"], ranks):
             now.add_metric((slot, str(dp_rank)), is_stale)
-        for dp_rank, count in enumerate(door["stale_transitions"]):
+        for dp_rank, count in _of_groups(door["stale_transitions"], ranks):
             times.add_metric((slot, str(dp_rank)), count)
     yield from (now, times)
+
+
+def _of_groups(counts: Sequence[int], ranks: Collection[int]) -> list[tuple[int, int]]:
+    return [(dp_rank, count) for dp_rank, count in enumerate(counts) if dp_rank in ranks]
 
 
 def _by_key(doors: list[dict[str, Any]], name: str, text: str, label: str) -> Metric:

@@ -25,12 +25,15 @@ class Table:
         self._writer = writer
         self._clock_ns = clock_ns
         self._published = found
+        self._was_published = bool(found)
+        """Whether there is any table: one of nobody is one."""
 
     def publish(self, members: Sequence[Member]) -> None:
         """Publish their rows if any has changed, and log each change of state or life."""
         groups = tuple(member.entry for member in members)
-        if groups == self._published:
+        if groups == self._published and self._was_published:
             return
+        self._was_published = True
         before = {entry.dp_rank: entry for entry in self._published}
         for member in members:
             entry, was = member.entry, before.get(member.entry.dp_rank)
@@ -38,5 +41,7 @@ class Table:
                 is_bad = entry.state in _BAD and not member.is_leaving
                 level = logging.WARNING if is_bad else logging.INFO
                 _log.log(level, "DP group %d is %s", entry.dp_rank, entry.state)
+        for dp_rank in before.keys() - {entry.dp_rank for entry in groups}:
+            _log.info("DP group %d is gone: its slot is free", dp_rank)
         self._published = groups
         self._writer.publish(groups, self._clock_ns())

@@ -25,6 +25,7 @@ from router.front_door.upstream import Address
 from router.front_door.wishes import RANK_HEADER
 
 _MEANT_FOR_US = frozenset((RANK_HEADER,))
+_MEANT_FOR_OUR_NAME = _MEANT_FOR_US | {b"host"}
 
 
 class Attempt:
@@ -45,7 +46,7 @@ class Attempt:
         self._services = services
         self._assignment = assignment
         self._group = services.dispatcher.group(assignment.dp_rank)
-        self.address = Address(self._group.host, self._group.port)
+        self.address = Address.of(self._group)
         """Where it is sent, and asked: a later life of the group may be elsewhere."""
         self.is_written = False
         self.is_answered = False
@@ -74,14 +75,22 @@ class Attempt:
         if not self._group.is_backend:
             return request.forwarded(b"POST", self._charge_lines())
         method = b"GET" if request.method == b"HEAD" else request.method
+        dropped = _MEANT_FOR_OUR_NAME if self._group.tls else _MEANT_FOR_US
         extra = rank_lines(self._group) + self._host_line(request)
-        return request.forwarded(method, extra, _MEANT_FOR_US)
+        return request.forwarded(method, extra, dropped)
 
     def _host_line(self, request: Request) -> bytes:
-        """The one that HTTP/1.1 requires, if the client's older version did not."""
-        if any(lower == b"host" for lower, _, _ in request.headers):
+        """
+        The one that HTTP/1.1 requires, if the client's older version did not.
+
+        Over TLS always: a server that has a name by its certificate and is called by another
+        refuses (421), or takes the request for somebody else's.
+        """
+        host, port, tls = self.address
+        if not tls and any(lower == b"host" for lower, _, _ in request.headers):
             return b""
-        return b"host: %s\r\n" % authority_of(*self.address).encode()
+        name = authority_of(host, port)
+        return b"host: %s\r\n" % name.removesuffix(":443" if tls else "").encode()
 
     def _charge_lines(self) -> bytes:
         """Header lines that tell the group who charges what, and whom it is meant for."""

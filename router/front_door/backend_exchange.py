@@ -8,7 +8,7 @@ serves, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from balancer.load import RequestShape
@@ -34,6 +34,7 @@ class BackendExchange(InferenceExchange):
     """Dispatches one request, of whatever kind, and relays the answer of the group it went to."""
 
     _has_prompt = False
+    _model: object = None
     _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
 
     def start(self) -> None:
@@ -47,13 +48,19 @@ class BackendExchange(InferenceExchange):
         fields = parsed(request.body)
         measure = measured(fields, request.path)
         self._shape = RequestShape(0, dp_rank=dp_rank)
-        if dp_rank is None:
-            self._unfit = self._services.dispatcher.groups_without(fields.get("model"))
+        self._model = fields.get("model")
+        self._unfit = self._without_model()
         if measure.is_known:
             self._prompt_size = (measure.text_bytes, measure.num_messages)
         tokens = measure.tokens(counter.estimate)
         self._has_prompt = tokens > 0
         self._count(PromptCount(tokens, "estimated"), fields)
+
+    def _without_model(self) -> Collection[int]:
+        """Groups that are known not to serve it; who asks for a group, asks that one."""
+        if self._shape.dp_rank is not None:
+            return ()
+        return self._services.dispatcher.groups_without(self._model)
 
     def _session_key(self, body: dict[str, Any]) -> int | None:
         """None without a prompt: what all such requests have in common is no session."""
@@ -66,6 +73,7 @@ class BackendExchange(InferenceExchange):
         So may one that was answered 503, which a proxy says too when what is behind it was lost.
         """
         request = self._request
+        self._unfit = self._without_model()  # groups may have come and gone
         may_repeat = request.method in _SAFE or request.path in _REPEATABLE
         if reason != "unreachable" and not may_repeat:
             return False

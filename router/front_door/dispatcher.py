@@ -11,7 +11,7 @@ segment comes before the board is what the ledger's law relies on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from balancer.assignment import Assignment
@@ -21,10 +21,11 @@ from balancer.freshness import FreshnessChange
 from balancer.load import RequestShape
 from router.errors import NoGroup
 from router.front_door.meters import Meters
+from router.front_door.table_news import back, ended, freed, without_model
 from router.front_door.upstream import Address
 from shm.board import Board
 from shm.errors import TornRead
-from shm.group_table import GroupEntry, GroupState, GroupTableReader
+from shm.group_table import GroupEntry, GroupTableReader
 from shm.load import LoadReader
 
 _log = logging.getLogger("levelhead.front_door")
@@ -130,7 +131,22 @@ class Dispatcher:
 
     def groups_at(self, address: Address) -> list[int]:
         """Those that answer there: all ranks of one engine."""
-        return [row.dp_rank for row in self._rows.values() if (row.host, row.port) == address]
+        return [row.dp_rank for row in self._rows.values() if Address.of(row) == address]
+
+    @property
+    def ranks(self) -> Collection[int]:
+        """Slots that somebody has, by the table as it was read last, in order."""
+        return self._rows.keys()
+
+    def newest_ranks(self) -> Collection[int]:
+        """The same, by the newest table."""
+        self.refresh()
+        return self.ranks
+
+    @property
+    def num_engines(self) -> int:
+        """Servers behind them."""
+        return len({Address.of(row) for row in self._rows.values()})
 
     def group(self, dp_rank: int) -> GroupEntry:
         """Its row of the table: where it listens, and whose it is."""
@@ -198,10 +214,11 @@ class Dispatcher:
             return
         self.num_changes += 1
         self._table_sequence = table.sequence
-        ended = _ended(self._groups, table.groups)
-        back = _back(self._groups, table.groups)
-        self._rows = {entry.dp_rank: entry for entry in table.groups}
-        self._without = _without(table.groups)
+        over, well = ended(self._groups, table.groups), back(self._groups, table.groups)
+        rows = {entry.dp_rank: entry for entry in table.groups}
+        self._forget(freed(self._rows, rows), rows)
+        self._rows = rows
+        self._without = without_model(table.groups)
         for entry in table.groups:
             self.controller.observe_group(entry)
             is_stale = self.controller.figures_are_stale(entry.dp_rank)
@@ -210,9 +227,9 @@ class Dispatcher:
                 self._groups[entry.dp_rank] = entry
         self._on_table(table.groups)
         self._reread_loads()
-        for address in back:
+        for address in well:
             self._on_back(address)
-        for gone in ended:
+        for gone in over:
             level = logging.DEBUG if gone.is_expected else logging.WARNING
             _log.log(
                 level,
@@ -221,6 +238,14 @@ class Dispatcher:
                 gone.why,
             )
             self._on_gone(gone.address, gone.why)
+
+    def _forget(self, slots: list[int], rows: dict[int, GroupEntry]) -> None:
+        """Those whose groups are no more; nothing that was counted of them is told on."""
+        for dp_rank in slots:
+            self._groups.pop(dp_rank, None)
+            self._meters.forget(dp_rank)
+            if dp_rank not in rows:
+                self.controller.observe_absence(dp_rank)
 
     def _reread_loads(self) -> None:
         """All reports, changed or not: those of a new epoch may have come before the table."""
@@ -232,59 +257,3 @@ class Dispatcher:
             return
         if snapshot is not None:
             self.controller.observe_reports(snapshot.reports)
-
-
-def _without(rows: Collection[GroupEntry]) -> dict[str, list[int]]:
-    names = {name for row in rows for name in row.models}
-    return {
-        name: [row.dp_rank for row in rows if row.models and name not in row.models]
-        for name in names
-    }
-
-
-class _Gone(NamedTuple):
-    """A life of a group that is over, or taken to be."""
-
-    dp_rank: int
-    address: Address
-    why: str
-    is_expected: bool
-    """It was draining, or known to be dead."""
-
-
-def _ended(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> list[_Gone]:
-    """Whose requests will have no answer, by two tables that follow each other."""
-    ended = []
-    for entry in now:
-        known = before.get(entry.dp_rank)
-        if known is None:
-            continue
-        address = Address(known.host, known.port)
-        is_expected = known.state in (GroupState.DRAINING, GroupState.DEAD)
-        if entry.epoch > known.epoch:
-            why = "it has begun a new life"
-        elif entry.epoch == known.epoch and _has_died(known.state, entry.state):
-            why = "it was found dead"
-        else:
-            continue
-        ended.append(_Gone(entry.dp_rank, address, why, is_expected))
-    return ended
-
-
-def _back(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> set[Address]:
-    """Where those are that were found dead, too soon: the same life of them is ready."""
-    dead = {
-        (dp_rank, known.epoch, known.host, known.port)
-        for dp_rank, known in before.items()
-        if known.state is GroupState.DEAD
-    }
-    ready = [entry for entry in now if entry.state is GroupState.READY]
-    return {
-        Address(entry.host, entry.port)
-        for entry in ready
-        if (entry.dp_rank, entry.epoch, entry.host, entry.port) in dead
-    }
-
-
-def _has_died(before: GroupState, now: GroupState) -> bool:
-    return now is GroupState.DEAD and before is not GroupState.DEAD

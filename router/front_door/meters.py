@@ -105,6 +105,11 @@ class Meters:
         self.cost_is_fitted = int(costs.is_fitted)
         self.cost_fit_r_squared = costs.r_squared
 
+    def forget(self, dp_rank: int) -> None:
+        """The slot's group is no more: whoever has it next begins at nothing."""
+        for counts in (self.dispatches, self.stale_groups, self.stale_transitions):
+            counts[dp_rank] = 0
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, for the wire."""
         return {

@@ -81,7 +81,7 @@ class PrefixIntake:
     def follow(self, groups: tuple[GroupEntry, ...]) -> None:
         """Follow those that are ready now, and no others."""
         ready = {
-            Followed(entry.dp_rank, entry.epoch, Address(entry.host, entry.port))
+            Followed(entry.dp_rank, entry.epoch, Address.of(entry))
             for entry in groups
             if entry.state in _FOLLOWED
         }

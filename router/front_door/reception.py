@@ -31,9 +31,7 @@ class Reception:
         self._lobby = lobby
         self._access = Access(instance.host, instance.api_key, instance.admin_api_key)
         self._control = Address(instance.control_socket, 0)
-        self._num_groups = instance.dp_size
-        self._has_backends = bool(instance.backends)
-        self._num_engines = len({group.url for group in instance.backends})
+        self._has_backends = instance.has_backends
 
     def exchange(self, client: Client, request: Request) -> Exchange:
         """The exchange that answers the request."""
@@ -56,10 +54,14 @@ class Reception:
         return ControlExchange(client, request, services.pool, self._control)
 
     def _is_list_of_all(self, request: Request) -> bool:
-        """Whether models are asked for, of which no engine knows them all."""
-        return self._num_engines > 1 and is_list_of_models(request)
+        """Whether models are asked for, and there is no one engine that knows them all."""
+        if not is_list_of_models(request):
+            return False
+        dispatcher = self._services.dispatcher
+        dispatcher.refresh()
+        return dispatcher.num_engines != 1
 
     def _readiness(self) -> bytes:
         dispatcher = self._services.dispatcher
         dispatcher.refresh()
-        return readiness(dispatcher.controller.num_ready(), self._num_groups)
+        return readiness(dispatcher.controller.num_ready(), len(dispatcher.ranks))

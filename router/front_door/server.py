@@ -76,9 +76,9 @@ class FrontDoor:
         self._stopping = asyncio.Event()
         self._nobody = asyncio.Event()
         self._nobody.set()
-        self.meters = Meters(instance.dp_size)
+        self.meters = Meters(instance.num_slots)
         self._counter = PromptCounter()
-        max_idle = _MAX_IDLE_TICKS if instance.backends else None
+        max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
         self.dispatcher = self._dispatcher(clock_ns)
@@ -120,7 +120,7 @@ class FrontDoor:
             meters=self.meters,
             pool=self._pool,
             settlement=self.settlement,
-            wishes=Wishes(self._instance.dp_size, self._instance.method),
+            wishes=Wishes(self.dispatcher.newest_ranks, self._instance.method),
             executor=executor,
             clock_s=self.clock_s,
             slot=self._slot,
@@ -137,15 +137,16 @@ class FrontDoor:
             slot=self._slot,
             epoch=self._epoch,
             num_front_doors=instance.num_front_doors,
-            num_groups=instance.dp_size,
+            num_groups=instance.num_slots,
             note=partial(self._segments.board.write, self._slot),
         )
         # Ids must differ between front doors and lives, whatever the seed.
         ids = random.Random(self._epoch)
         max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
         policy = make_policy(instance.method, rng, self._costs)
-        prefixes = PrefixIndex(instance.dp_size) if instance.method in PREFIX_METHODS else None
-        return Controller(policy, ledger, instance.dp_size, ids, max_age_ns, prefixes, self._costs)
+        slots, has_prefixes = instance.num_slots, instance.method in PREFIX_METHODS
+        prefixes = PrefixIndex(slots) if has_prefixes else None
+        return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         self.prefixes.follow(groups)

@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
+from shm.group_table import GroupEntry
+
 _MAX_HEAD_BYTES = 64 << 10
 _LINE_END = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
@@ -26,6 +28,13 @@ class Address(NamedTuple):
 
     host: str
     port: int
+    tls: str = ""
+    """How its certificate is verified: see router.backends.tls; empty: plain HTTP."""
+
+    @classmethod
+    def of(cls, group: GroupEntry) -> Address:
+        """Of a group of the table."""
+        return cls(group.host, group.port, group.tls)
 
 
 class Listener(Protocol):

@@ -16,9 +16,13 @@ well before that, nothing is.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import defaultdict
 
+from router.backends.tls import TlsContexts
 from router.front_door.upstream import Address, UpstreamConnection
+
+_SILENT_S, _PROBE_S, _NUM_PROBES = 30, 10, 3  # TCP keep-alive: a host that is gone is found in 60 s
 
 _MAX_IDLE_PER_ADDRESS = 1024
 _MAX_SILENT_TICKS = 4  # the loop has read every socket several times by then
@@ -44,6 +48,7 @@ class UpstreamPool:
         self._idle_since: dict[UpstreamConnection, int] = {}
         """Tick at which each was given back, if they may not wait for ever."""
         self._connect_timeout_s = connect_timeout_s
+        self._tls = TlsContexts()
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
         self._all: defaultdict[Address, set[UpstreamConnection]] = defaultdict(set)
         self._connecting: dict[UpstreamConnection, asyncio.Timeout] = {}
@@ -66,7 +71,7 @@ class UpstreamPool:
         return None
 
     async def connect(self, address: Address, *, dechunk: bool = False) -> UpstreamConnection:
-        """A new connection.  Raises OSError (TimeoutError among them)."""
+        """A new connection.  Raises OSError (TimeoutError and ssl.SSLError among them)."""
         connection = UpstreamConnection(self, address, dechunk=dechunk)
         self._all[address].add(connection)
         try:
@@ -164,8 +169,28 @@ class UpstreamPool:
             idle.clear()
 
     async def _establish(self, connection: UpstreamConnection) -> None:
-        host, port = connection.address
+        host, port, tls = connection.address
         if port:
-            await self._loop.create_connection(lambda: connection, host, port)
+            transport, _ = await self._loop.create_connection(
+                lambda: connection, host, port, ssl=self._tls.of(tls) if tls else None
+            )
+            if self._max_idle_ticks is not None:
+                _watch(transport.get_extra_info("socket"))
         else:
             await self._loop.create_unix_connection(lambda: connection, host)
+
+
+def _watch(opened: socket.socket) -> None:
+    """
+    Have the kernel ask whether the other host is there.
+
+    Nobody else does once a backend has left, and what it has under way is left to it.
+    """
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", _SILENT_S),
+        ("TCP_KEEPINTVL", _PROBE_S),
+        ("TCP_KEEPCNT", _NUM_PROBES),
+    ):
+        if hasattr(socket, name):  # macOS has no TCP_KEEPIDLE
+            opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

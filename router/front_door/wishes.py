@@ -11,6 +11,7 @@ A session becomes a key of 64 bits: its name is kept nowhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from hashlib import blake2b
 from typing import Any
 
@@ -30,8 +31,9 @@ _KEY_BYTES = 8
 class Wishes:
     """Reads them as the method in use needs them."""
 
-    def __init__(self, num_groups: int, method: str) -> None:
-        self._num_groups = num_groups
+    def __init__(self, ranks: Callable[[], Collection[int]], method: str) -> None:
+        """`ranks`: of the groups that there are now, in order."""
+        self._ranks = ranks
         self._are_sessions_wanted = method in SESSION_METHODS
 
     def dp_rank(self, request: Request) -> int | None:
@@ -39,12 +41,11 @@ class Wishes:
         asked = request.header(RANK_HEADER)
         if not asked:
             return None
-        if asked.isdigit() and len(asked) < 10 and int(asked) < self._num_groups:
+        ranks = self._ranks()
+        if asked.isdigit() and len(asked) < 10 and int(asked) in ranks:
             return int(asked)
-        text, last = asked.decode("latin-1"), self._num_groups - 1
-        raise BadRequest(
-            f"{RANK_HEADER.decode()} is {text!r}; ranks are 0 to {last}", RANK_HEADER.decode()
-        )
+        text, name = asked.decode("latin-1"), RANK_HEADER.decode()
+        raise BadRequest(f"{name} is {text!r}; {_told(ranks)}", name)
 
     def session_key(self, request: Request, body: dict[str, Any]) -> int | None:
         """What the requests of one session have in common; None if nobody wants to know."""
@@ -58,6 +59,14 @@ class Wishes:
             return _key(orjson.dumps(_beginning(body)))
         except orjson.JSONEncodeError:  # nested deeper than it writes, though not than it reads
             return None
+
+
+def _told(ranks: Collection[int]) -> str:
+    if not ranks:
+        return "there is no group"
+    if list(ranks) == list(range(len(ranks))):
+        return f"ranks are 0 to {len(ranks) - 1}"
+    return f"ranks are {', '.join(map(str, ranks))}"
 
 
 def _beginning(body: dict[str, Any]) -> Any:

@@ -13,6 +13,7 @@ from shm.board import EMPTY_CELL, Board
 from shm.load import LoadReader
 from tests.router.backends import entries
 from tests.router.house import House
+from tests.router.watched_engine import EPOCH, engines_of
 
 URL = "http://a:1"
 NOTHING = (0, 0)
@@ -73,7 +74,7 @@ class Reading:
 
     async def read(self):
         """Read once; the reports by group."""
-        await self.collector.read(URL)
+        await self.collector.read(EPOCH)
         return {report.dp_rank: report for report in self.loads.snapshot().reports}
 
     def figures(self):
@@ -100,6 +101,7 @@ async def reading(*ranks, kind=Kind.SGLANG, **settings):
         made.collector = Collector(
             house.instance, board, house.loads, client, house.clock.ns, made.sleep
         )
+        made.collector.follow(engines_of(house.instance))
         try:
             yield made
         finally:

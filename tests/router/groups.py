@@ -122,12 +122,12 @@ class FakeGroup:
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls, respond=None, path=None):
-        """A group on a free port, or on a Unix socket."""
+    async def listening(cls, respond=None, path=None, tls=None):
+        """A group on a free port, with TLS of that context, or on a Unix socket."""
         group, loop = cls(respond), asyncio.get_running_loop()
         if path is None:
             group._server = await loop.create_server(
-                lambda: _GroupConnection(group), "127.0.0.1", 0
+                lambda: _GroupConnection(group), "127.0.0.1", 0, ssl=tls
             )
             group.port = group._server.sockets[0].getsockname()[1]
         else:

@@ -39,7 +39,7 @@ class House:
         self.clock = Clock()
         """Of doors and groups."""
         self.table = GroupTableWriter.attach(instance.name)
-        self.loads = LoadWriter.attach(instance.name, instance.dp_size, instance.num_front_doors)
+        self.loads = LoadWriter.attach(instance.name, instance.num_slots, instance.num_front_doors)
         self._published = 0
 
     @classmethod
@@ -50,7 +50,7 @@ class House:
             settings = {"num_front_doors": 1, "seed": 7, "method": "minimum_tokens"} | settings
             host = settings.pop("host", "127.0.0.1")
             instance = Instance(name, 1, folder, host, 0, dp_size, **settings)
-            with SharedMemory.create(name, 1, dp_size, instance.num_front_doors):
+            with SharedMemory.create(name, 1, instance.num_slots, instance.num_front_doors):
                 house = cls(instance)
                 try:
                     yield house

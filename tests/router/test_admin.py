@@ -17,6 +17,8 @@ STARTING, READY, SUSPECT, DRAINING, DEAD = (
     GroupState(word) for word in ("starting", "ready", "suspect", "draining", "dead")
 )
 
+NO_BACKEND = {"weight": None, "sources": [], "age_s": None}
+
 pytestmark = pytest.mark.anyio
 
 
@@ -150,10 +152,30 @@ async def test_groups_are_listed(keeper, leader, operator):
 
     assert groups == [
         {"dp_rank": 0, "state": "ready", "epoch": 5, "host": "127.0.0.1", "port": 1000,
-         "engine": "", "engine_rank": None, "open_requests": 5},
+         "engine": "", "engine_rank": None, "open_requests": 5, "models": ["m"], **NO_BACKEND},
         {"dp_rank": 1, "state": "starting", "epoch": 0, "host": "", "port": 0,
-         "engine": "", "engine_rank": None, "open_requests": 0},
+         "engine": "", "engine_rank": None, "open_requests": 0, "models": [], **NO_BACKEND},
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/admin/groups", {"backend": "http://a:1"}),
+        ("DELETE", "/admin/groups/0", None),
+        ("PATCH", "/admin/groups/0", {"weight": 2}),
+        ("POST", "/admin/groups/0/undrain", None),
+    ],
+)
+async def test_workers_of_ours_do_not_come_and_go(operator, method, path, body):
+    """
+    409, and why.
+    """
+    answer = await operator.request(method, path, json=body)
+
+    assert answer.status_code == 409
+    assert "are workers of ours" in error_of(answer)["message"]
+    assert (await operator.get("/admin/backends")).json() == []
 
 
 async def test_the_endpoints_are_described(operator):

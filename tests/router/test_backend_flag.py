@@ -14,6 +14,10 @@ from router.options import parse_serve
         ("HTTP://My_Host-1.local:81", Backend("my_host-1.local", 81)),
         ("http://[::1]:30000,kind=auto", Backend("::1", 30000)),
         ("http://a:1,kind=vllm", Backend("a", 1, Kind.VLLM)),
+        ("https://a", Backend("a", 443, tls="system")),
+        ("HTTPS://a:80", Backend("a", 80, tls="system")),
+        ("https://a,insecure-skip-verify=true", Backend("a", 443, tls="unverified")),
+        ("http://a:1,api-key-env=KEY_1", Backend("a", 1, api_key_env="KEY_1")),
         ("http://a:1,dp-size=4", Backend("a", 1, None, 4)),
         ("http://a:1,dp-size=4,kind=sglang", Backend("a", 1, Kind.SGLANG, 4)),
         ("http://a:1,weight=0.5", Backend("a", 1, weight=0.5)),
@@ -31,7 +35,16 @@ def test_a_backend_is_a_url_and_what_is_known_of_it(text, backend):
     ("text", "said"),
     [
         ("a:8000", "'a:8000': allowed is http://host:port"),
-        ("https://a:8000", "'https://a:8000': allowed is http://host:port"),
+        ("ftp://a:8000", "'ftp://a:8000': allowed is http://host:port"),
+        ("https://a:80000", "'https://a:80000': allowed are ports 1 to 65535"),
+        ("http://a:1,ca-file=/x", "ca-file=/x: is for https://, and this is http://"),
+        ("http://a,insecure-skip-verify=true", "insecure-skip-verify=true: is for https://"),
+        ("https://a,insecure-skip-verify=yes", "insecure-skip-verify=yes: allowed is true"),
+        ("https://a,ca-file=ca.pem", "ca-file=ca.pem: allowed is an absolute path of at most 200"),
+        ("https://a,ca-file=/no/file", "ca-file=/no/file: no certificates can be read: [Errno 2]"),
+        ("https://a,ca-file=/dev/null", "ca-file=/dev/null: no certificates can be read: "),
+        ("https://a,insecure-skip-verify=true,ca-file=/x", "ca-file=/x: verifies nothing with"),
+        ("http://a:1,kind=vllm,kind=vllm", "'kind=vllm': kind is told twice"),
         ("http://a:8000/v1", "'http://a:8000/v1': allowed is http://host:port, and nothing"),
         ("http://u:p@a:8000", "'***@a:8000': allowed is http://host:port, without user or"),
         ("http://a:0", "'http://a:0': allowed are ports 1 to 65535"),
@@ -49,7 +62,7 @@ def test_a_backend_is_a_url_and_what_is_known_of_it(text, backend):
         ("http://a:1,kind=tgi", "kind=tgi: allowed are auto, vllm, sglang, llamacpp, openai,"),
         ("http://a:1,dp-size=0", "dp-size=0: allowed are integers, 1 to 1024"),
         ("http://a:1,dp-size=two", "dp-size=two: allowed are integers, 1 to 1024"),
-        ("http://a:1,dpsize=2", "'dpsize=2': allowed after the URL are kind=..., dp-size=... and"),
+        ("http://a:1,dpsize=2", "'dpsize=2': allowed after the URL are kind=..., dp-size=..., we"),
         ("http://a:1,weight=0", "weight=0: allowed are 0.01 to 100"),
         ("http://a:1,weight=nan", "weight=nan: allowed are 0.01 to 100"),
         ("http://a:1,kind=llamacpp,dp-size=2", "dp-size=2: llamacpp has no DP ranks"),
@@ -98,7 +111,7 @@ def test_figures_of_backends_count_for_as_long_as_it_takes_to_read_the_next():
     """
     Else they would count now and then.
     """
-    with pytest.raises(ConfigError, match=r"--max-load-age 0\.9: with --backend.* 1 or more"):
+    with pytest.raises(ConfigError, match=r"--max-load-age 0\.9: with backends.* 1 or more"):
         parse_serve(["--backend", "http://a:1", "--max-load-age", "0.9"], {})
 
     assert parse_serve(["--backend", "http://a:1", "--max-load-age", "1"], {}).backends
@@ -112,5 +125,47 @@ def test_a_password_is_not_told_on(text):
     """
     with pytest.raises(ConfigError) as refused:
         parse_serve(["--backend", text], {})
+
+    assert "secret" not in str(refused.value)
+
+
+def test_the_same_server_with_and_without_tls_is_two_backends():
+    """
+    A port speaks one of them, and whoever says both has made a mistake that will be seen.
+    """
+    options = parse_serve(["--backend", "http://a:1", "--backend", "https://a:1"], {})
+
+    assert [backend.url for backend in options.backends] == ["http://a:1", "https://a:1"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "--backend http://a:1: api-key-env=KEY: the environment has no KEY"),
+        ({"KEY": ""}, "api-key-env=KEY: what it holds is no key"),
+        (
+            {"KEY": "sk-secret\n"},
+            "api-key-env=KEY: what it holds is no key: allowed are printable ASCII",
+        ),
+        ({"KEY": "sk secret"}, "api-key-env=KEY: what it holds is no key"),
+    ],
+)
+def test_a_key_that_cannot_be_sent_is_refused_and_not_told(environment, said):
+    """
+    A line's end, which files of secrets often have, would begin another header.
+    """
+    with pytest.raises(ConfigError) as refused:
+        parse_serve(["--backend", "http://a:1,api-key-env=KEY"], environment)
+
+    assert said in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_key_in_place_of_its_variables_name_is_not_told_on():
+    """
+    That mistake is made easily, and what refuses it goes to a log.
+    """
+    with pytest.raises(ConfigError, match="allowed is the name of an environment var") as refused:
+        parse_serve(["--backend", "http://a:1,api-key-env=sk-secret"], {})
 
     assert "secret" not in str(refused.value)

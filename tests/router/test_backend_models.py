@@ -6,9 +6,11 @@ import pytest
 
 from router.backends.backend import BackendGroup, Kind
 from router.control_plane.backend_models import BackendModels
+from router.instance import Instance
 from shm.group_table import GroupState
 from tests.router.backends import Backends
 from tests.router.clients import get, post
+from tests.router.watched_engine import engines_of
 
 pytestmark = pytest.mark.anyio
 READY, DEAD = GroupState.READY, GroupState.DEAD
@@ -128,7 +130,9 @@ async def asked(engines, models):
 
 def over(kind=Kind.VLLM):
     groups = [BackendGroup("a", 1, kind), BackendGroup("b", 1, Kind.OPENAI)]
-    return BackendModels(groups, httpx.AsyncClient())
+    models = BackendModels(httpx.AsyncClient())
+    models.follow(engines_of(Instance("i", 1, "", "", 0, 2, backends=tuple(groups))))
+    return models
 
 
 async def test_all_models_are_told_once_as_their_engines_tell_of_them():

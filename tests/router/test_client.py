@@ -5,6 +5,7 @@ import asyncio
 import orjson
 import pytest
 
+from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import CHAT, get, post
 from tests.router.fakes import soon, turns, until
 from tests.router.house import House
@@ -483,6 +484,7 @@ async def test_without_a_ready_group_the_door_is_not_ready():
     503 tells a load balancer to send clients elsewhere.
     """
     async with House.built(dp_size=2) as house, house.door() as door, door.client() as client:
+        house.publish_table(*(GroupEntry(rank, GroupState.STARTING) for rank in range(2)))
         client.send(get(b"/ready"))
 
         ready = await client.response()

@@ -5,6 +5,7 @@ import pytest
 from router.backends.backend import Kind
 from router.backends.readings.reading import Condition
 from tests.router.collecting import NOTHING, beyond, reading
+from tests.router.watched_engine import EPOCH
 
 pytestmark = pytest.mark.anyio
 
@@ -128,7 +129,7 @@ async def test_an_engine_that_tells_nothing_is_not_asked_and_misses_nothing():
     Its load is the books.
     """
     async with reading(None, kind=Kind.OPENAI) as site:
-        await site.collector.keep()
+        await site.collector.keep_reading(EPOCH)
         site.book(0, 200)
 
         assert site.engine.asked == []

@@ -175,3 +175,76 @@ async def test_one_group_of_an_engine_of_several_ranks_spreads_them_by_itself(ca
 
     assert found[0].groups == (group(Kind.SGLANG),)
     assert "tells of 4 DP rank(s): it is ONE group, and spreads" in caplog.text
+
+
+# One that comes while others serve
+
+
+async def found(server, told, num_pauses=200):
+    """What it is found to be, and what was told meanwhile, each in a row once."""
+    heard = []
+
+    async def pause(seconds):
+        assert server.now_s < num_pauses * 10
+        await server.pause(seconds)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as client:
+        discovery = Discovery(client, pause, lambda: server.now_s)
+        return await discovery.found(parse_backend(told), heard.append), heard
+
+
+async def test_a_newcomer_is_asked_until_it_answers_ever_more_slowly():
+    """
+    However long it is away, and also if all was said of it: its ranks are to be checked.
+    """
+    for told in ("http://a:1", "http://a:1,kind=llamacpp"):
+        server = Server()
+        server.later = [{}] * 30 + [{"/props": b'{"default_generation_settings":{}}'}]
+
+        discovered, heard = await found(server, told)
+
+        assert discovered.groups == (group(Kind.LLAMACPP),)
+        assert set(heard) == {"http://a:1 does not answer: it is asked until it does"}
+        assert 200 < server.now_s < 310
+
+
+async def test_a_newcomer_that_is_nothing_known_is_asked_on():
+    """
+    Saying so.
+    """
+    server = Server(**{"/nothing": b""})
+    server.later = [{"/nothing": b""}] * 9 + [{"/props": b'{"default_generation_settings":{}}'}]
+
+    _, heard = await found(server, "http://a:1")
+
+    assert heard[0].startswith("http://a:1 answers, but not as any engine that is known here")
+
+
+async def test_a_newcomer_that_never_tells_its_ranks_is_one_group_after_a_minute(caplog):
+    """
+    As at the start.
+    """
+    server = Server(**{"/nothing": b""})
+
+    discovered, heard = await found(server, "http://a:1,kind=vllm")
+
+    assert discovered.groups == (group(Kind.VLLM),)
+    assert set(heard) == {
+        "http://a:1 is vllm, and does not tell yet how many DP ranks it has (dp-size=N)"
+    }
+    assert 60 <= server.now_s <= 71
+    assert "it is one group; dp-size=N says otherwise" in caplog.text
+
+
+async def test_a_newcomer_that_cannot_be_what_was_said_is_told_and_asked_on():
+    """
+    Its operator may start another engine there.
+    """
+    models = b'{"data":[{"id":"m","owned_by":"me"}]}'
+    server = Server(**{"/v1/models": models})
+    server.later = [{"/v1/models": models}] * 2 + [{"/get_server_info": b'{"dp_size":2}'}]
+
+    discovered, heard = await found(server, "http://a:1,dp-size=2")
+
+    assert "is openai, which has no DP ranks" in heard[0]
+    assert len(discovered.groups) == 2

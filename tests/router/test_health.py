@@ -3,7 +3,8 @@ import asyncio
 import httpx
 import pytest
 
-from router.control_plane.health import Health, HealthProbe, probe_client
+from router.backends.engine_client import Accesses, engine_client
+from router.control_plane.health import Health, HealthProbe
 from shm.group_table import GroupEntry, GroupState
 from tests.descriptors import no_descriptors
 from tests.router.fakes import soon, until
@@ -51,7 +52,7 @@ async def test_who_has_no_descriptor_learns_nothing_and_says_so_once(caplog):
     """
     async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as it:
         here = entry(it.sockets[0].getsockname()[1])
-        async with probe_client() as client:
+        async with engine_client(Accesses({})) as client:
             probe = HealthProbe(client)
             assert await soon(probe.ask(here)) is UNWELL
             with no_descriptors():
@@ -74,7 +75,7 @@ async def test_no_probe_waits_for_a_connection():
 
     async with await asyncio.start_server(stay_silent, "127.0.0.1", 0) as it:
         here = entry(it.sockets[0].getsockname()[1])
-        async with probe_client() as client:
+        async with engine_client(Accesses({})) as client:
             probes = [asyncio.create_task(HealthProbe(client).ask(here)) for _ in range(120)]
             await until(lambda: len(asked) == 120)
             over.set()

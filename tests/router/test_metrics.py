@@ -7,6 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import router.control_plane.metrics
 from balancer.in_flight import InFlight
+from router.backends.backend import Backend
+from router.backends.standing import Standing
 from router.control_plane.figures import GroupFigures
 from router.control_plane.metrics import exposition
 from router.control_plane.totals import Totals
@@ -183,3 +185,29 @@ def test_drift_is_known_only_when_all_books_are(scraped):
     text = exposition([group(0, holding_tokens=50)], [told(0, Meters(2))], {}).decode()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert value(families["levelhead_ledger_drift_tokens"], group="0") == 50 + 7 - 40
+
+
+def test_each_source_of_backends_tells_whether_it_is_good(caplog):
+    """
+    One that is bad goes on with what it told; one that never told has no time.
+    """
+    good, bad, new = (Standing(name, clock_s=lambda: 77.0) for name in ("good", "bad", "new"))
+    for standing in (good, bad):
+        standing.good([Backend("a", 1), Backend("b", 1)], lambda told: None)
+    bad.bad("it is gone")
+    text = exposition([], [], {}, (good, bad, new)).decode()
+    found = {family.name: family for family in text_string_to_metric_families(text)}
+
+    names = ("good", "backends", "changed_timestamp_seconds")
+    told = {
+        name: {
+            sample.labels["source"]: sample.value
+            for sample in found[f"levelhead_backend_source_{name}"].samples
+        }
+        for name in names
+    }
+    assert told == {
+        "good": {"good": 1.0, "bad": 0.0, "new": 0.0},
+        "backends": {"good": 2.0, "bad": 2.0, "new": 0.0},
+        "changed_timestamp_seconds": {"good": 77.0, "bad": 77.0},
+    }

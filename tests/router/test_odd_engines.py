@@ -3,7 +3,8 @@
 import pytest
 
 from router.backends.readings.reading import Condition
-from tests.router.collecting import NOTHING, URL, EndOfTest, beyond, reading
+from tests.router.collecting import NOTHING, EndOfTest, beyond, reading
+from tests.router.watched_engine import EPOCH
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +84,7 @@ async def test_an_engine_is_asked_every_half_second_however_long_it_takes(takes_
     async with reading(0) as site:
         site.engine.at_question = slow
         with pytest.raises(EndOfTest):
-            await site.collector._keep_reading(URL)
+            await site.collector.keep_reading(EPOCH)
 
     assert site.slept == pytest.approx([pause_s] * 3)
 
@@ -122,6 +123,6 @@ async def test_books_are_noted_every_fifth_of_a_second():
     """
     async with reading(0) as site:
         with pytest.raises(EndOfTest):
-            await site.collector._keep_noting()
+            await site.collector.keep()
 
     assert site.slept == [0.2] * 3

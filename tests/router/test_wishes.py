@@ -21,7 +21,7 @@ def asked(**headers):
 
 
 def key(body=None, method="session", **headers):
-    return Wishes(4, method).session_key(asked(**headers), body or {"prompt": "x"})
+    return Wishes(lambda: range(4), method).session_key(asked(**headers), body or {"prompt": "x"})
 
 
 def chat(*turns):
@@ -35,7 +35,7 @@ def test_the_rank_is_read_from_its_header():
     """
     None if it is not there.
     """
-    wishes = Wishes(4, "random")
+    wishes = Wishes(lambda: range(4), "random")
 
     assert wishes.dp_rank(asked(x_data_parallel_rank=b"3")) == 3
     assert wishes.dp_rank(asked()) is None
@@ -47,7 +47,7 @@ def test_what_is_no_rank_of_the_instance_is_refused(rank):
     With the ranks that there are.
     """
     with pytest.raises(BadRequest, match="ranks are 0 to 3") as refused:
-        Wishes(4, "random").dp_rank(asked(x_data_parallel_rank=rank))
+        Wishes(lambda: range(4), "random").dp_rank(asked(x_data_parallel_rank=rank))
 
     assert refused.value.param == "x-data-parallel-rank"
 

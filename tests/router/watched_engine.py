@@ -8,11 +8,22 @@ from router.backends.backend import BackendGroup, Kind
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
 from router.control_plane.backend_models import BackendModels
+from router.control_plane.engines import Engines, told_of
 from router.control_plane.table import Table
 from shm.group_table import GroupTableReader
 from tests.router.house import House
 
 URL = "http://a:1"
+EPOCH = 1
+"""Of the instance, and so of its first engine."""
+
+
+def engines_of(instance):
+    """Those that it was started with, in slots from 0 on."""
+    engines = Engines(instance.num_slots, instance.epoch, lambda: 10**18)
+    for backend, groups in told_of(instance.backends).items():
+        engines.begin(backend, groups)
+    return engines
 
 
 class Engine:
@@ -46,15 +57,16 @@ class Site:
         found = self._reader.snapshot()
         table = Table(self.house.table, self.house.clock.ns, found.groups if found else ())
         probe, clock_ns = BackendProbe(self._client), self.house.clock.ns
-        self.models = BackendModels(self.house.instance.backends, self._client)
-        return BackendMembership(
-            self.house.instance, table, probe, self.models, clock_ns, found.groups if found else ()
-        )
+        self.models = BackendModels(self._client)
+        made = BackendMembership(table, probe, self.models, clock_ns, found.groups if found else ())
+        for each in (self.models, made):
+            each.follow(engines_of(self.house.instance))
+        return made
 
     async def probed(self, times=1, after_s=0.0):
         """The states after probes, and a look that much later."""
         for _ in range(times):
-            await self.membership.probe(URL)
+            await self.membership.probe(EPOCH)
         self.house.clock.now_s += after_s
         self.membership.look()
         return self.states

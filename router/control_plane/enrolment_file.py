@@ -1,0 +1,43 @@
+"""
+What the control plane must know again after it was killed: `enrolment.json` in the run folder.
+
+Written whole beside its place and then put there, before the group table says the same.  So
+whatever moment it dies at, its next life finds the roster, the engines, their slots
+and the last epoch as they were before the change or after it; the table, whose rows are
+matched by slot and epoch, adds how each group did.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+_NAME = "enrolment.json"
+
+
+class EnrolmentFile:
+    """Belongs to the control plane alone."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / _NAME
+        self._saved: dict[str, Any] | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        """What was saved last; None if nothing ever was."""
+        try:
+            found: dict[str, Any] = orjson.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        return found
+
+    def save(self, remembered: dict[str, Any]) -> None:
+        """Replace what was saved, if it differs.  Raises OSError; then it stands as it was."""
+        if remembered == self._saved:
+            return
+        beside = self._path.with_suffix(".new")
+        beside.touch(mode=0o600)
+        beside.write_bytes(orjson.dumps(remembered))
+        beside.replace(self._path)
+        self._saved = remembered
