@@ -1,16 +1,14 @@
 """
 The controller: chooses a group for each request and keeps the front door's books.
 
-Synchronous and pure: what it knows is handed to it (observe_*), what it decides is returned,
-and nothing in it waits.  An assignment that was given out is released in exactly one place, by
-whoever asked for it.
+Synchronous and pure: what it knows is handed to it (observe_*), what it decides is returned.
+An assignment that was given out is released in exactly one place, by whoever asked for it.
 
-A group whose figures are fresh is weighed with its report and what is in flight to it; a
-backend, or one whose figures are stale or missing, with the books of all front doors (see
-balancer.weighing, .ledger and .freshness).  With its own alone each would take a group
-for nearly idle whose report stopped, and all would send it more.
+A group whose figures are fresh is weighed with its report and what is in flight to it; another,
+or a backend, with the books of all front doors (balancer.weighing, .ledger, .freshness): with
+its own alone each would take a group for nearly idle whose report stopped.
 
-If it dies, so do its open assignments: what it noted stands until the root reclaims its row.
+If it dies, so do its open assignments; what it noted stands until the root reclaims its row.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 
 from balancer.assignment import Assignment, End
-from balancer.booked_load import by_book
 from balancer.candidates import CANDIDATES, suspects, why_none
 from balancer.cost_model import CostFit
 from balancer.departures import Departure
@@ -29,8 +26,9 @@ from balancer.ledger import Book, Ledger
 from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import LedgerReader, Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
+from balancer.slow_start import SlowStart
 from balancer.unstarted import Unstarted
-from balancer.weighing import by_report
+from balancer.weighing import load_of
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
@@ -52,13 +50,15 @@ class Controller:
         max_load_age_ns: int,
         prefixes: PrefixIndex | None = None,
         costs: CostFit | None = None,
+        slow_start: SlowStart | None = None,
     ) -> None:
-        """`prefixes` is given if the policy looks at them; `costs` knows whether groups wait."""
+        """`prefixes`, if the policy looks at them; `costs`: who waits; `slow_start`: who is new."""
         self.policy = policy
         self.ledger = ledger
         self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
         self._costs = costs
+        self._slow_start = slow_start or SlowStart(0)
         self._groups_wait = False
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
@@ -105,7 +105,9 @@ class Controller:
             raise NoCandidate(why_none(self._states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
-        return self._charge(self.policy.pick(candidates, request), request)
+        return self._charge(
+            self.policy.pick(self._slow_start.weighed(candidates), request), request
+        )
 
     def _charge(self, dp_rank: int, request: RequestShape) -> Assignment:
         """Note that the request is about to be sent there."""
@@ -200,6 +202,7 @@ class Controller:
             self._freshness.disregard(dp_rank)
         self._states[dp_rank] = state
         self._factors[dp_rank] = entry.load_factor if entry.is_backend else None
+        self._slow_start.observe_group(dp_rank, state, entry.ready_since_ns)
         self._weigh(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
@@ -231,12 +234,11 @@ class Controller:
 
         On the clock of the reports' samples.  Cheap enough for every decision.
         """
+        self._slow_start.observe_time(now_ns)
         changes = self._freshness.observe_time(now_ns)
-        if not changes:
-            return changes
         for change in changes:
             self._weigh(change.dp_rank)
-        return self._freshness.to_tell(changes)
+        return self._freshness.to_tell(changes) if changes else changes
 
     def observe_prefix(self, dp_rank: int, group_epoch: int, event: PrefixEvent) -> None:
         """Take over what a group tells of its prefix cache; another epoch's is ignored."""
@@ -274,23 +276,20 @@ class Controller:
         if self.prefixes is not None:
             self.prefixes.check_integrity()
         for dp_rank, book in enumerate(self.books()):
-            epoch = self.ledger.epoch(dp_rank)
-            here = (a for a in self._open.values() if a.dp_rank == dp_rank)
-            mine = [a for a in here if a.group_epoch == epoch]
+            life = (dp_rank, self.ledger.epoch(dp_rank))
+            mine = [a for a in self._open.values() if (a.dp_rank, a.group_epoch) == life]
             summed = Book(sum(a.book_tokens for a in mine), len(mine))
             if summed != book:
                 raise LedgerBroken(f"group {dp_rank}: book {book}, open assignments {summed}")
 
     def _weigh(self, dp_rank: int) -> None:
-        """Work out the group's load, and what it may still take, from what is known now."""
-        report, factor = self.ledger.report(dp_rank), self._factors[dp_rank]
-        if report is None or factor is not None or not self._is_fresh[dp_rank]:
-            beyond = report if self._is_fresh[dp_rank] else None
-            book, uncached = self.ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
-            self._loads[dp_rank] = by_book(dp_rank, book, uncached, beyond, factor or 1.0)
-        else:
-            flying, gone = self.ledger.in_flight(dp_rank), self.ledger.taken_off(dp_rank)
-            self._loads[dp_rank] = by_report(report, flying, gone, groups_wait=self._groups_wait)
+        """Work out the group's load, and what it may still take."""
+        report = self.ledger.report(dp_rank)
+        fresh = report if self._is_fresh[dp_rank] else None
+        factor, uncached = self._factors[dp_rank], self._unstarted.tokens[dp_rank]
+        self._loads[dp_rank] = load_of(
+            self.ledger, dp_rank, fresh, factor, uncached, groups_wait=self._groups_wait
+        )
         limit = _UNLIMITED if report is None else report.max_requests
         self._limits[dp_rank] = limit
         self._max_requests[dp_rank] = limit if self._states[dp_rank] is _READY else 0

@@ -61,6 +61,8 @@ class GroupEntry:
     """Names that it serves, and no others; none: not known, or `model` alone."""
     load_factor: float = 1.0
     """What each token and request there counts, so that stronger groups get more: 1 or more."""
+    ready_since_ns: int = 0
+    """When it began to serve, on the host's monotonic clock: a suspect time does not end that."""
 
     @property
     def is_backend(self) -> bool:
