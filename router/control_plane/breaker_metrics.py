@@ -1,0 +1,37 @@
+"""Whom front doors avoid, each by its own breakers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from balancer.breaker import BreakerState
+
+
+def breaker_metrics(doors: list[dict[str, Any]]) -> Iterator[Metric]:
+    """By front door: they do not share what they have found out."""
+    state = GaugeMetricFamily(
+        "levelhead_breaker_state",
+        "0 if the group's breaker is closed, 1 open (it is avoided), 2 half-open (it is tried).",
+        labels=("front_door", "group"),
+    )
+    changes = CounterMetricFamily(
+        "levelhead_breaker_transitions",
+        "Times that a breaker turned to that state.",
+        labels=("front_door", "state"),
+    )
+    last_resorts = CounterMetricFamily(
+        "levelhead_breaker_last_resorts",
+        "Requests sent past an open breaker, because nobody else could take them.",
+        labels=("front_door",),
+    )
+    for door in doors:
+        slot = str(door["slot"])
+        for dp_rank, value in door["breaker_states"].items():
+            state.add_metric((slot, str(dp_rank)), value)
+        for each in BreakerState:
+            changes.add_metric((slot, each.value), door["breaker_changes"].get(each.value, 0))
+        last_resorts.add_metric((slot,), door["last_resorts"])
+    yield from (state, changes, last_resorts)
