@@ -58,7 +58,7 @@ class Controller:
         self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
         self._costs = costs
-        self._slow_start = slow_start or SlowStart(0)
+        self.slow_start = slow_start or SlowStart(0)
         self._groups_wait = False
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
@@ -105,9 +105,7 @@ class Controller:
             raise NoCandidate(why_none(self._states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
-        return self._charge(
-            self.policy.pick(self._slow_start.weighed(candidates), request), request
-        )
+        return self._charge(self.policy.pick(self.slow_start.weighed(candidates), request), request)
 
     def _charge(self, dp_rank: int, request: RequestShape) -> Assignment:
         """Note that the request is about to be sent there."""
@@ -202,7 +200,7 @@ class Controller:
             self._freshness.disregard(dp_rank)
         self._states[dp_rank] = state
         self._factors[dp_rank] = entry.load_factor if entry.is_backend else None
-        self._slow_start.observe_group(dp_rank, state, entry.ready_since_ns)
+        self.slow_start.observe_group(dp_rank, state, entry.ready_since_ns)
         self._weigh(dp_rank)
 
     def observe_reports(self, reports: Iterable[LoadReport]) -> None:
@@ -234,7 +232,7 @@ class Controller:
 
         On the clock of the reports' samples.  Cheap enough for every decision.
         """
-        self._slow_start.observe_time(now_ns)
+        self.slow_start.observe_time(now_ns)
         changes = self._freshness.observe_time(now_ns)
         for change in changes:
             self._weigh(change.dp_rank)

@@ -74,6 +74,10 @@ class SlowStart:
         """What that group's load is multiplied by."""
         return self._factors.get(dp_rank, 1.0)
 
+    def factors(self) -> dict[int, float]:
+        """The same of all groups that serve, by dp_rank; of none if nobody is ever slowed."""
+        return {dp_rank: self.factor(dp_rank) for dp_rank in self._since_ns}
+
     def _reckon(self, now_ns: int) -> None:
         self._factors, self._next_ns = {}, _NEVER_NS
         if not self._since_ns:

@@ -23,8 +23,8 @@ from prometheus_client.core import (
 )
 
 from router.control_plane.backend_metrics import conditions
-from router.control_plane.breaker_metrics import breaker_metrics
 from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.health_metrics import health_metrics
 from router.control_plane.totals import Totals
 from shm.group_table import GroupState
 
@@ -232,7 +232,7 @@ def front_door_metrics(meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
     for name, text, label in _KEYED:
         yield _by_key(doors, name, text, label)
     yield from _stale(doors)
-    yield from breaker_metrics(doors)
+    yield from health_metrics(doors)
     for name, text, key in _HISTOGRAMS:
         yield _histogram(doors, name, text, key)
     for family, specs in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):

@@ -65,6 +65,8 @@ class Elsewhere:
         """Of those not excluded, rather none at the address that was left."""
         services = self._services
         budget, now_ns = services.retry_budget, services.dispatcher.now_ns()
+        if all(row.dp_rank in excluded for row in services.dispatcher.rows):
+            return None
         if not budget.affords(now_ns):
             services.meters.retries_over_budget += 1
             return None

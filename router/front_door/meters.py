@@ -96,6 +96,8 @@ class Meters:
         """Times that a breaker turned to each state."""
         self.last_resorts = 0
         """Requests sent past an open breaker, because nobody else could take them."""
+        self.slow_start_factors: dict[int, float] = {}
+        """Of each group that serves: what its load was multiplied by when it was noted last."""
         self.retries_over_budget = 0
         """Requests that were not sent to another group because many had been."""
 

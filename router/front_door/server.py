@@ -272,6 +272,7 @@ class FrontDoor:
         self.prefixes.measure(self.meters)
         self.meters.note_costs(self._costs)
         controller = self.dispatcher.controller
+        self.meters.slow_start_factors = controller.slow_start.factors()
         self.meters.open_settlements = self.settlement.num_open
         figures = self.meters.as_dict() | {
             "slot": self._slot,

@@ -2,7 +2,6 @@
 
 import pytest
 
-from router.health_rules import HealthRules
 from tests.router.backends import Backends
 from tests.router.clients import get, post
 
@@ -109,33 +108,6 @@ async def test_who_asks_for_a_group_hears_what_it_says():
 
         assert (await site.client.response()).status == 404
         assert site.num_received == [0, 1]
-
-
-async def test_retries_end_when_the_budget_does():
-    """
-    What was refused passes then; what could not be sent at all is no load, and goes elsewhere.
-    """
-    rules = HealthRules(retry_budget_percent=0, disable_circuit_breaker=True)
-    async with Backends.opened(None, None, health=rules) as site:
-        for server in site.servers:
-            server.respond = lambda r: r.answer(status=b"503 Service Unavailable")
-        budget = site.door.door._services.retry_budget
-        while budget.affords(site.door.clock.ns()):
-            budget.withdraw()
-
-        site.client.send(post())
-        assert (await site.client.response()).status == 503
-        assert sum(site.num_received) == 1
-        assert site.door.meters.retries_over_budget == 1
-
-        for server in site.servers:
-            server.respond = lambda r: r.answer()
-        site.servers[0].stop_listening()
-        for connection in site.servers[0].connections:
-            connection.transport.abort()
-        for _ in range(4):
-            site.client.send(post())
-            assert (await site.client.response()).status == 200
 
 
 async def _all_well(site):

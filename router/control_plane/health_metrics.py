@@ -1,4 +1,4 @@
-"""Whom front doors avoid, each by its own breakers."""
+"""Whom front doors avoid, each by its own breakers, and whom they send less because it is new."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from balancer.breaker import BreakerState
 
 
-def breaker_metrics(doors: list[dict[str, Any]]) -> Iterator[Metric]:
+def health_metrics(doors: list[dict[str, Any]]) -> Iterator[Metric]:
     """By front door: they do not share what they have found out."""
     state = GaugeMetricFamily(
         "levelhead_breaker_state",
@@ -27,11 +27,18 @@ def breaker_metrics(doors: list[dict[str, Any]]) -> Iterator[Metric]:
         "Requests sent past an open breaker, because nobody else could take them.",
         labels=("front_door",),
     )
+    factor = GaugeMetricFamily(
+        "levelhead_slow_start_factor",
+        "What the load of a newcomer is multiplied by; 1 for everybody else.",
+        labels=("front_door", "group"),
+    )
     for door in doors:
         slot = str(door["slot"])
         for dp_rank, value in door["breaker_states"].items():
             state.add_metric((slot, str(dp_rank)), value)
+        for dp_rank, value in door["slow_start_factors"].items():
+            factor.add_metric((slot, str(dp_rank)), value)
         for each in BreakerState:
             changes.add_metric((slot, each.value), door["breaker_changes"].get(each.value, 0))
         last_resorts.add_metric((slot,), door["last_resorts"])
-    yield from (state, changes, last_resorts)
+    yield from (state, changes, last_resorts, factor)
