@@ -129,7 +129,7 @@ class PassiveHealth:
             state = self._breakers.state(dp_rank)
             self._meters.breaker_states[dp_rank] = _IN_METERS[state]
         groups = ", ".join(map(str, change.dp_ranks))
-        who = f"the engine of DP groups {groups}" if change.is_of_engine else f"DP group {groups}"
+        who = f"the engine of DP group(s) {groups}" if change.is_of_engine else f"DP group {groups}"
         if change.state is BreakerState.OPEN:
             _log.warning(
                 "%s gets no request for %.1f s if another can take it: %s",
