@@ -11,7 +11,8 @@ caches and kernels that are not compiled.  What looks at no load (round_robin, r
 reports alone (total_tokens, vllm_score), slows nobody.
 
 Only what is relative matters: groups that became ready within a tenth of the ramp of the one
-that has served longest count as begun with it, and where all did every factor is 1.  A group that
+that has served longest count as begun with it, and where all did every factor is 1; so do those
+that were ready before anybody could choose, however long each took to start.  A group that
 was suspect goes on where it was; one that was dead, or begins a new epoch, begins anew: the group
 table says since when each has been ready.
 
@@ -35,9 +36,14 @@ _NEVER_NS = 1 << 63
 class SlowStart:
     """Knows which groups serve since when, and what that makes their loads weigh."""
 
-    def __init__(self, ramp_ns: int) -> None:
-        """`ramp_ns`: 0, and nobody is slowed."""
+    def __init__(self, ramp_ns: int, began_ns: int = 0) -> None:
+        """
+        `ramp_ns`: 0, and nobody is slowed.
+
+        `began_ns`: when whoever chooses began to; who was ready by then has begun with it.
+        """
         self._ramp_ns = ramp_ns
+        self._began_ns = began_ns
         self._since_ns: dict[int, int] = {}
         self._factors: dict[int, float] = {}
         """Of those that are not 1."""
@@ -46,7 +52,7 @@ class SlowStart:
 
     def observe_group(self, dp_rank: int, state: GroupState, ready_since_ns: int) -> None:
         """Take over a row of the group table; it counts from the next observe_time on."""
-        now = ready_since_ns if state in _SERVING else None
+        now = max(ready_since_ns, self._began_ns) if state in _SERVING else None
         if self._since_ns.get(dp_rank) == now or not self._ramp_ns:
             return
         if now is None:

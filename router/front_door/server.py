@@ -97,7 +97,7 @@ class FrontDoor:
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
         return Dispatcher(
-            self._controller(),
+            self._controller(clock_ns()),
             self._segments,
             self._slot,
             self.meters,
@@ -138,7 +138,7 @@ class FrontDoor:
             instance_key=self._instance.instance_key,
         )
 
-    def _controller(self) -> Controller:
+    def _controller(self, now_ns: int) -> Controller:
         instance = self._instance
         rng = random.Random(instance.seed)
         ledger = Ledger(
@@ -161,7 +161,7 @@ class FrontDoor:
             max_age_ns,
             prefixes,
             self._costs,
-            SlowStart(instance.health.slow_start_ns),
+            SlowStart(instance.health.slow_start_ns, now_ns),
         )
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:

@@ -80,6 +80,18 @@ def test_groups_that_start_together_see_no_change():
         assert ramp.weighed(loads) is loads
 
 
+def test_groups_that_were_ready_before_anybody_could_choose_start_together():
+    """
+    However far apart; whoever comes after that is a newcomer.
+    """
+    ramp = SlowStart(RAMP_NS, began_ns=5 * RAMP_NS)
+    for dp_rank, since_ns in enumerate((1, 3 * RAMP_NS, 5 * RAMP_NS, 7 * RAMP_NS)):
+        ramp.observe_group(dp_rank, READY, since_ns)
+    ramp.observe_time(7 * RAMP_NS)
+
+    assert factors(ramp, 4) == [1.0, 1.0, 1.0, pytest.approx(10)]
+
+
 def test_a_group_that_was_suspect_goes_on_where_it_was(ramp):
     """
     One that was dead begins anew, with the time that the table tells then.

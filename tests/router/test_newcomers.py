@@ -25,6 +25,7 @@ async def test_a_newcomer_is_level_with_a_tenth_and_later_with_as_much(
     rules = HealthRules(slow_start_s=slow_start_s)
     async with Backends.opened(None, None, health=rules, method="minimum_tokens") as site:
         old, new = entries(site.groups)
+        site.door.clock.now_s += 60
         now_ns = site.door.clock.ns()
         site.house.publish_table(
             replace(old, ready_since_ns=1), replace(new, ready_since_ns=now_ns)
