@@ -84,10 +84,15 @@ def test_groups_that_were_ready_before_anybody_could_choose_start_together():
     """
     However far apart; whoever comes after that is a newcomer.
     """
-    ramp = SlowStart(RAMP_NS, began_ns=5 * RAMP_NS)
-    for dp_rank, since_ns in enumerate((1, 3 * RAMP_NS, 5 * RAMP_NS, 7 * RAMP_NS)):
+    begun_ns = 5 * RAMP_NS
+    ramp = SlowStart(RAMP_NS, begun_ns)
+    for dp_rank, since_ns in enumerate((1, begun_ns - RAMP_NS // 2, begun_ns)):
         ramp.observe_group(dp_rank, READY, since_ns)
-    ramp.observe_time(7 * RAMP_NS)
+    ramp.observe_time(begun_ns)
+    assert factors(ramp) == [1.0] * 3
+
+    ramp.observe_group(3, READY, begun_ns + RAMP_NS)
+    ramp.observe_time(begun_ns + RAMP_NS)
 
     assert factors(ramp, 4) == [1.0, 1.0, 1.0, pytest.approx(10)]
 

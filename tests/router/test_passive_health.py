@@ -53,6 +53,25 @@ async def test_an_engine_that_refuses_connections_is_asked_twice_and_no_more():
         assert site.door.meters.breaker_changes == {"open": 1}
 
 
+async def test_an_engine_that_takes_connections_again_is_as_before():
+    """
+    When its time has come, with all its ranks, and before anything was answered.
+    """
+    async with opened((0, 1), None, respond=lambda r: r.answer()) as site:
+        site.servers[0].stop_listening()
+        await ask(site, 6)
+        assert states(site) == {0: 1, 1: 1, 2: 0}
+        await site.servers[0].listen_again()
+        site.servers[0].respond = lambda received: None
+
+        site.door.clock.now_s += LONGER_S
+        async with site.door.client() as first, site.door.client() as second:
+            for client in (first, second):
+                client.send(post())
+            await until(lambda: site.servers[0].received)
+            await until(lambda: states(site) == {0: 0, 1: 0, 2: 0})
+
+
 async def test_without_breakers_it_is_asked_again_and_again():
     """
     --disable-circuit-breaker.
