@@ -1,15 +1,14 @@
 """
 The controller: chooses a group for each request and keeps the front door's books.
 
-Synchronous and pure: what it knows is handed to it (observe_*), what it decides is returned,
-and nothing in it waits.  An assignment that was given out is released in exactly one place, by
-whoever asked for it.
+Synchronous and pure: what it knows is handed to it (observe_*), what it decides is returned.
+An assignment that was given out is released in exactly one place, by whoever asked for it.
 
 How a group is weighed stands in balancer.slots: with the books of all front doors where its
 figures are stale, because with its own alone each would take a group for nearly idle whose
 report stopped, and all would send it more.
 
-If it dies, so do its open assignments: what it noted stands until the root reclaims its row.
+If it dies, so do its open assignments; what it noted stands until the root reclaims its row.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from balancer.load import GroupLoad, RequestShape
 from balancer.policies.base import LedgerReader, Policy
 from balancer.prefix_index import PrefixEvent, PrefixIndex
 from balancer.slots import Slots
+from balancer.slow_start import SlowStart
 from balancer.unstarted import Unstarted
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
@@ -48,13 +48,15 @@ class Controller:
         max_load_age_ns: int,
         prefixes: PrefixIndex | None = None,
         costs: CostFit | None = None,
+        slow_start: SlowStart | None = None,
     ) -> None:
-        """`prefixes` is given if the policy looks at them; `costs` knows whether groups wait."""
+        """`prefixes`, if the policy looks at them; `costs`: who waits; `slow_start`: who is new."""
         self.policy = policy
         self.ledger = ledger
         self.max_load_age_ns = max_load_age_ns
         self.prefixes = prefixes
         self._costs = costs
+        self.slow_start = slow_start or SlowStart(0)
         self._rng = rng
         self._freshness = Freshness(ledger, num_groups, max_load_age_ns)
         self._is_fresh = self._freshness.is_fresh
@@ -94,7 +96,7 @@ class Controller:
             raise NoCandidate(why_none(slots.states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
-        return self._charge(self.policy.pick(candidates, request), request)
+        return self._charge(self.policy.pick(self.slow_start.weighed(candidates), request), request)
 
     def _charge(self, dp_rank: int, request: RequestShape) -> Assignment:
         """Note that the request is about to be sent there."""
@@ -184,6 +186,7 @@ class Controller:
         else:
             self._freshness.disregard(dp_rank)
         self._slots.seat(entry, state)
+        self.slow_start.observe_group(dp_rank, state, entry.ready_since_ns)
 
     def observe_absence(self, dp_rank: int) -> None:
         """
@@ -195,6 +198,7 @@ class Controller:
         if self._slots.states[dp_rank] is None:
             return
         self._freshness.disregard(dp_rank)
+        self.slow_start.observe_absence(dp_rank)
         if self.prefixes is not None:
             self.prefixes.begin_group(dp_rank)
         self._slots.vacate(dp_rank)
@@ -227,12 +231,11 @@ class Controller:
 
         On the clock of the reports' samples.  Cheap enough for every decision.
         """
+        self.slow_start.observe_time(now_ns)
         changes = self._freshness.observe_time(now_ns)
-        if not changes:
-            return changes
         for change in changes:
             self._weigh(change.dp_rank)
-        return self._freshness.to_tell(changes)
+        return self._freshness.to_tell(changes) if changes else changes
 
     def observe_prefix(self, dp_rank: int, group_epoch: int, event: PrefixEvent) -> None:
         """Take over what a group tells of its prefix cache; another epoch's is ignored."""
@@ -270,9 +273,8 @@ class Controller:
         if self.prefixes is not None:
             self.prefixes.check_integrity()
         for dp_rank, book in enumerate(self.books()):
-            epoch = self.ledger.epoch(dp_rank)
-            here = (a for a in self._open.values() if a.dp_rank == dp_rank)
-            mine = [a for a in here if a.group_epoch == epoch]
+            life = (dp_rank, self.ledger.epoch(dp_rank))
+            mine = [a for a in self._open.values() if (a.dp_rank, a.group_epoch) == life]
             summed = Book(sum(a.book_tokens for a in mine), len(mine))
             if summed != book:
                 raise LedgerBroken(f"group {dp_rank}: book {book}, open assignments {summed}")

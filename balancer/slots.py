@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from balancer.booked_load import by_book
 from balancer.candidates import States
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad
 from balancer.unstarted import Unstarted
-from balancer.weighing import by_report
+from balancer.weighing import load_of
 from shm.group_table import GroupEntry, GroupState
 
 _UNLIMITED = 1 << 62  # requests, of a group that has not said how many it takes
@@ -64,13 +63,11 @@ class Slots:
         """Work out the group's load, and what it may still take, from what is known now."""
         ledger = self._ledger
         report, factor = ledger.report(dp_rank), self._factors[dp_rank]
-        if report is None or factor is not None or not self._is_fresh[dp_rank]:
-            beyond = report if self._is_fresh[dp_rank] else None
-            book, uncached = ledger.book(dp_rank), self._unstarted.tokens[dp_rank]
-            self.loads[dp_rank] = by_book(dp_rank, book, uncached, beyond, factor or 1.0)
-        else:
-            flying, gone = ledger.in_flight(dp_rank), ledger.taken_off(dp_rank)
-            self.loads[dp_rank] = by_report(report, flying, gone, groups_wait=self.groups_wait)
+        fresh = report if self._is_fresh[dp_rank] else None
+        uncached = self._unstarted.tokens[dp_rank]
+        self.loads[dp_rank] = load_of(
+            ledger, dp_rank, fresh, factor, uncached, groups_wait=self.groups_wait
+        )
         limit = _UNLIMITED if report is None else report.max_requests
         self.limits[dp_rank] = limit
         self.max_requests[dp_rank] = limit if self.states[dp_rank] is _READY else 0

@@ -1,5 +1,5 @@
 """
-The load of a group that is weighed with its report, and with what is in flight to it.
+The load of a group: by the books (balancer.booked_load), or by its report and what is in flight.
 
 From the report goes what is known to have ended since (balancer.departures).  And where
 groups wait for each other at every step, what a step is computing: whoever is sent
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from balancer.booked_load import by_book
 from balancer.departures import TakenOff
 from balancer.in_flight import InFlight
+from balancer.ledger import Ledger
 from balancer.load import GroupLoad
 from shm.load import LoadReport
 
@@ -37,3 +39,22 @@ def by_report(
         uncached = min(uncached, holding)
     uncached += flying.tokens
     return _GROUP_LOAD((report.dp_rank, holding, flying.tokens, held, flying.requests, uncached))
+
+
+def load_of(
+    ledger: Ledger,
+    dp_rank: int,
+    report: LoadReport | None,
+    factor: float | None,
+    uncached: int,
+    *,
+    groups_wait: bool,
+) -> GroupLoad:
+    """
+    The load by the books and what is beyond them if it has a factor, as backends have; else by
+    its report.  `report`: its fresh one, or None.  `uncached`: prompt tokens of its book.
+    """
+    if report is None or factor is not None:
+        return by_book(dp_rank, ledger.book(dp_rank), uncached, report, factor or 1.0)
+    flying, gone = ledger.in_flight(dp_rank), ledger.taken_off(dp_rank)
+    return by_report(report, flying, gone, groups_wait=groups_wait)

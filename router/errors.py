@@ -10,7 +10,8 @@ What the router refuses, and how a client is told.
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
-    - MethodNotAllowed, NoGroup, GroupLost, ControlPlaneLost, OutOfDescriptors, InternalError
+    - UnknownModel, MethodNotAllowed, NoGroup (ModelUnavailable), GroupLost, ControlPlaneLost
+    - OutOfDescriptors, InternalError
 
 Every request error has OpenAI's shape:
 `{"error": {"message", "type", "param", "code"}}`.
@@ -107,6 +108,12 @@ class RequestTimeout(RequestError):
     status, error_type, code = 408, "invalid_request_error", "request_timeout"
 
 
+class UnknownModel(RequestError):
+    """All models are known, and none has that name."""
+
+    status, error_type, code = 404, "invalid_request_error", "model_not_found"
+
+
 class MethodNotAllowed(RequestError):
     """The path is there, but not for this method."""
 
@@ -135,6 +142,12 @@ class NoGroup(RequestError):
     """Every DP group is dead, draining, starting or full."""
 
     status, error_type, code, retry_after_s = 503, "overloaded_error", "no_dp_group", 1
+
+
+class ModelUnavailable(NoGroup):
+    """Every DP group that serves the model is dead, draining, starting or full."""
+
+    code = "model_unavailable"
 
 
 class WaitingRoomFull(RequestError):

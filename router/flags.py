@@ -17,6 +17,7 @@ from router import flag_values as values
 from router.backends.flags import add_backends
 from router.emulation_flags import EMULATED, add_emulation
 from router.errors import ConfigError
+from router.health_flags import add_health
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
 from router.waiting_flags import add_waiting
@@ -47,6 +48,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add_backends(parser)
     _add_balance(parser)
     add_waiting(parser, is_bounded=True)
+    add_health(parser)
     _add_model(parser, environment)
     add_emulation(parser)
     _add_http(parser)

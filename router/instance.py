@@ -17,6 +17,7 @@ from balancer.methods import DEFAULT_METHOD
 from balancer.waiting_room import WaitingRules
 from router.backends.backend import BackendGroup, Kind
 from router.errors import ConfigError
+from router.health_rules import HealthRules
 from router.waiting_flags import waiting_rules
 from shm.process import ProcessId
 
@@ -49,6 +50,8 @@ class Instance:
     max_hold_ms: int = 200
     max_waiting_requests: int = 1024
     """These four: see waiting_rules."""
+    health: HealthRules = field(default_factory=HealthRules)
+    """When a group that fails is avoided, and how a newcomer begins."""
     served_model_name: str = ""
     api_key: str | None = None
     admin_api_key: str | None = None
@@ -99,7 +102,8 @@ class Instance:
             told = tuple(_backend_group(**each) for each in fields.pop("backends", ()))
             for name in ("backend_dns", "backend_kubernetes"):
                 fields[name] = tuple(fields.get(name, ()))
-            return cls(**fields, backends=told)
+            health = HealthRules(**fields.pop("health", {}))
+            return cls(**fields, backends=told, health=health)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(
                 "--run-dir", run_dir, f"there must be an instance in it ({error})"

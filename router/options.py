@@ -23,6 +23,8 @@ from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
 from router.flags import serve_parser
+from router.health_flags import take_health_rules
+from router.health_rules import HealthRules
 
 _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
 
@@ -60,6 +62,7 @@ class ServeOptions:
     prefill_align: str
     max_hold_ms: int
     max_waiting_requests: int
+    health: HealthRules
     host: str
     port: int
     front_doors: int
@@ -121,6 +124,7 @@ def parse_serve(
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "''", "an empty key would let everybody in; leave it out")
     check_emulation(given)
+    given["health"] = take_health_rules(given)
     options = ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)
     if options.tp_size != 1:
         raise ConfigError(

@@ -8,7 +8,7 @@ changes when a group comes or goes, not when a request does.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 import orjson
@@ -63,6 +63,12 @@ class GroupEntry:
     """What each token and request there counts, so that stronger groups get more: 1 or more."""
     tls: str = ""
     """How a backend's certificate is verified: see router.backends.tls; empty: plain HTTP."""
+    ready_since_ns: int = field(default=0, compare=False)
+    """
+    When it began to serve, on the host's monotonic clock: a suspect time does not end that.
+
+    Whoever publishes the table knows it, and it changes with the state alone.
+    """
 
     @property
     def is_backend(self) -> bool:

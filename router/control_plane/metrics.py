@@ -25,6 +25,7 @@ from prometheus_client.core import (
 from router.backends.standing import Standing
 from router.control_plane.backend_metrics import conditions, source_metrics
 from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.health_metrics import health_metrics
 from router.control_plane.scrape import Scrape
 from router.control_plane.totals import Totals
 from shm.group_table import GroupState
@@ -78,6 +79,8 @@ _COUNTERS = (
      "torn_snapshots"),
     ("front_door_overflows", "Requests refused because too many wait in the front door.",
      "waiting_overflows"),
+    ("retries_over_budget", "Requests not sent to another group: many had been.",
+     "retries_over_budget"),
     ("predicted_cached_tokens", "Prompt tokens the chosen groups were believed to have cached.",
      "predicted_cached_tokens"),
 )  # fmt: skip
@@ -226,6 +229,7 @@ def front_door_metrics(
     for name, text, label in _KEYED:
         yield _by_key(doors, name, text, label)
     yield from _stale(doors, ranks)
+    yield from health_metrics(doors, ranks)
     for name, text, key in _HISTOGRAMS:
         yield _histogram(doors, name, text, key)
     for family, specs in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):

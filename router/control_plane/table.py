@@ -1,14 +1,20 @@
-"""The group table as it is published: told when it changes, and what of it is news."""
+"""
+The group table as it is published: told when it changes, and what of it is news.
+
+It also tells since when each group serves: it has watched all of them change.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from router.control_plane.member import Member
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 
 _log = logging.getLogger("levelhead.control_plane")
+_IDLE = (GroupState.STARTING, GroupState.DEAD)
 _BAD = (GroupState.DEAD, GroupState.SUSPECT)
 
 
@@ -30,11 +36,13 @@ class Table:
 
     def publish(self, members: Sequence[Member]) -> None:
         """Publish their rows if any has changed, and log each change of state or life."""
-        groups = tuple(member.entry for member in members)
+        before = {entry.dp_rank: entry for entry in self._published}
+        groups = tuple(
+            self._since(member.entry, before.get(member.entry.dp_rank)) for member in members
+        )
         if groups == self._published and self._was_published:
             return
         self._was_published = True
-        before = {entry.dp_rank: entry for entry in self._published}
         for member in members:
             entry, was = member.entry, before.get(member.entry.dp_rank)
             if was is None or (was.state, was.epoch) != (entry.state, entry.epoch):
@@ -45,3 +53,10 @@ class Table:
             _log.info("DP group %d is gone: its slot is free", dp_rank)
         self._published = groups
         self._writer.publish(groups, self._clock_ns())
+
+    def _since(self, entry: GroupEntry, before: GroupEntry | None) -> GroupEntry:
+        """The row with the time since when its group serves: now, if it did not before."""
+        is_new = before is None or before.epoch != entry.epoch or before.state in _IDLE
+        if entry.state is GroupState.READY and is_new:
+            return replace(entry, ready_since_ns=self._clock_ns())
+        return replace(entry, ready_since_ns=0 if before is None else before.ready_since_ns)

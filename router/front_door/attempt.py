@@ -12,6 +12,8 @@ another epoch, which answers 421, has nothing to count.
 A backend counts no charges and is asked nothing: its charges are taken back as
 they close (docs/decisions/0013-books-of-backends.md).  Nor is it told of any; what goes to it
 is what the client wrote, and the rank where it has several.
+
+What becomes of it, passive_health hears as it happens.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from router.front_door.services import Services
 from router.front_door.upstream import Address
 from router.front_door.wishes import RANK_HEADER
 
+_OK = 200
 _MEANT_FOR_US = frozenset((RANK_HEADER,))
 _MEANT_FOR_OUR_NAME = _MEANT_FOR_US | {b"host"}
 
@@ -35,6 +38,7 @@ class Attempt:
         "_assignment",
         "_group",
         "_services",
+        "_watched",
         "address",
         "is_answered",
         "is_complete",
@@ -48,6 +52,7 @@ class Attempt:
         self._group = services.dispatcher.group(assignment.dp_rank)
         self.address = Address.of(self._group)
         """Where it is sent, and asked: a later life of the group may be elsewhere."""
+        self._watched = services.passive_health.watched(assignment.dp_rank)
         self.is_written = False
         self.is_answered = False
         self.is_computed = False
@@ -117,6 +122,29 @@ class Attempt:
             self._assignment.dp_balance_id.encode(),
         )
 
+    def reached(self) -> None:
+        """A connection was made for it."""
+        self._watched.reached()
+
+    def written(self) -> None:
+        """It is on its way."""
+        self.is_written = True
+        self._watched.written()
+
+    def unreachable(self, why: str) -> None:
+        """The group's address takes no connection."""
+        self._watched.unreachable(why)
+
+    def answered(self, status: int) -> None:
+        """The head of an answer came."""
+        self.is_answered = True
+        self.is_computed = status == _OK  # which comes with the first output
+        self._watched.answered(status)
+
+    def lost(self, why: str) -> None:
+        """Its connection broke."""
+        self._watched.lost(why)
+
     def streamed(self, num_tokens: int) -> None:
         """The group has produced that many tokens more."""
         self._services.dispatcher.controller.streamed(self._assignment, num_tokens)
@@ -125,6 +153,7 @@ class Attempt:
         """Release the assignment, the one place that does; twice does no harm."""
         if not self._assignment.is_open:
             return
+        self._watched.close(is_complete=self.is_complete)
         if self._group.is_backend:
             self._services.dispatcher.controller.release(self._assignment, End.UNCOUNTED)
             return

@@ -1,23 +1,31 @@
 """
 An exchange with backends: what the client wrote goes to one of them, and what it says comes back.
 
-Nothing in the request is checked but the wish for a rank, which is ours to fulfil.
-What the engine would refuse, it refuses itself, in its own words: a model that nobody
-serves, too.
+Nothing in the request is checked but what decides where it goes: a wish for a rank, and with
+several engines the name of its model.  What an engine would refuse, it refuses itself, in its
+own words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
 
 from balancer.load import RequestShape
-from router.errors import BadRequest
+from router.errors import NoGroup, RequestError
 from router.front_door.backend_prompt import measured, parsed
+from router.front_door.elsewhere import NOT_THERE, UNREACHABLE
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.prompt import PromptCount
+from router.front_door.rank_wish import groups_against
 
 _REFUSALS = {503: "refused"}
+_NOT_FOUND = 404
+_NOTHING_DONE = (UNREACHABLE, NOT_THERE)
+_ABOUT_WHAT_IS_THERE = (b"GET", b"HEAD", b"DELETE")
+_RESPONSES, _PREVIOUS = b"/v1/responses", "previous_response_id"
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
 # What computes an answer and changes nothing: may be computed twice.
 _REPEATABLE = frozenset(
@@ -34,33 +42,40 @@ class BackendExchange(InferenceExchange):
     """Dispatches one request, of whatever kind, and relays the answer of the group it went to."""
 
     _has_prompt = False
-    _model: object = None
-    _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
+    _fields: Mapping[str, Any] = MappingProxyType({})
 
     def start(self) -> None:
         """Estimate what it will hold, and dispatch it."""
-        request, counter = self._request, self._services.counter
+        request, services = self._request, self._services
+        self._fields = fields = parsed(request.body)
+        services.dispatcher.refresh()
         try:
-            dp_rank = self._services.wishes.dp_rank(request)
-        except BadRequest as error:
+            dp_rank = services.wishes.dp_rank(request)
+            self._unfit = self._groups_unfit(dp_rank)
+        except RequestError as error:
             self._fail(error)
             return
-        fields = parsed(request.body)
         measure = measured(fields, request.path)
         self._shape = RequestShape(0, dp_rank=dp_rank)
-        self._model = fields.get("model")
-        self._unfit = self._without_model()
         if measure.is_known:
             self._prompt_size = (measure.text_bytes, measure.num_messages)
-        tokens = measure.tokens(counter.estimate)
+        tokens = measure.tokens(services.counter.estimate)
         self._has_prompt = tokens > 0
         self._count(PromptCount(tokens, "estimated"), fields)
 
-    def _without_model(self) -> Collection[int]:
-        """Groups that are known not to serve it; who asks for a group, asks that one."""
+    def _groups_unfit(self, dp_rank: int | None) -> Collection[int]:
+        """Those that do not serve its model, or are not the engine's rank that it asks for."""
+        dispatcher, fields = self._services.dispatcher, self._fields
+        against = groups_against(dispatcher.rows, fields, dp_rank)
+        if dp_rank is not None:
+            return against
+        without = dispatcher.models.groups_without(fields.get("model"))
+        return {*against, *without} if against else without
+
+    def _explained(self, error: NoGroup) -> NoGroup:
         if self._shape.dp_rank is not None:
-            return ()
-        return self._services.dispatcher.groups_without(self._model)
+            return error
+        return self._services.dispatcher.models.unavailable(self._fields.get("model"), error)
 
     def _session_key(self, body: dict[str, Any]) -> int | None:
         """None without a prompt: what all such requests have in common is no session."""
@@ -73,8 +88,25 @@ class BackendExchange(InferenceExchange):
         So may one that was answered 503, which a proxy says too when what is behind it was lost.
         """
         request = self._request
-        self._unfit = self._without_model()  # groups may have come and gone
+        self._services.dispatcher.refresh()
+        with suppress(RequestError):  # groups may have come and gone: those that are left may do
+            self._unfit = self._groups_unfit(self._shape.dp_rank)
         may_repeat = request.method in _SAFE or request.path in _REPEATABLE
-        if reason != "unreachable" and not may_repeat:
+        if reason not in _NOTHING_DONE and not may_repeat:
             return False
         return super()._retry(reason, why)
+
+    def _refusal(self, status: int) -> str | None:
+        """What one engine keeps is asked of each in turn; the last 404 is the answer."""
+        if status == _NOT_FOUND and self._follows_up():
+            return NOT_THERE
+        return _REFUSALS.get(status)
+
+    def _follows_up(self) -> bool:
+        """Whether it is about something that an earlier request made, on one engine alone."""
+        request = self._request
+        return (
+            request.method in _ABOUT_WHAT_IS_THERE
+            or request.path.startswith(_RESPONSES + b"/")
+            or (request.path == _RESPONSES and self._fields.get(_PREVIOUS) is not None)
+        )

@@ -21,7 +21,9 @@ from balancer.freshness import FreshnessChange
 from balancer.load import RequestShape
 from router.errors import NoGroup
 from router.front_door.meters import Meters
-from router.front_door.table_news import back, ended, freed, without_model
+from router.front_door.passive_health import PassiveHealth
+from router.front_door.served_models import ServedModels
+from router.front_door.table_news import back, ended, freed
 from router.front_door.upstream import Address
 from shm.board import Board
 from shm.errors import TornRead
@@ -67,12 +69,12 @@ class Dispatcher:
         on_back: Callable[[Address], None] = lambda address: None,
         *,
         rows_read: Collection[int] | None = None,
+        passive_health: PassiveHealth | None = None,
     ) -> None:
         """
         `on_gone` hears of each address at which a group is no more, and why; `on_back` of each
-        at which the same life of one is well again.
-
-        `rows_read`: of the board, all unless given; the own one is never read.
+        at which the same life of one is well again.  `rows_read`: of the board, all unless given;
+        the own one is never read.  `passive_health` knows whom to avoid; None: nobody.
         """
         self.controller = controller
         self._segments = segments
@@ -84,6 +86,7 @@ class Dispatcher:
         self._on_table = on_table
         self._on_gone = on_gone
         self._on_back = on_back
+        self._passive_health = passive_health
         self._table_sequence = 0
         self._load_sequence = 0
         self.num_changes = 0
@@ -91,8 +94,7 @@ class Dispatcher:
         self._groups: dict[int, GroupEntry] = {}
         """The newest row of each group's newest life."""
         self._rows: dict[int, GroupEntry] = {}
-        self._without: dict[str, list[int]] = {}
-        """By name of a model, the groups that are known not to serve it."""
+        self.models = ServedModels()
 
     def refresh(self) -> None:
         """Take over what was published since the last time, and that time has passed."""
@@ -108,7 +110,11 @@ class Dispatcher:
         began_ns = self._clock_ns()
         self._refresh(began_ns)
         try:
-            assignment = self.controller.assign(shape, excluded)
+            if self._passive_health is None:
+                assignment = self.controller.assign(shape, excluded)
+            else:
+                health, controller = self._passive_health, self.controller
+                assignment = health.assign(controller, shape, excluded, began_ns)
         except NoCandidate as error:
             raise NoGroup(str(error)) from None
         self._measure(assignment, began_ns)
@@ -117,17 +123,6 @@ class Dispatcher:
     def now_ns(self) -> int:
         """On the clock of the groups' samples."""
         return self._clock_ns()
-
-    def groups_without(self, model: object) -> Collection[int]:
-        """
-        Those that do not serve a model of that name, where others do.
-
-        Nobody if nobody is known to serve it, or if it is no name at all.
-        """
-        if not isinstance(model, str):
-            return ()
-        self.refresh()
-        return self._without.get(model, ())
 
     def groups_at(self, address: Address) -> list[int]:
         """Those that answer there: all ranks of one engine."""
@@ -147,6 +142,11 @@ class Dispatcher:
     def num_engines(self) -> int:
         """Servers behind them."""
         return len({Address.of(row) for row in self._rows.values()})
+
+    @property
+    def rows(self) -> Collection[GroupEntry]:
+        """The newest rows of all groups."""
+        return self._rows.values()
 
     def group(self, dp_rank: int) -> GroupEntry:
         """Its row of the table: where it listens, and whose it is."""
@@ -218,13 +218,15 @@ class Dispatcher:
         rows = {entry.dp_rank: entry for entry in table.groups}
         self._forget(freed(self._rows, rows), rows)
         self._rows = rows
-        self._without = without_model(table.groups)
+        self.models = ServedModels(table.groups)
         for entry in table.groups:
             self.controller.observe_group(entry)
             is_stale = self.controller.figures_are_stale(entry.dp_rank)
             self._meters.stale_groups[entry.dp_rank] = int(is_stale)  # 0 if it died: no news
             if 0 < entry.epoch == self.controller.ledger.epoch(entry.dp_rank):
                 self._groups[entry.dp_rank] = entry
+        if self._passive_health is not None:
+            self._passive_health.observe(table.groups)
         self._on_table(table.groups)
         self._reread_loads()
         for address in well:

@@ -5,9 +5,15 @@ Ranks of one engine share an address, and its fate.  Where it cannot be reached,
 them can: without this, an engine that is gone would take every retry, because nothing is
 as empty as the books of ranks that nobody reaches.
 
-    the group           to another address     to a rank at the same one
-    is unreachable      yes                    no
-    was lost, refuses   yes                    only if nobody else can take it
+    the group             to another address     to a rank at the same one
+    is unreachable        yes                    no
+    was lost, refuses     yes                    only if nobody else can take it
+    has not what is       each engine once       no
+    asked for (404)
+
+What was lost or refused may have cost its group something, and so has a budget that all requests
+share (balancer.retry_budget).  Looking for what one engine keeps is no retry: it ends when all have
+been asked.
 """
 
 from __future__ import annotations
@@ -17,22 +23,65 @@ from collections.abc import Collection
 from balancer.assignment import Assignment
 from balancer.load import RequestShape
 from router.errors import NoGroup
-from router.front_door.dispatcher import Dispatcher
+from router.front_door.attempt import Attempt
+from router.front_door.services import Services
 from router.front_door.upstream import Address
 
+UNREACHABLE = "unreachable"
+NOT_THERE = "not_there"
+COSTLY = frozenset(("lost", "refused"))
 
-def assign_elsewhere(
-    dispatcher: Dispatcher,
-    shape: RequestShape,
-    excluded: Collection[int],
-    left: Address,
-    *,
-    is_reachable: bool,
-) -> Assignment:
-    """Choose none of the excluded, and rather none at the address that was left.  NoGroup."""
-    try:
-        return dispatcher.assign(shape, {*excluded, *dispatcher.groups_at(left)})
-    except NoGroup:
-        if not is_reachable:
-            raise
-        return dispatcher.assign(shape, excluded)
+
+class Elsewhere:
+    """The groups that one request was sent to, and where else it may go."""
+
+    __slots__ = ("_num_retries", "_places", "_ranks", "_services")
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._num_retries = 0
+        self._ranks: tuple[int, ...] = ()
+        self._places: tuple[Address, ...] = ()
+
+    def sent_to(self, attempt: Attempt) -> None:
+        """It is sent to that group, and never again."""
+        self._ranks += (attempt.dp_rank,)
+        self._places += (attempt.address,)
+
+    def assign(self, reason: str, shape: RequestShape, unfit: Collection[int]) -> Assignment | None:
+        """Choose another group, none of the unfit; None if there is none, or it may not."""
+        if reason == NOT_THERE:
+            return self._assign(shape, {*unfit, *self._at(self._places)})
+        if self._num_retries >= self._services.max_retries:
+            return None
+        if reason not in COSTLY:
+            assignment = self._assign(shape, {*self._ranks, *unfit, *self._at(self._places[-1:])})
+        else:
+            assignment = self._affordable(shape, {*self._ranks, *unfit})
+        self._num_retries += assignment is not None
+        return assignment
+
+    def _affordable(self, shape: RequestShape, excluded: set[int]) -> Assignment | None:
+        """Of those not excluded, rather none at the address that was left."""
+        services = self._services
+        budget, now_ns = services.retry_budget, services.dispatcher.now_ns()
+        if all(row.dp_rank in excluded for row in services.dispatcher.rows):
+            return None
+        if not budget.affords(now_ns):
+            services.meters.retries_over_budget += 1
+            return None
+        assignment = self._assign(shape, {*excluded, *self._at(self._places[-1:])})
+        if assignment is None:
+            assignment = self._assign(shape, excluded)
+        if assignment is not None:
+            budget.withdraw()
+        return assignment
+
+    def _assign(self, shape: RequestShape, excluded: Collection[int]) -> Assignment | None:
+        try:
+            return self._services.dispatcher.assign(shape, excluded)
+        except NoGroup:
+            return None
+
+    def _at(self, places: Collection[Address]) -> set[int]:
+        return {rank for place in places for rank in self._services.dispatcher.groups_at(place)}

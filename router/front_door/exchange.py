@@ -141,7 +141,11 @@ class Exchange:
             self._not_connected(error)
             return
         self._connecting = None
+        self._reached()
         self._write(connection, payload)
+
+    def _reached(self) -> None:
+        """A connection was made for this request."""
 
     def _not_connected(self, error: OSError) -> None:
         if is_shortage(error):  # ours to mend: every other upstream would fail alike

@@ -16,20 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, NamedTuple
-
-import orjson
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from balancer.assignment import Assignment
 from balancer.load import RequestShape
 from router.errors import BadRequest, GroupLost, NoGroup, RequestError
 from router.front_door.answer import Answer
 from router.front_door.attempt import Attempt
-from router.front_door.elsewhere import assign_elsewhere
+from router.front_door.elsewhere import UNREACHABLE, Elsewhere
 from router.front_door.exchange import Client, Exchange
 from router.front_door.message import Request
-from router.front_door.prompt import GENERATE_PATH, PromptCount, text_bytes
+from router.front_door.prompt import GENERATE_PATH, PromptCount, parsed_body, text_bytes
 from router.front_door.services import Services
 from router.front_door.upstream import UpstreamConnection
 
@@ -52,15 +50,12 @@ class _Head(NamedTuple):
 class InferenceExchange(Exchange):
     """Dispatches one inference request and relays the answer of the group that gives one."""
 
-    _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
-    """Statuses with which a group leaves a request to another one."""
-
     def __init__(self, client: Client, request: Request, services: Services) -> None:
         super().__init__(client, request, services.pool)
         self._services = services
         self._shape = RequestShape(0)
         self._attempt: Attempt | None = None
-        self._tried: tuple[int, ...] = ()
+        self._elsewhere = Elsewhere(services)
         self._unfit: Collection[int] = ()  # groups that it is never sent to
         self._answer: Answer | None = None
         self._held: _Head | None = None
@@ -72,7 +67,7 @@ class InferenceExchange(Exchange):
     def start(self) -> None:
         """Check what must be understood to dispatch it, count its prompt, and dispatch it."""
         try:
-            body = _parsed(self._request.body)
+            body = parsed_body(self._request.body)
             self._prompt_size = text_bytes(body, self._request.path)
             dp_rank = self._services.wishes.dp_rank(self._request)
         except BadRequest as error:
@@ -115,9 +110,12 @@ class InferenceExchange(Exchange):
         try:
             assignment = self._services.dispatcher.assign(self._shape, self._unfit)
         except NoGroup as error:
-            self._fail(error)
+            self._fail(self._explained(error))
             return
         self._go(assignment, counted)
+
+    def _explained(self, error: NoGroup) -> NoGroup:
+        return error
 
     def _go(self, assignment: Assignment, counted: PromptCount) -> None:
         """To the first group."""
@@ -126,52 +124,50 @@ class InferenceExchange(Exchange):
         is_estimated = counted.source == "estimated" and tells_all
         self._learns = is_estimated and services.counter.estimate.is_due()
         services.meters.prompt_tokens[counted.source] += counted.tokens
+        services.retry_budget.deposit()
         self._try(assignment)
 
     def _try(self, assignment: Assignment) -> None:
         """Send the request to the group that was chosen."""
         attempt = self._attempt = Attempt(self._services, assignment)
-        self._tried += (attempt.dp_rank,)
+        self._elsewhere.sent_to(attempt)
         self._send(attempt.address, attempt.forwarded(self._request))
 
     def _write(self, connection: UpstreamConnection, payload: bytes) -> None:
         if self._attempt is not None:
-            self._attempt.is_written = True
+            self._attempt.written()
         super()._write(connection, payload)
 
     def _retry(self, reason: str, why: str) -> bool:
         """Leave this group for another; False if the request may not, or nobody can take it."""
-        services, left = self._services, self._attempt
-        if self._head_passed or left is None or len(self._tried) > services.max_retries:
+        left = self._attempt
+        if self._head_passed or left is None:
             return False
-        excluded, is_reachable = {*self._tried, *self._unfit}, reason != "unreachable"
-        try:
-            assignment = assign_elsewhere(
-                services.dispatcher, self._shape, excluded, left.address, is_reachable=is_reachable
-            )
-        except NoGroup:
+        assignment = self._elsewhere.assign(reason, self._shape, self._unfit)
+        if assignment is None:
             return False
-        services.meters.retries[reason] += 1
+        self._services.meters.retries[reason] += 1
         _log.info(
             "request %s: DP group %d: %s; it goes to DP group %d as %s",
             left.dp_balance_id, left.dp_rank, why, assignment.dp_rank, assignment.dp_balance_id,
         )  # fmt: skip
         left.close()
-        if self._upstream is not None:
-            self._upstream.drop()
-            self._upstream = None
+        self._drop_upstream()
         self._held = None
         self._try(assignment)
         return True
+
+    def _refusal(self, status: int) -> str | None:
+        """Why a group that answers so leaves the request to another one; None: it does not."""
+        return _REFUSALS.get(status)
 
     # What the upstream connection calls
 
     def on_head(self, status: int, head: bytes, data: bytes, *, until_eof: bool) -> None:
         """Go elsewhere if it refuses; else pass it on, a stream's with its first byte."""
         if self._attempt is not None:
-            self._attempt.is_answered = True
-            self._attempt.is_computed = status == _OK  # which comes with the first output
-        refusal = self._refusals.get(status)
+            self._attempt.answered(status)
+        refusal = self._refusal(status)
         if refusal is not None and self._retry(refusal, f"it answered {status}"):
             return
         if refusal == _REFUSALS[_WRONG_EPOCH]:
@@ -218,6 +214,8 @@ class InferenceExchange(Exchange):
         """The group was lost before its answer was complete."""
         self._upstream = None
         self._services.meters.upstream_lost += 1
+        if self._attempt is not None:
+            self._attempt.lost(reason)
         if not self._retry("lost", reason):
             super().on_lost(reason)
 
@@ -229,16 +227,25 @@ class InferenceExchange(Exchange):
 
     # Inside
 
+    def _reached(self) -> None:
+        if self._attempt is not None:
+            self._attempt.reached()
+
     def _unreachable(self, reason: str) -> None:
-        if not self._retry("unreachable", reason):
+        if self._attempt is not None:
+            self._attempt.unreachable(reason)
+        if not self._retry(UNREACHABLE, reason):
             super()._unreachable(reason)
 
     def _give_up(self, reason: str) -> None:
         """The group's answer is of no use, and nobody else can give one."""
+        self._drop_upstream()
+        self._fail(self._lost_error(reason))
+
+    def _drop_upstream(self) -> None:
         if self._upstream is not None:
             self._upstream.drop()
             self._upstream = None
-        self._fail(self._lost_error(reason))
 
     def _pass_held(self, held: _Head, data: bytes) -> None:
         self._held = None
@@ -286,13 +293,3 @@ class InferenceExchange(Exchange):
 
     def _broken_tail(self, error: RequestError) -> bytes:
         return self._answer.broken_tail(error) if self._answer is not None else b""
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise BadRequest(f"the body must be a JSON object, it is {type(parsed).__name__}")
-    return parsed

@@ -88,6 +88,19 @@ class Meters:
         self.decision_s = Histogram(DECISION_BOUNDS_S)
         self._add_ages()
 
+    def _add_health(self) -> None:
+        """Of groups that fail."""
+        self.breaker_states: dict[int, int] = {}
+        """Of each group that has a breaker: 0 closed, 1 open, 2 half-open."""
+        self.breaker_changes: Counter[str] = Counter()
+        """Times that a breaker turned to each state."""
+        self.last_resorts = 0
+        """Requests sent past an open breaker, because nobody else could take them."""
+        self.slow_start_factors: dict[int, float] = {}
+        """Of each group that serves: what its load was multiplied by when it was noted last."""
+        self.retries_over_budget = 0
+        """Requests that were not sent to another group because many had been."""
+
     def _add_ages(self) -> None:
         """Ages of figures; and what the lobby counts, nothing where there is none."""
         self.figure_age_s = Histogram(AGE_BOUNDS_S)
@@ -97,6 +110,7 @@ class Meters:
         """Requests refused because as many waited as may."""
         self.waited_s = Histogram(LATENCY_BOUNDS_S)
         """Of those that went to a group, or that no group would take; not of those that left."""
+        self._add_health()
 
     def note_costs(self, costs: CostFit) -> None:
         """Take down the coefficients in use, and how well they explain the steps."""

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import orjson
+
 from router.errors import BadRequest
 from router.front_door.known_tokenizer import KnownTokenizer
 from shm.page_digest import page_digests
@@ -207,3 +209,14 @@ def _digests(tokens: Sequence[int], page_size: int) -> Sequence[int]:
         return page_digests(tokens, page_size)
     except OverflowError:
         return ()  # no token ids: the group will refuse them
+
+
+def parsed_body(body: bytes) -> dict[str, Any]:
+    """The fields of a body that has to be a JSON object.  Raises BadRequest."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise BadRequest(f"the body must be a JSON object, it is {type(parsed).__name__}")
+    return parsed

@@ -22,12 +22,15 @@ from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixIndex
+from balancer.retry_budget import RetryBudget
+from balancer.slow_start import SlowStart
 from router.front_door.client import ClientConnection
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.exchange import Client, Exchange
 from router.front_door.lobby import Lobby
 from router.front_door.message import Request
 from router.front_door.meters import Meters
+from router.front_door.passive_health import PassiveHealth
 from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
 from router.front_door.reception import Reception
@@ -81,6 +84,8 @@ class FrontDoor:
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
+        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
+        self._passive_health = PassiveHealth(instance.health, self.meters, chance, clock_ns)
         self.dispatcher = self._dispatcher(clock_ns)
         self.prefixes = Prefixes(
             self._pool, self.dispatcher.controller, self._counter, instance.instance_key
@@ -92,7 +97,7 @@ class FrontDoor:
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
         return Dispatcher(
-            self._controller(),
+            self._controller(clock_ns()),
             self._segments,
             self._slot,
             self.meters,
@@ -101,6 +106,7 @@ class FrontDoor:
             self._pool.lose,
             self._pool.spare,
             rows_read=None if self._instance.in_flight_board else (),
+            passive_health=self._passive_health,
         )
 
     def _questions(self) -> Settlement:
@@ -120,17 +126,19 @@ class FrontDoor:
             meters=self.meters,
             pool=self._pool,
             settlement=self.settlement,
+            passive_health=self._passive_health,
             wishes=Wishes(self.dispatcher.newest_ranks, self._instance.method),
             executor=executor,
             clock_s=self.clock_s,
             slot=self._slot,
             epoch=self._epoch,
+            retry_budget=RetryBudget(self._instance.health.retry_budget_percent),
             max_retries=self._instance.retry_max_retries,
             request_log=RequestLog.opened(self._instance.request_log),
             instance_key=self._instance.instance_key,
         )
 
-    def _controller(self) -> Controller:
+    def _controller(self, now_ns: int) -> Controller:
         instance = self._instance
         rng = random.Random(instance.seed)
         ledger = Ledger(
@@ -146,7 +154,8 @@ class FrontDoor:
         policy = make_policy(instance.method, rng, self._costs)
         slots, has_prefixes = instance.num_slots, instance.method in PREFIX_METHODS
         prefixes = PrefixIndex(slots) if has_prefixes else None
-        return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs)
+        slow_start = SlowStart(instance.health.slow_start_ns, now_ns)
+        return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs, slow_start)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         self.prefixes.follow(groups)
@@ -256,6 +265,7 @@ class FrontDoor:
         self.prefixes.measure(self.meters)
         self.meters.note_costs(self._costs)
         controller = self.dispatcher.controller
+        self.meters.slow_start_factors = controller.slow_start.factors()
         self.meters.open_settlements = self.settlement.num_open
         figures = self.meters.as_dict() | {
             "slot": self._slot,

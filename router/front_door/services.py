@@ -6,8 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import NamedTuple
 
+from balancer.retry_budget import RetryBudget
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
+from router.front_door.passive_health import PassiveHealth
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_log import RequestLog
 from router.front_door.settlement import Settlement
@@ -23,11 +25,13 @@ class Services(NamedTuple):
     meters: Meters
     pool: UpstreamPool
     settlement: Settlement
+    passive_health: PassiveHealth
     wishes: Wishes
     executor: Executor
     clock_s: Callable[[], float]
     slot: int
     epoch: int
+    retry_budget: RetryBudget
     max_retries: int
     """Groups that a request may be sent to after the first."""
     request_log: RequestLog | None

@@ -9,7 +9,7 @@ slot stands empty.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from router.front_door.upstream import Address
@@ -67,15 +67,6 @@ def freed(before: Mapping[int, GroupEntry], now: Mapping[int, GroupEntry]) -> li
         for dp_rank, known in before.items()
         if dp_rank not in now or (known.is_backend and now[dp_rank].epoch > known.epoch)
     ]
-
-
-def without_model(rows: Collection[GroupEntry]) -> dict[str, list[int]]:
-    """By name of a model, the groups that are known not to serve it."""
-    names = {name for row in rows for name in row.models}
-    return {
-        name: [row.dp_rank for row in rows if row.models and name not in row.models]
-        for name in names
-    }
 
 
 def _has_died(before: GroupState, now: GroupState) -> bool:

@@ -155,6 +155,13 @@ class FakeGroup:
         """From now on connections are refused."""
         self._server.close()
 
+    async def listen_again(self):
+        """At the same port; for a group that stopped to."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: _GroupConnection(self), "127.0.0.1", self.port
+        )
+
     async def next_request(self):
         return await soon(self._waiting.get())
 
