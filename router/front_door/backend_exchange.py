@@ -16,6 +16,7 @@ from router.errors import BadRequest
 from router.front_door.backend_prompt import measured, parsed
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.prompt import PromptCount
+from router.front_door.upstream import Address
 
 _REFUSALS = {503: "refused"}
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
@@ -55,6 +56,34 @@ class BackendExchange(InferenceExchange):
         self._has_prompt = tokens > 0
         self._count(PromptCount(tokens, "estimated"), fields)
 
+    def on_lost(self, reason: str) -> None:
+        """
+        Send it again to the same group if its connection was closed as it was taken.
+
+        Engines close connections that wait when they like: llama.cpp after each stream, and
+        says before that it will not.  That is no evidence against the group.
+        """
+        attempt, upstream = self._attempt, self._upstream
+        was_closed = self._is_reused and upstream is not None and upstream.has_ended
+        if attempt is None or attempt.is_answered or not was_closed:
+            super().on_lost(reason)
+            return
+        self._upstream, self._is_reused = None, False
+        self._services.meters.retries["closed"] += 1
+        self._begin(self._connect_and_send(attempt.address, attempt.forwarded(self._request)))
+
+    def _send(self, address: Address, payload: bytes) -> None:
+        """On a new connection, if it must not be sent twice."""
+        if self._may_repeat:
+            super()._send(address, payload)
+        else:
+            self._begin(self._connect_and_send(address, payload))
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether it does no harm that it is done twice."""
+        return self._request.method in _SAFE or self._request.path in _REPEATABLE
+
     def _session_key(self, body: dict[str, Any]) -> int | None:
         """None without a prompt: what all such requests have in common is no session."""
         return super()._session_key(body) if self._has_prompt else None
@@ -65,8 +94,6 @@ class BackendExchange(InferenceExchange):
 
         So may one that was answered 503, which a proxy says too when what is behind it was lost.
         """
-        request = self._request
-        may_repeat = request.method in _SAFE or request.path in _REPEATABLE
-        if reason != "unreachable" and not may_repeat:
+        if reason != "unreachable" and not self._may_repeat:
             return False
         return super()._retry(reason, why)
