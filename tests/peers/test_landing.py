@@ -30,7 +30,7 @@ def landed(site, asked):
 def dispatches(site):
     """Requests that the front doors have sent, by dp_rank."""
     name = "levelhead_dispatches_total"
-    return [site.door.metric(name, dp_rank=str(rank)) for rank in range(len(site.places))]
+    return [site.door.metric(name, group=str(rank)) for rank in range(len(site.places))]
 
 
 def test_every_rank_of_every_engine_is_a_group(site):

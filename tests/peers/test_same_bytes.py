@@ -48,7 +48,14 @@ OTHERS = (
     ("/v1/embeddings", {"input": "level"}),
     ("/rerank", {"query": "a", "documents": ["b"]}),
     ("/v1/responses", {"input": "level", "max_output_tokens": 4, "temperature": 0}),
-    ("/v1/messages", {"messages": [{"role": "user", "content": "level"}], "max_tokens": 4}),
+    (
+        "/v1/messages",
+        {
+            "messages": [{"role": "user", "content": "level"}],
+            "max_tokens": 4,
+            "temperature": 0,
+        },
+    ),
     ("/no/such", {"a": 1}),
 )
 
