@@ -1,13 +1,12 @@
 """Engines of other people: started once for all tests of a site."""
 
+import signal
 from contextlib import ExitStack
 
 import pytest
 
 from tests.peers.install import INSTALLED, state_of
 from tests.peers.site import SITES, Engines, open_site
-
-pytestmark = pytest.mark.peer
 
 
 def pytest_collection_modifyitems(items):
@@ -19,6 +18,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", name="engines")
 def _engines(tmp_path_factory):
+    """They have sessions of their own: who ends the tests by a signal must not leave them."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     engines = Engines(tmp_path_factory.mktemp("engines"))
     yield engines
     engines.stop()

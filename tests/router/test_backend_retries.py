@@ -2,6 +2,7 @@
 
 import pytest
 
+from shm.group_table import GroupState
 from tests.router.backends import Backends
 from tests.router.clients import post
 from tests.router.fakes import until
@@ -143,6 +144,25 @@ async def test_a_new_connection_that_is_closed_is_not_made_anew_for_ever():
 
         assert (await site.client.response()).status == 502
         assert site.num_received == [3]
+
+
+async def test_a_connection_that_was_given_up_is_not_made_anew():
+    """
+    An engine that is stopped takes connections and answers nothing.
+    """
+    async with Backends.opened(None) as site:
+        for body in (b"first", None):
+            site.client.send(post(path=b"/v1/completions"))
+            received = await site.servers[0].next_request()
+            if body:
+                received.answer(body)
+                assert (await site.client.response()).body == body
+        site.present(GroupState.DEAD)
+        for _ in range(8):
+            site.door.door.tick()
+
+        assert (await site.client.response()).status == 502
+        assert site.num_received == [2]
 
 
 async def test_what_must_not_be_sent_twice_goes_on_a_connection_of_its_own():
