@@ -25,12 +25,12 @@ _FIELDS = re.compile(
     rb'"(id|created|created_at|completed_at|item_id|request_id)":\s*("[^"]*"|[\d.]+)'
 )
 _TIMINGS = re.compile(rb'"timings":\s*\{[^}]*\}|"e2e_latency":\s*[\d.e-]+')
-TEXTS = ("level", "\u00fc\u4e16\U0001f600", "", 'quo"te\\', "\x00\x1f", "\u202eabc", "x " * 40)
+TEXTS = ("level", "\u00fc\u4e16\U0001f600", 'quo"te\\', "\x00\x1f", "\u202eabc", "x " * 40)
 ODD = (
     {"x_unknown": 1e300}, {"x_big": 10**40}, {"n": 2}, {"stop": ["a", "the"]}, {"seed": 7},
     {"logprobs": 2}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}},
-    {"user": "\u00fc"}, {"logit_bias": {"5": -100}}, {"max_tokens": -3}, {"max_tokens": "many"},
-    {"temperature": "hot"}, {"model": "no such"}, {"stop": 5}, {"frequency_penalty": 0.5},
+    {"user": "\u00fc"}, {"logit_bias": {"5": -100}}, {"max_tokens": "many"},
+    {"temperature": "hot"}, {"model": "no such"}, {"stop": 5},
 )  # fmt: skip
 CHAT = (
     {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
@@ -81,12 +81,14 @@ def request_of(rng):
 def answer_of(url, path, body, dp_rank):
     """Status, header lines in order, and body, less what is another one each time."""
     address = urlsplit(url)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=120)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
     headers = {"content-type": "application/json", "x-data-parallel-rank": str(dp_rank)}
     try:
         connection.request("POST", path, body, headers)
         answer = connection.getresponse()
         told = answer.read()
+    except OSError as error:
+        raise AssertionError(f"{url}{path} {body!r}: {error!r}") from error
     finally:
         connection.close()
     kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in NOT_COMPARED]
