@@ -23,6 +23,7 @@ from router.model_source import DEFAULT_MODEL
 from router.options import parse_serve
 from tests.e2e.instance import eventually
 from tests.peers.install import FOLDER
+from tests.peers.leftovers import remove_leftovers
 
 MODEL = DEFAULT_MODEL.name
 CONTEXT = 2048
@@ -53,6 +54,7 @@ class Engine:
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / f"{self.name}-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._began_s = time.time()
         self._client = httpx.Client(base_url=self.url, timeout=30)
 
     def command(self) -> list[str]:
@@ -91,6 +93,7 @@ class Engine:
         self._signal(signal.SIGTERM)
         self.kill()
         self._client.close()
+        remove_leftovers(self._began_s)
 
     def is_idle(self) -> bool:
         """Whether nothing runs or waits."""

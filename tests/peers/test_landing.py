@@ -77,6 +77,7 @@ def test_what_clients_have_left_stops_in_the_engine(site):
     """
     ranks = range(len(site.places))
     site.rested()
+    before = sum(site.produced())
     leavers = [
         Leaver(site.door.url, Asked(ENDLESS, 500, rank), number)
         for number, rank in enumerate([*ranks, *ranks])
@@ -84,11 +85,13 @@ def test_what_clients_have_left_stops_in_the_engine(site):
     eventually(lambda: in_flight(site) == len(leavers), "they are on their way")
     for leaver in leavers:
         leaver.leave()
+    site.rested()
     asked = [Asked(ENDLESS, dp_rank=rank, leaves_after=3) for rank in [*ranks, *ranks]]
     seen = seen_of(site.door.url, [*asked, *(Asked(8, dp_rank=rank) for rank in ranks)], 64)
 
     assert [each.num_tokens for each in seen] == [3] * len(asked) + [8] * len(ranks)
     site.rested()
+    assert sum(site.produced()) - before < ENDLESS, "of all together: less than one had asked for"
 
 
 def in_flight(site):
