@@ -2,6 +2,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 SERVE ?=
+BENCH ?=
+PEERS ?=
 SEED ?= 1
 SECONDS ?= 300
 
@@ -29,7 +31,16 @@ check: $(VENV)/installed  ## format, lint, types, rooms: what CI refuses
 	$(BIN)/lint-imports
 
 test: $(VENV)/installed  ## set all up, then every test that needs no accelerator
-	$(BIN)/python -m pytest -m 'not gpu'
+	$(BIN)/python -m pytest -m 'not gpu and not peer'
+
+peers: $(VENV)/installed  ## install real engines for test-peers: vLLM, SGLang, llama.cpp, on the CPU (.peers, 8 GB)
+	$(BIN)/python -m tests.peers.install
+
+test-peers: $(VENV)/installed  ## real engines behind the front door; skips, with the reason, what is not installed
+	$(BIN)/python -m pytest -m peer --durations=5 $(PEERS) tests/peers
+
+bench-peers: $(VENV)/installed  ## vLLM's own balancer and ours, side by side (BENCH='--requests 100 --rate 2 --seeds 1,2,3,4,5')
+	$(BIN)/python -m tests.peers.bench --engine vllm $(BENCH)
 
 bench: $(VENV)/installed  ## every benchmark, quick settings
 	$(BIN)/python -m benchmarks --quick
@@ -37,4 +48,4 @@ bench: $(VENV)/installed  ## every benchmark, quick settings
 chaos: $(VENV)/installed  ## kill and stop an instance's processes under load, and audit it (SEED=1 SECONDS=300)
 	@$(BIN)/python -m tests.faults.chaos --seed $(SEED) --seconds $(SECONDS)
 
-.PHONY: help serve install fix check test bench chaos
+.PHONY: help serve install fix check test peers test-peers bench-peers bench chaos

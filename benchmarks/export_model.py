@@ -53,6 +53,7 @@ def export(source: Path, folder: Path) -> None:
     checkpoint.tokenizer().save(folder)
     (folder / "config.json").write_text(json.dumps(config_json(checkpoint.config), indent=1))
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    tokenizer |= json.loads((folder / "chat.json").read_text())  # template, and special tokens
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     checkpoint.close()
 

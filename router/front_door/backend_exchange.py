@@ -20,6 +20,7 @@ from router.front_door.elsewhere import NOT_THERE, UNREACHABLE
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.prompt import PromptCount
 from router.front_door.rank_wish import groups_against
+from router.front_door.upstream import Address
 
 _REFUSALS = {503: "refused"}
 _NOT_FOUND = 404
@@ -77,6 +78,34 @@ class BackendExchange(InferenceExchange):
             return error
         return self._services.dispatcher.models.unavailable(self._fields.get("model"), error)
 
+    def on_lost(self, reason: str) -> None:
+        """
+        Send it again to the same group if its connection was closed as it was taken.
+
+        Engines close connections that wait when they like: llama.cpp after each stream, and
+        says before that it will not.  That is no evidence against the group.
+        """
+        attempt, upstream = self._attempt, self._upstream
+        was_closed = self._is_reused and upstream is not None and upstream.has_ended
+        if attempt is None or attempt.is_answered or not was_closed:
+            super().on_lost(reason)
+            return
+        self._upstream, self._is_reused = None, False
+        self._services.meters.retries["closed"] += 1
+        self._begin(self._connect_and_send(attempt.address, attempt.forwarded(self._request)))
+
+    def _send(self, address: Address, payload: bytes) -> None:
+        """On a new connection, if it must not be sent twice."""
+        if self._may_repeat:
+            super()._send(address, payload)
+        else:
+            self._begin(self._connect_and_send(address, payload))
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether it does no harm that it is done twice."""
+        return self._request.method in _SAFE or self._request.path in _REPEATABLE
+
     def _session_key(self, body: dict[str, Any]) -> int | None:
         """None without a prompt: what all such requests have in common is no session."""
         return super()._session_key(body) if self._has_prompt else None
@@ -87,12 +116,10 @@ class BackendExchange(InferenceExchange):
 
         So may one that was answered 503, which a proxy says too when what is behind it was lost.
         """
-        request = self._request
         self._services.dispatcher.refresh()
         with suppress(RequestError):  # groups may have come and gone: those that are left may do
             self._unfit = self._groups_unfit(self._shape.dp_rank)
-        may_repeat = request.method in _SAFE or request.path in _REPEATABLE
-        if reason not in _NOTHING_DONE and not may_repeat:
+        if reason not in _NOTHING_DONE and not self._may_repeat:
             return False
         return super()._retry(reason, why)
 

@@ -49,6 +49,8 @@ class Exchange:
         self._pool = pool
         self._upstream: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._is_reused = False
+        """Whether the connection it is on has carried an exchange before."""
         self._over = False
         self._head_passed = False
         self._keep_alive = request.keep_alive
@@ -111,6 +113,7 @@ class Exchange:
 
     def _send(self, address: Address, payload: bytes) -> None:
         connection = None if self._request.is_http10 else self._pool.take(address)
+        self._is_reused = connection is not None
         if connection is None:
             self._begin(self._connect_and_send(address, payload))
         else:

@@ -96,6 +96,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether a request can still be written."""
         return self._transport is not None and not self._transport.is_closing()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was closed, and nobody here gave it up."""
+        return self._transport is None
+
     def send(self, listener: Listener, request: bytes) -> None:
         """Write a whole request; its response goes to listener."""
         assert self._transport is not None

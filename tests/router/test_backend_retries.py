@@ -2,6 +2,7 @@
 
 import pytest
 
+from shm.group_table import GroupState
 from tests.router.backends import Backends
 from tests.router.clients import post
 from tests.router.fakes import until
@@ -117,6 +118,73 @@ async def test_what_never_went_out_may_go_elsewhere_whatever_it_is():
 
         assert site.num_received == [0, 4]
         assert site.door.meters.retries["unreachable"] > 0
+
+
+async def test_a_connection_that_is_closed_as_it_is_taken_is_made_anew():
+    """
+    To the same engine, which there is no other of: it closes those that wait without a word.
+    """
+    async with Backends.opened(None) as site:
+        await _closed_on_the_second(site, b"/v1/completions")
+        (await site.servers[0].next_request()).answer(b"third")
+
+        assert (await site.client.response()).body == b"third"
+        assert site.door.meters.retries == {"closed": 1}
+        await site.door.all_released()
+        assert site.flying() == (0, 0)
+
+
+async def test_a_new_connection_that_is_closed_is_not_made_anew_for_ever():
+    """
+    Then the engine has lost it.
+    """
+    async with Backends.opened(None) as site:
+        await _closed_on_the_second(site, b"/v1/completions")
+        (await site.servers[0].next_request()).close()
+
+        assert (await site.client.response()).status == 502
+        assert site.num_received == [3]
+
+
+async def test_a_connection_that_was_given_up_is_not_made_anew():
+    """
+    An engine that is stopped takes connections and answers nothing.
+    """
+    async with Backends.opened(None) as site:
+        for body in (b"first", None):
+            site.client.send(post(path=b"/v1/completions"))
+            received = await site.servers[0].next_request()
+            if body:
+                received.answer(body)
+                assert (await site.client.response()).body == body
+        site.present(GroupState.DEAD)
+        for _ in range(8):
+            site.door.door.tick()
+
+        assert (await site.client.response()).status == 502
+        assert site.num_received == [2]
+
+
+async def test_what_must_not_be_sent_twice_goes_on_a_connection_of_its_own():
+    """
+    Of one that waited, nobody could tell whether the engine had read it before it was closed.
+    """
+    async with Backends.opened(None, respond=lambda r: r.answer()) as site:
+        for path in (b"/v1/completions", b"/v1/responses", b"/v1/completions"):
+            site.client.send(post(path=path))
+            assert (await site.client.response()).status == 200
+
+        assert len(site.servers[0].connections) == 2
+
+
+async def _closed_on_the_second(site, path):
+    """A request is answered, and the connection closed when the second has come on it."""
+    site.client.send(post(path=path))
+    (await site.servers[0].next_request()).answer(b"first")
+    assert (await site.client.response()).body == b"first"
+    site.client.send(post(path=path))
+    (await site.servers[0].next_request()).close()
+    assert len(site.servers[0].connections) == 1
 
 
 def _leave(received, how):

@@ -1,8 +1,8 @@
 """
 Recorded answers of engines, and what is made of them; and of answers that are not right.
 
-Of vLLM 0.32.0 (one rank, and two under load) and llama.cpp's server of November 2026.
-SGLang's is put together from what its documents and source of 0.5 say: none was at hand.
+Of vLLM 0.32.0 (one rank, and two under load), SGLang 0.5.23 (two ranks on a CPU, ten requests
+sent to the first and one to the second) and llama.cpp's server of November 2026.
 """
 
 import re
@@ -130,8 +130,8 @@ def test_sglang_tells_each_rank():
     num_total_tokens has the prompts that wait.
     """
     assert read(Kind.SGLANG, SGLANG) == {
-        0: Reading(3, 2, 4622, 4210, 65536),
-        1: Reading(0, 0, 0, 0, 65536),
+        0: Reading(1, 2, 70, 28, 16384),
+        1: Reading(1, 0, 36, 36, 16384),
     }
 
 
@@ -139,7 +139,7 @@ def test_another_instance_is_one_group():
     """
     Whatever it has behind it.
     """
-    assert read(Kind.LEVELHEAD, SGLANG) == {0: Reading(3, 2, 4622, 4210, 131072)}
+    assert read(Kind.LEVELHEAD, SGLANG) == {0: Reading(2, 2, 106, 64, 32768)}
 
 
 def changed(**fields):
@@ -161,9 +161,9 @@ def changed(**fields):
         (changed(num_running_reqs=None), Condition.MISSING),
         (changed(max_total_num_tokens="gone"), Condition.MISSING),
         (changed(num_used_tokens=-1), Condition.MALFORMED),
-        (changed(num_used_tokens="4210"), Condition.MALFORMED),
+        (changed(num_used_tokens="28"), Condition.MALFORMED),
         (changed(num_used_tokens=True), Condition.MALFORMED),
-        (changed(num_used_tokens=65537), Condition.MALFORMED),
+        (changed(num_used_tokens=16385), Condition.MALFORMED),
         (changed(num_running_reqs=1e30), Condition.MALFORMED),
     ],
 )
