@@ -29,6 +29,7 @@ from router.backends.readings.reading import (
     Reading,
     ReadingError,
     checked,
+    combined,
     malformed,
     missing,
 )
@@ -198,7 +199,7 @@ def _of_rank(told: dict[int, Reading] | ReadingError, rank: int | None) -> Readi
         return told
     try:
         if rank is None:
-            return checked(Reading(*(sum(column) for column in zip(*told.values(), strict=True))))
+            return checked(combined(told.values()))
         return checked(told[rank]) if rank in told else missing(f"it tells nothing of rank {rank}")
     except ReadingError as error:
         return error

@@ -12,8 +12,8 @@ from router.backends.readings.reading import Condition, Reading, missing
 S = 1_000_000_000
 
 
-def reading(held, requests=1):
-    return Reading(requests, 0, held, held, 1 << 30)
+def reading(held, requests=1, age_ns=0):
+    return Reading(requests, 0, held, held, 1 << 30, age_ns)
 
 
 def test_what_others_have_sent_is_beyond_the_books():
@@ -48,6 +48,22 @@ def test_what_ended_shortly_before_it_was_read_is_not_added():
 
     assert beyond.observe(reading(900), Book(0, 0), Book(0, 0), S // 2) == Book(0, 0)
     assert beyond.observe(reading(900), Book(0, 0), Book(0, 0), 2 * S) == Book(900, 1)
+
+
+def test_figures_that_are_old_are_compared_with_the_books_of_then():
+    """
+    As far back as their age, and a second; what nobody can compare any more is not used.
+    """
+    beyond = Beyond()
+    beyond.observe(reading(900), Book(900, 1), Book(900, 1), 0)
+
+    assert beyond.observe(reading(900, age_ns=4 * S), Book(0, 0), Book(0, 0), 5 * S) == Book(0, 0)
+    assert beyond.observe(reading(900, age_ns=3 * S), Book(0, 0), Book(0, 0), 5 * S) == Book(900, 1)
+    assert beyond.observe(reading(900, age_ns=40 * S), Book(0, 0), Book(0, 0), 45 * S) is None
+    assert beyond.condition is Condition.FROZEN
+    idle = reading(0, requests=0, age_ns=600 * S)
+    assert beyond.observe(idle, Book(0, 0), Book(0, 0), 46 * S) == Book(0, 0)
+    assert beyond.condition is None
 
 
 def test_books_that_know_more_than_the_engine_keep_what_they_know():

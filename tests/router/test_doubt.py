@@ -62,6 +62,15 @@ def test_the_same_figures_are_believed_while_books_hardly_move(books):
     assert set(conditions(Doubt(), *[(BUSY, *books)] * 50)) == {None}
 
 
+def test_the_same_figures_are_the_same_though_they_get_older():
+    """
+    An engine that tells their age tells another one every time.
+    """
+    aged = [(BUSY._replace(age_ns=number), IDLE, OPEN) for number in range(11)]
+
+    assert conditions(Doubt(), *aged)[-1] is Condition.FROZEN
+
+
 def test_what_moves_again_is_believed_again():
     """
     At once.

@@ -130,8 +130,8 @@ def test_sglang_tells_each_rank():
     num_total_tokens has the prompts that wait.
     """
     assert read(Kind.SGLANG, SGLANG) == {
-        0: Reading(1, 2, 70, 28, 16384),
-        1: Reading(1, 0, 36, 36, 16384),
+        0: Reading(1, 2, 70, 28, 16384, 5_211_392_403),
+        1: Reading(1, 0, 36, 36, 16384, 1_127_121_210),
     }
 
 
@@ -139,7 +139,7 @@ def test_another_instance_is_one_group():
     """
     Whatever it has behind it.
     """
-    assert read(Kind.LEVELHEAD, SGLANG) == {0: Reading(2, 2, 106, 64, 32768)}
+    assert read(Kind.LEVELHEAD, SGLANG) == {0: Reading(2, 2, 106, 64, 32768, 5_211_392_403)}
 
 
 def changed(**fields):

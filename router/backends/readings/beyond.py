@@ -6,9 +6,12 @@ and show what has ended.  So it takes nothing away from the books, which are as 
 the streams.  It adds what they cannot know: requests of others than our front doors, output
 of answers that are not streamed, prompts that are longer than estimated.
 
-    beyond = max(0, what the reading shows - largest book noted in the second up to its arrival)
+    beyond = max(0, what the reading shows - largest book noted since a second before it was so)
 
-The largest, because whatever book of that second the reading shows, what is on it is not
+How old its figures were when they were told, an engine may say (SGLang's are as old as 15 steps).
+Books are kept for 30 s: what is older and shows that something is held says nothing of now.
+
+The largest, because whatever book of that time the reading shows, what is on it is not
 added a second time; nor is what is dispatched later, which is in no reading yet.  Too
 little may be added, until the next reading.  Books are noted every fifth of a second and
 around each question; one that the reading shows, and that fell between two of them, is
@@ -24,7 +27,8 @@ from balancer.ledger import Book
 from router.backends.readings.doubt import Doubt
 from router.backends.readings.reading import Condition, Reading, ReadingError
 
-_KEPT_NS = 1_000_000_000
+_SHORTLY_NS = 1_000_000_000
+_KEPT_NS = 30 * _SHORTLY_NS
 
 
 class _Seen(NamedTuple):
@@ -66,6 +70,11 @@ class Beyond:
         self.condition = self._doubt.observe(told, before, after)
         if self.condition is not None:
             return None
-        most_tokens = max(seen.book.tokens for seen in self._seen)
-        most_requests = max(seen.book.requests for seen in self._seen)
+        since_ns = now_ns - told.age_ns - _SHORTLY_NS
+        if since_ns < now_ns - _KEPT_NS and not told.is_zero:
+            self.condition = Condition.FROZEN
+            return None
+        shown = [seen.book for seen in self._seen if seen.at_ns >= since_ns]
+        most_tokens = max(book.tokens for book in shown)
+        most_requests = max(book.requests for book in shown)
         return Book(max(0, told.held_tokens - most_tokens), max(0, told.requests - most_requests))

@@ -3,19 +3,31 @@
 
     num_total_tokens = num_used_tokens + prompts of waiting requests
 
+SGLang publishes a rank's figures every 15 decode steps, and not at all while it has nothing to
+do: they tell the time at which they were published.
+
 In versions of SGLang that tell no max_total_num_tokens, num_total_tokens was the
 capacity: such an answer is refused, not misread.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import orjson
 
-from router.backends.readings.reading import Answers, Reading, count_of, malformed, missing
+from router.backends.readings.reading import (
+    Answers,
+    Reading,
+    combined,
+    count_of,
+    malformed,
+    missing,
+)
 
 _PATH = "/v1/loads"
+_OLDEST_S = 3600.0
 PATHS = (_PATH,)
 
 
@@ -33,16 +45,15 @@ def readings(answers: Answers) -> dict[int, Reading]:
         raise malformed(f"{_PATH} has no list of loads")
     if not loads:
         raise missing(f"{_PATH} tells of no rank")
-    return {count_of(each, "dp_rank"): _reading(each) for each in loads}
+    return {count_of(each, "dp_rank"): _reading(each, told.get("timestamp")) for each in loads}
 
 
 def summed(answers: Answers) -> dict[int, Reading]:
     """All ranks as one: of a server that is one group whatever it has behind it."""
-    by_rank = readings(answers).values()
-    return {0: Reading(*(sum(column) for column in zip(*by_rank, strict=True)))}
+    return {0: combined(readings(answers).values())}
 
 
-def _reading(load: dict[str, Any]) -> Reading:
+def _reading(load: dict[str, Any], told_at: object) -> Reading:
     capacity = count_of(load, "max_total_num_tokens")
     used = count_of(load, "num_used_tokens")
     if used > capacity:
@@ -53,4 +64,16 @@ def _reading(load: dict[str, Any]) -> Reading:
         max(used, count_of(load, "num_total_tokens")),
         used,
         capacity,
+        _age_ns(load.get("timestamp"), told_at),
     )
+
+
+def _age_ns(sampled_at: object, told_at: object) -> int:
+    """Age of a load that has a time of its own, in an answer that has one; else 0."""
+    if not isinstance(told_at, str) or not isinstance(sampled_at, int | float):
+        return 0
+    try:
+        age_s = datetime.fromisoformat(told_at).timestamp() - sampled_at
+    except ValueError:
+        return 0
+    return round(min(max(0.0, age_s), _OLDEST_S) * 1e9)

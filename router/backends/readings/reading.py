@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Condition(StrEnum):
 
 
 class Reading(NamedTuple):
-    """One DP rank at some instant shortly before it was asked."""
+    """One DP rank at some instant before it was asked, shortly unless it tells an age."""
 
     running_requests: int
     waiting_requests: int
@@ -40,6 +40,8 @@ class Reading(NamedTuple):
     """At least so many: KV of running requests, and prompts of waiting ones where they are told."""
     kv_used_tokens: int
     kv_capacity_tokens: int
+    age_ns: int = 0
+    """Of the figures when they were told, by the engine's own clock; 0 where that is not told."""
 
     @property
     def requests(self) -> int:
@@ -80,6 +82,13 @@ def count_of(fields: Mapping[str, Any], name: str) -> int:
     if not 0 <= value <= _MAX_COUNT:  # nan is not, too
         raise malformed(f"{name} is {value!r}")
     return round(value)
+
+
+def combined(readings: Iterable[Reading]) -> Reading:
+    """Of several ranks together: sums, and the age of the oldest."""
+    each = list(readings)
+    sums = Reading(*(sum(column) for column in zip(*each, strict=True)))
+    return sums._replace(age_ns=max(one.age_ns for one in each))
 
 
 def checked(reading: Reading) -> Reading:
