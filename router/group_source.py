@@ -48,5 +48,6 @@ async def _backends(options: ServeOptions) -> GroupSource:
         rank = "" if group.engine_rank is None else f", its DP rank {group.engine_rank}"
         _log.info("DP group %d is %s at %s%s", dp_rank, group.kind, group.url, rank)
     name = next((each.model for each in found if each.model), "")
-    _log.info("lengths of prompts are estimated from their bytes: no tokenizer is known")
+    if options.tokenizer_path is None:
+        _log.info("lengths of prompts are estimated from their bytes: no --tokenizer-path")
     return GroupSource(len(groups), name, None, groups)

@@ -69,6 +69,8 @@ class Instance:
     """Secret that front doors and control plane bring to the leaders."""
     backends: tuple[BackendGroup, ...] = ()
     """Groups of other people's engines, by dp_rank; none: the groups are workers of ours."""
+    tokenizer_path: str | None = None
+    """Folder of the backends' tokenizer; None: their prompts are estimated."""
     root_pid: int = 0
     root_start_ticks: int = 0
     """Who made it: see shm.process."""

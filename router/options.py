@@ -21,6 +21,7 @@ from router.backends.readings.reading import LEAST_LOAD_AGE_S
 from router.emulation_flags import check_emulation
 from router.errors import ConfigError
 from router.flags import serve_parser
+from router.tokenizer_flag import check_tokenizer
 
 _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
 
@@ -40,6 +41,8 @@ class ServeOptions:
 
     backends: tuple[Backend, ...]
     """None: the groups are workers of ours."""
+    tokenizer_path: Path | None
+    """Of the backends' model; None: their prompts are estimated."""
     model: str
     served_model_name: str | None
     dp_size: int
@@ -98,6 +101,7 @@ def parse_serve(
         if given[name] == "":
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "''", "an empty key would let everybody in; leave it out")
+    check_tokenizer(given)
     check_emulation(given)
     options = ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)
     if options.tp_size != 1:

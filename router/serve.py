@@ -120,6 +120,7 @@ def _instance(
         drain_timeout_s=options.drain_timeout_s,
         request_log=str(options.request_log.absolute()) if options.request_log else None,
         backends=source.backends,
+        tokenizer_path=str(options.tokenizer_path.absolute()) if options.tokenizer_path else None,
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,
         seed=options.seed,

@@ -61,6 +61,10 @@ class GroupEntry:
     """Names that it serves, and no others; none: not known, or `model` alone."""
     load_factor: float = 1.0
     """What each token and request there counts, so that stronger groups get more: 1 or more."""
+    kv_events: str = ""
+    """ZeroMQ endpoint at which it publishes what it caches; empty: it does not, or is ours."""
+    kv_replay: str = ""
+    """That at which it repeats what it published; empty: it does not."""
 
     @property
     def is_backend(self) -> bool:

@@ -2,6 +2,7 @@
 Backends: other people's engines, told by URL, and the DP groups that they are.
 
     http://host:port[,kind=auto|vllm|sglang|llamacpp|openai|levelhead][,dp-size=N][,weight=W]
+                    [,kv-events=PORT][,kv-replay=PORT]
 
 A backend is one HTTP server.  It is as many groups as it has DP ranks; each is
 addressed at the same host and port, in that engine's own way (see router.backends.addressing).
@@ -13,6 +14,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
+
+from router.backends.kv_endpoint import check_endpoints, parse_endpoint
 
 MAX_DP_SIZE = 1024
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
@@ -52,6 +55,9 @@ class Backend:
     dp_size: int | None = None
     weight: float = 1.0
     """Share of the load that each of its groups takes, beside groups of weight 1."""
+    kv_events: str = ""
+    """Where its rank 0 publishes KV events (router.backends.kv_endpoint); empty: nowhere."""
+    kv_replay: str = ""
 
     @property
     def url(self) -> str:
@@ -69,6 +75,9 @@ class BackendGroup:
     engine_rank: int | None = None
     """Its rank in an engine that has several; None: there is nothing to tell apart."""
     weight: float = 1.0
+    kv_events: str = ""
+    """Where this rank publishes KV events; empty: nowhere."""
+    kv_replay: str = ""
 
     @property
     def url(self) -> str:
@@ -93,7 +102,7 @@ def parse_backend(text: str) -> Backend:
         raise ValueError(f"'***@{behind}': allowed is http://host:port, without user or password")
     url, *settings = text.split(",")
     host, port = _address(url)
-    kind, dp_size, weight = None, None, 1.0
+    kind, dp_size, weight, endpoints = None, None, 1.0, {"kv-events": "", "kv-replay": ""}
     for setting in settings:
         name, _, value = setting.partition("=")
         if name == "kind":
@@ -102,13 +111,17 @@ def parse_backend(text: str) -> Backend:
             dp_size = _dp_size(value)
         elif name == "weight":
             weight = _weight(value)
+        elif name in endpoints:
+            endpoints[name] = parse_endpoint(name, value, host)
         else:
             raise ValueError(
-                f"{setting!r}: allowed after the URL are kind=..., dp-size=... and weight=..."
+                f"{setting!r}: allowed after the URL are kind=..., dp-size=..., weight=..., "
+                "kv-events=... and kv-replay=..."
             )
     if kind is not None and dp_size not in (None, 1) and not kind.has_ranks:
         raise ValueError(f"dp-size={dp_size}: {kind} has no DP ranks that can be asked for")
-    return Backend(host, port, kind, dp_size, weight)
+    check_endpoints(kind, *endpoints.values())
+    return Backend(host, port, kind, dp_size, weight, *endpoints.values())
 
 
 def _address(url: str) -> tuple[str, int]:

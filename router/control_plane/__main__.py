@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import httpx
 import uvicorn
 import uvloop
 
+from router.backends.kv_endpoint import why_not
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
@@ -18,6 +20,7 @@ from router.control_plane.backend_models import BackendModels
 from router.control_plane.collector import Collector
 from router.control_plane.figures import Figures
 from router.control_plane.health import probe_client
+from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.members import Members
 from router.control_plane.membership import Membership
 from router.control_plane.table import Table
@@ -57,6 +60,7 @@ async def _serve(instance: Instance) -> None:
         models = BackendModels(instance.backends, engines)
         found = known.groups if known else ()
         membership = _members(instance, writer, probes, figures, models, found)
+        kv_readers = _kv_readers(instance, membership)
         app = build_app(
             ControlPlane(
                 instance,
@@ -65,10 +69,11 @@ async def _serve(instance: Instance) -> None:
                 Tokenizing(tokenizing),
                 TotalsReader(totals),
                 models if instance.backends else None,
+                kv_readers,
             )
         )
-        server = uvicorn.Server(_config(app, instance))
-        keeping = asyncio.create_task(_keep(membership, collector, models))
+        server = _Server(_config(app, instance), kv_readers)
+        keeping = asyncio.create_task(_keep(membership, collector, models, kv_readers))
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
         await server.serve()
         keeping.cancel()
@@ -82,12 +87,33 @@ async def _serve(instance: Instance) -> None:
         keeping.result()  # membership must not end on its own: say why, and be restarted
 
 
-async def _keep(membership: Members, collector: Collector | None, models: BackendModels) -> None:
+class _Server(uvicorn.Server):
+    """Lets go of those who follow prefix caches, for whom it would wait for ever."""
+
+    def __init__(self, config: uvicorn.Config, kv_readers: KvReaders | None) -> None:
+        super().__init__(config)
+        self._kv_readers = kv_readers
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, once every connection has."""
+        if self._kv_readers is not None:
+            self._kv_readers.close()
+        await super().shutdown(sockets)
+
+
+async def _keep(
+    membership: Members,
+    collector: Collector | None,
+    models: BackendModels,
+    kv_readers: KvReaders | None,
+) -> None:
     async with asyncio.TaskGroup() as together:
         together.create_task(membership.keep())
         together.create_task(models.keep())
         if collector is not None:
             together.create_task(collector.keep())
+        if kv_readers is not None:
+            together.create_task(kv_readers.keep())
 
 
 def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> Collector | None:
@@ -96,6 +122,17 @@ def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> C
         return None
     writer = LoadWriter.attach(instance.name, instance.dp_size, instance.num_front_doors)
     return Collector(instance, board, writer, client, time.monotonic_ns)
+
+
+def _kv_readers(instance: Instance, membership: Members) -> KvReaders | None:
+    """None without what is needed to use them: `levelhead serve` has said so where it matters."""
+    if not instance.backends or why_not(instance.tokenizer_path):
+        return None
+    import zmq.asyncio  # of an extra, as is what the next imports
+
+    from router.control_plane.kv_events.zmq_reader import zmq_wire
+
+    return KvReaders(lambda: membership.groups, zmq_wire(zmq.asyncio.Context()))
 
 
 def _members(

@@ -18,6 +18,8 @@ from router.control_plane.admin import add_admin
 from router.control_plane.backend_models import BackendModels
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
+from router.control_plane.kv_events.endpoint import add_prefix_events
+from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.loads import Loads, loads_of
 from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
@@ -40,6 +42,8 @@ class ControlPlane:
     totals: TotalsReader
     backend_models: BackendModels | None = None
     """What backends list; None with workers of ours."""
+    kv_readers: KvReaders | None = None
+    """Of backends' KV events; None: nobody publishes any, or nobody could read them."""
 
 
 class Model(BaseModel):
@@ -80,6 +84,8 @@ def build_app(control: ControlPlane) -> FastAPI:
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures)
+    if control.kv_readers is not None:
+        add_prefix_events(app, control.kv_readers, control.instance.instance_key)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> Response:
@@ -130,7 +136,8 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/v1/loads", tags=["load"])
     async def loads() -> Loads:
         """Load of every DP group as the front doors see it."""
-        return loads_of(control.figures.read(control.membership.groups), time.time())
+        kv = control.kv_readers.conditions() if control.kv_readers else {}
+        return loads_of(control.figures.read(control.membership.groups), time.time(), kv)
 
     @app.get("/metrics", tags=["load"], response_class=Response)
     async def metrics() -> Response:
@@ -139,7 +146,7 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
         meters, totals = await asyncio.gather(
             read_meters(control.instance), control.totals.read(groups)
         )
-        told = exposition(control.figures.read(groups), meters, totals)
+        told = exposition(control.figures.read(groups), meters, totals, control.kv_readers)
         return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 

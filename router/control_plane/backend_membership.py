@@ -158,6 +158,8 @@ def _first_entry(dp_rank: int, group: BackendGroup, instance: Instance) -> Group
         engine=group.kind.value,
         engine_rank=group.engine_rank,
         load_factor=strongest / group.weight,
+        kv_events=group.kv_events,
+        kv_replay=group.kv_replay,
     )
 
 

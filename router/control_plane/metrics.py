@@ -24,6 +24,8 @@ from prometheus_client.core import (
 
 from router.control_plane.backend_metrics import conditions
 from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.kv_events.metrics import kv_metrics
+from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.totals import Totals
 from shm.group_table import GroupState
 
@@ -109,12 +111,14 @@ def exposition(
     figures: list[GroupFigures],
     meters: list[dict[str, Any] | None],
     totals: Mapping[int, Totals],
+    kv_readers: KvReaders | None = None,
 ) -> bytes:
     """Everything in Prometheus' text format.  totals: by dp_rank, of groups that told them."""
     metrics = (
         *group_metrics(figures, meters),
         *group_totals(totals),
         *front_door_metrics(meters),
+        *kv_metrics(kv_readers),
     )
     registry = CollectorRegistry()
     registry.register(_Scrape(list(metrics)))

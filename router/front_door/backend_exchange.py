@@ -8,14 +8,15 @@ serves, too.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from balancer.load import RequestShape
 from router.errors import BadRequest
-from router.front_door.backend_prompt import measured, parsed
-from router.front_door.inference_exchange import InferenceExchange
-from router.front_door.prompt import PromptCount
+from router.front_door.backend_prompt import PromptMeasure, measured, parsed
+from router.front_door.inference_exchange import COUNT_ELSEWHERE_BYTES, InferenceExchange
+from router.front_door.prompt import LONGEST_EXACT_BYTES, PromptCount
 
 _REFUSALS = {503: "refused"}
 _SAFE = (b"GET", b"HEAD", b"OPTIONS")
@@ -34,11 +35,12 @@ class BackendExchange(InferenceExchange):
     """Dispatches one request, of whatever kind, and relays the answer of the group it went to."""
 
     _has_prompt = False
+    _estimated = PromptCount(0, "estimated")
     _refusals: ClassVar[Mapping[int, str]] = _REFUSALS
 
     def start(self) -> None:
-        """Estimate what it will hold, and dispatch it."""
-        request, counter = self._request, self._services.counter
+        """Count or estimate what it will hold, and dispatch it."""
+        request = self._request
         try:
             dp_rank = self._services.wishes.dp_rank(request)
         except BadRequest as error:
@@ -51,9 +53,36 @@ class BackendExchange(InferenceExchange):
             self._unfit = self._services.dispatcher.groups_without(fields.get("model"))
         if measure.is_known:
             self._prompt_size = (measure.text_bytes, measure.num_messages)
-        tokens = measure.tokens(counter.estimate)
+        tokens = measure.tokens(self._services.counter.estimate)
         self._has_prompt = tokens > 0
-        self._count(PromptCount(tokens, "estimated"), fields)
+        self._estimated = PromptCount(tokens, "estimated")
+        if self._services.engine_prompts is None or not measure.is_only_text:
+            self._count(self._estimated, fields)
+        elif measure.text_bytes > COUNT_ELSEWHERE_BYTES:
+            self._begin(self._count_beside(fields, measure))
+        else:
+            self._count(self._exactly(fields, measure), fields)
+
+    async def _count_beside(self, fields: dict[str, Any], measure: PromptMeasure) -> None:
+        """A long prompt is tokenized beside the event loop."""
+        loop, executor = asyncio.get_running_loop(), self._services.executor
+        counted = await loop.run_in_executor(executor, self._exactly, fields, measure)
+        self._connecting = None
+        self._count(counted, fields)
+
+    def _exactly(self, fields: dict[str, Any], measure: PromptMeasure) -> PromptCount:
+        """The prompt as its engine counts it, or estimated where that is not known."""
+        services = self._services
+        if services.engine_prompts is None or measure.text_bytes > LONGEST_EXACT_BYTES:
+            return self._estimated
+        path, page_size = self._request.path, services.counter.page_size
+        bases, model = services.dispatcher.first_models, fields.get("model")
+        if len(bases) > 1:
+            return self._estimated  # whose tokenizer it is, nobody said
+        if bases and model and model not in bases:
+            page_size = 0  # an adapter's prompts are cached apart
+        counted = services.engine_prompts.count(fields, path, measure.num_copies, page_size)
+        return self._estimated if counted is None else counted
 
     def _session_key(self, body: dict[str, Any]) -> int | None:
         """None without a prompt: what all such requests have in common is no session."""

@@ -92,6 +92,8 @@ class Dispatcher:
         self._rows: dict[int, GroupEntry] = {}
         self._without: dict[str, list[int]] = {}
         """By name of a model, the groups that are known not to serve it."""
+        self.first_models: frozenset[str] = frozenset()
+        """Of the lists that engines tell: what they were started with, before any adapter."""
 
     def refresh(self) -> None:
         """Take over what was published since the last time, and that time has passed."""
@@ -202,6 +204,7 @@ class Dispatcher:
         back = _back(self._groups, table.groups)
         self._rows = {entry.dp_rank: entry for entry in table.groups}
         self._without = _without(table.groups)
+        self.first_models = frozenset(row.models[0] for row in table.groups if row.models)
         for entry in table.groups:
             self.controller.observe_group(entry)
             is_stale = self.controller.figures_are_stale(entry.dp_rank)

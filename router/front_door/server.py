@@ -24,10 +24,12 @@ from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixIndex
 from router.front_door.client import ClientConnection
 from router.front_door.dispatcher import Dispatcher, Segments
+from router.front_door.engine_prompts import engine_prompts
 from router.front_door.exchange import Client, Exchange
 from router.front_door.lobby import Lobby
 from router.front_door.message import Request
 from router.front_door.meters import Meters
+from router.front_door.prefix_intake import Whereabouts
 from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
 from router.front_door.reception import Reception
@@ -83,7 +85,10 @@ class FrontDoor:
         self._costs = CostFit()
         self.dispatcher = self._dispatcher(clock_ns)
         self.prefixes = Prefixes(
-            self._pool, self.dispatcher.controller, self._counter, instance.instance_key
+            self._pool,
+            self.dispatcher.controller,
+            self._counter,
+            Whereabouts(instance.control_socket, instance.instance_key),
         )
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
@@ -117,6 +122,7 @@ class FrontDoor:
         return Services(
             dispatcher=self.dispatcher,
             counter=self._counter,
+            engine_prompts=engine_prompts(self._instance),
             meters=self.meters,
             pool=self._pool,
             settlement=self.settlement,

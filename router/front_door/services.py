@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import NamedTuple
 
 from router.front_door.dispatcher import Dispatcher
+from router.front_door.engine_prompts import EnginePrompts
 from router.front_door.meters import Meters
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_log import RequestLog
@@ -20,6 +21,8 @@ class Services(NamedTuple):
 
     dispatcher: Dispatcher
     counter: PromptCounter
+    engine_prompts: EnginePrompts | None
+    """What backends' tokenizer says of prompts; None: there is none, they are estimated."""
     meters: Meters
     pool: UpstreamPool
     settlement: Settlement

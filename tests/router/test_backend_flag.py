@@ -49,7 +49,7 @@ def test_a_backend_is_a_url_and_what_is_known_of_it(text, backend):
         ("http://a:1,kind=tgi", "kind=tgi: allowed are auto, vllm, sglang, llamacpp, openai,"),
         ("http://a:1,dp-size=0", "dp-size=0: allowed are integers, 1 to 1024"),
         ("http://a:1,dp-size=two", "dp-size=two: allowed are integers, 1 to 1024"),
-        ("http://a:1,dpsize=2", "'dpsize=2': allowed after the URL are kind=..., dp-size=... and"),
+        ("http://a:1,dpsize=2", "'dpsize=2': allowed after the URL are kind=..., dp-size=..., "),
         ("http://a:1,weight=0", "weight=0: allowed are 0.01 to 100"),
         ("http://a:1,weight=nan", "weight=nan: allowed are 0.01 to 100"),
         ("http://a:1,kind=llamacpp,dp-size=2", "dp-size=2: llamacpp has no DP ranks"),
