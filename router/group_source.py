@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from balancer.methods import PREFIX_METHODS
 from router.backends.backend import BackendGroup
 from router.backends.discovery import Discovery
 from router.model_source import locate
@@ -40,6 +41,10 @@ def group_source(options: ServeOptions) -> GroupSource:
     return GroupSource(options.dp_size, options.served_model_name or model.name, model.path)
 
 
+def _uses_prefixes(options: ServeOptions) -> bool:
+    return options.load_balance_method in PREFIX_METHODS
+
+
 async def _backends(options: ServeOptions) -> GroupSource:
     async with httpx.AsyncClient(trust_env=False) as client:
         found = await Discovery(client).groups(options.backends)
@@ -48,6 +53,10 @@ async def _backends(options: ServeOptions) -> GroupSource:
         rank = "" if group.engine_rank is None else f", its DP rank {group.engine_rank}"
         _log.info("DP group %d is %s at %s%s", dp_rank, group.kind, group.url, rank)
     name = next((each.model for each in found if each.model), "")
+    if any(group.kv_events for group in groups) and not _uses_prefixes(options):
+        _log.warning(
+            "KV events are not read: %s chooses by no prefixes", options.load_balance_method
+        )
     if options.tokenizer_path is None:
         _log.info("lengths of prompts are estimated from their bytes: no --tokenizer-path")
     return GroupSource(len(groups), name, None, groups)

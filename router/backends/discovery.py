@@ -160,14 +160,13 @@ def _groups(backend: Backend, kind: Kind, ranks: tuple[int, ...]) -> tuple[Backe
     try:
         check_endpoints(kind, backend.kv_events, backend.kv_replay)
         endpoints = [
-            (of_rank(backend.kv_events, rank or 0), of_rank(backend.kv_replay, rank or 0))
-            for rank in named
+            (of_rank(backend.kv_events, rank), of_rank(backend.kv_replay, rank)) for rank in ranks
         ]
     except ValueError as error:
         raise StartError(f"--backend {backend.url}: {error}") from None
     return tuple(
         BackendGroup(backend.host, backend.port, kind, rank, backend.weight, *at)
-        for rank, at in zip(named, endpoints, strict=True)
+        for rank, at in zip(named, endpoints, strict=False)
     )
 
 

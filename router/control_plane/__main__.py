@@ -12,6 +12,7 @@ import httpx
 import uvicorn
 import uvloop
 
+from balancer.methods import PREFIX_METHODS
 from router.backends.kv_endpoint import why_not
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.backend_health import BackendProbe
@@ -125,8 +126,9 @@ def _collector(instance: Instance, board: Board, client: httpx.AsyncClient) -> C
 
 
 def _kv_readers(instance: Instance, membership: Members) -> KvReaders | None:
-    """None without what is needed to use them: `levelhead serve` has said so where it matters."""
-    if not instance.backends or why_not(instance.tokenizer_path):
+    """None where nobody uses them, or could: `levelhead serve` has said so where it matters."""
+    is_wanted = instance.backends and instance.method in PREFIX_METHODS
+    if not is_wanted or why_not(instance.tokenizer_path):
         return None
     import zmq.asyncio  # of an extra, as is what the next imports
 

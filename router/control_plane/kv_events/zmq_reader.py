@@ -84,7 +84,7 @@ class ZmqReader:
                 for task in (lost, hearing):
                     task.cancel()
                 await asyncio.gather(lost, hearing, return_exceptions=True)
-                self._rank.lost()
+            self._rank.lost()
         finally:
             sub.disable_monitor()
             monitor.close(linger=0)
