@@ -1,4 +1,4 @@
-"""A front door before engines that publish what they cache: what it counts, believes and charges."""
+"""A front door before engines that publish what they cache: its counts, beliefs and charges."""
 
 import contextlib
 
