@@ -62,18 +62,10 @@ async def _serve(instance: Instance) -> None:
         found = known.groups if known else ()
         membership = _members(instance, writer, probes, figures, models, found)
         kv_readers = _kv_readers(instance, membership)
-        app = build_app(
-            ControlPlane(
-                instance,
-                membership,
-                figures,
-                Tokenizing(tokenizing),
-                TotalsReader(totals),
-                models if instance.backends else None,
-                kv_readers,
-            )
-        )
-        server = _Server(_config(app, instance), kv_readers)
+        asked = (Tokenizing(tokenizing), TotalsReader(totals))
+        listed = models if instance.backends else None
+        control = ControlPlane(instance, membership, figures, *asked, listed, kv_readers)
+        server = _Server(_config(build_app(control), instance), kv_readers)
         keeping = asyncio.create_task(_keep(membership, collector, models, kv_readers))
         keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
         await server.serve()

@@ -84,12 +84,9 @@ class FrontDoor:
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
         self.dispatcher = self._dispatcher(clock_ns)
-        self.prefixes = Prefixes(
-            self._pool,
-            self.dispatcher.controller,
-            self._counter,
-            Whereabouts(instance.control_socket, instance.instance_key),
-        )
+        controller = self.dispatcher.controller
+        tellers = Whereabouts(instance.control_socket, instance.instance_key)
+        self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)

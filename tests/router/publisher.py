@@ -6,6 +6,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from tests.router.fakes import soon
+
 END = (-1).to_bytes(8, "big", signed=True)
 
 
@@ -69,7 +71,7 @@ class Publisher:
 
     async def subscribed(self):
         """Wait until somebody listens."""
-        assert await self.pub.recv() == b"\x01"
+        assert await soon(self.pub.recv()) == b"\x01"
 
     async def publish(self, *events, is_lost=False, payload=None):
         """The next batch; is_lost: nobody hears it."""
@@ -81,7 +83,7 @@ class Publisher:
 
     async def repeat(self, topic=(b"",)):
         """Answer the next question for what was missed."""
-        *sender, first = await self.router.recv_multipart()
+        *sender, first = await soon(self.router.recv_multipart())
         first = int.from_bytes(first, "big")
         self.asked.append(first)
         for number, payload in self.kept.items():

@@ -131,6 +131,18 @@ def test_a_page_is_there_as_long_as_one_copy_of_it_is():
     assert blocks.take(BlocksRemoved([13, 99])) is None
 
 
+def test_a_page_of_two_hashes_is_there_as_long_as_one_of_them_is():
+    """
+    It is told once, and its end once.
+    """
+    blocks = a_map(STORED)
+
+    assert blocks.take(STORED._replace(hashes=[21, 22, 23])) is None
+    assert blocks.take(BlocksRemoved([11, 12, 13])) is None
+    gone = blocks.take(BlocksRemoved([21, 22, 23]))
+    assert gone == PrefixEvent(Change.EVICTED, DIGESTS)
+
+
 def test_a_tree_holds_nothing_twice_whatever_it_tells():
     """
     Not that of an engine without copies.
