@@ -18,7 +18,7 @@ from shm.errors import InvalidRecord
 from shm.names import Kind, segment_name
 from shm.segment import Segment
 
-_BYTES_PER_GROUP = 1024
+_BYTES_PER_GROUP = 2048  # names of models, and three places with long names of hosts
 
 
 class GroupState(StrEnum):

@@ -70,7 +70,7 @@ def test_a_table_that_does_not_fit_is_refused(writer, reader):
     """
     writer.publish([READY], published_ns=1)
 
-    with pytest.raises(PayloadTooLarge, match="bytes to publish, room for 2048"):
+    with pytest.raises(PayloadTooLarge, match="bytes to publish, room for 4096"):
         writer.publish([READY] * 100, published_ns=2)
     assert reader.snapshot().groups == (READY,)
 

@@ -16,7 +16,7 @@ _KEY = "x-levelhead-instance-key"
 
 
 def add_prefix_events(app: FastAPI, readers: KvReaders, instance_key: str) -> None:
-    """Add the route.  What clients may ask for, they ask for here too: hence the key."""
+    """Add the route.  Front doors pass no client's request to it; who may ask has the key."""
 
     @app.get("/prefix_events/{dp_rank}", include_in_schema=False)
     async def prefix_events(dp_rank: int, request: Request) -> StreamingResponse:
