@@ -182,6 +182,31 @@ async def test_a_front_door_is_told_all_and_then_what_changes():
         await soon(two.task)
 
 
+async def test_a_group_that_has_just_come_is_told_of_and_the_one_before_is_not():
+    """
+    Though nobody has looked since: a front door may have seen the table first.
+    """
+    async with reading(row(0)) as found:
+        found.hear(0, 0, stored([1], [1, 1]))
+        found.rows = (row(0, epoch=12),)
+        asked = Asked(found.readers, 0, KEY)
+        await until(lambda: asked.news)
+        assert asked.news == [{"epoch": 12, "page_size": 0}]
+        assert found.ended == [0]
+        asked.leaves.set()
+        await soon(asked.task)
+
+
+async def test_after_the_end_nobody_is_read_again():
+    """
+    Whoever still looks or asks: the process ends.
+    """
+    async with reading(row(0)) as found:
+        found.readers.close()
+        found.readers.look()
+        assert (found.readers.feed(0), found.readers.ranks) == (None, [])
+
+
 @pytest.mark.parametrize(("dp_rank", "key"), [(0, "guessed"), (0, ""), (7, KEY)])
 async def test_nobody_else_is_told_anything(dp_rank, key):
     """
