@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from balancer.methods import PREFIX_METHODS
 from router.backends.backend import BackendGroup
 from router.backends.discovery import Discovery
 from router.backends.engine_client import Accesses, engine_client
@@ -49,6 +50,10 @@ def group_source(options: ServeOptions) -> GroupSource:
     return GroupSource(options.dp_size, options.served_model_name or model.name, model.path)
 
 
+def _uses_prefixes(options: ServeOptions) -> bool:
+    return options.load_balance_method in PREFIX_METHODS
+
+
 async def _backends(options: ServeOptions) -> GroupSource:
     async with engine_client(Accesses(os.environ, options.backends)) as client:
         found = await Discovery(client).groups(options.backends)
@@ -57,7 +62,12 @@ async def _backends(options: ServeOptions) -> GroupSource:
         rank = "" if group.engine_rank is None else f", its DP rank {group.engine_rank}"
         _log.info("DP group %d is %s at %s%s", dp_rank, group.kind, group.url, rank)
     name = next((each.model for each in found if each.model), "")
-    _log.info("lengths of prompts are estimated from their bytes: no tokenizer is known")
+    if any(group.kv_events for group in groups) and not _uses_prefixes(options):
+        _log.warning(
+            "KV events are not read: %s chooses by no prefixes", options.load_balance_method
+        )
+    if options.tokenizer_path is None:
+        _log.info("lengths of prompts are estimated from their bytes: no --tokenizer-path")
     return GroupSource(len(groups), name, None, groups, _max_groups(options, len(groups)))
 
 

@@ -72,6 +72,8 @@ class Instance:
     """Secret that front doors and control plane bring to the leaders."""
     backends: tuple[BackendGroup, ...] = ()
     """Groups of the engines that were told at the start, by dp_rank."""
+    tokenizer_path: str | None = None
+    """Folder of the backends' tokenizer; None: their prompts are estimated."""
     backends_file: str | None = None
     backend_dns: tuple[str, ...] = ()
     backend_kubernetes: tuple[str, ...] = ()

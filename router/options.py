@@ -25,6 +25,7 @@ from router.errors import ConfigError
 from router.flags import serve_parser
 from router.health_flags import take_health_rules
 from router.health_rules import HealthRules
+from router.tokenizer_flag import check_tokenizer
 
 _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
 
@@ -51,6 +52,8 @@ class ServeOptions:
     kubernetes_token_file: str | None
     kubernetes_ca_file: str | None
     """These three: see router.backends.kubernetes.flags."""
+    tokenizer_path: Path | None
+    """Of the backends' model; None: their prompts are estimated."""
     model: str
     served_model_name: str | None
     dp_size: int
@@ -123,6 +126,7 @@ def parse_serve(
         if given[name] == "":
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "''", "an empty key would let everybody in; leave it out")
+    check_tokenizer(given)
     check_emulation(given)
     given["health"] = take_health_rules(given)
     options = ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)

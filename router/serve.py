@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Coroutine
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from router.descriptors import raise_descriptor_limit
@@ -96,7 +97,7 @@ def _instance(
     options: ServeOptions, name: str, epoch: int, folder: Path, port: int, source: GroupSource
 ) -> Instance:
     root = this_process()
-    return Instance(
+    instance = Instance(
         name=name,
         epoch=epoch,
         run_dir=str(folder),
@@ -119,8 +120,21 @@ def _instance(
         max_request_bytes=options.max_request_bytes,
         retry_max_retries=options.retry_max_retries,
         drain_timeout_s=options.drain_timeout_s,
-        request_log=str(options.request_log.absolute()) if options.request_log else None,
+        request_log=_absolute(options.request_log),
+        root_pid=root.pid,
+        root_start_ticks=root.start_ticks,
+        seed=options.seed,
+        log_level=options.log_level,
+    )
+    return _with_backends(instance, options, source)
+
+
+def _with_backends(instance: Instance, options: ServeOptions, source: GroupSource) -> Instance:
+    """The instance with what it is told of backends, if its groups are such."""
+    return replace(
+        instance,
         backends=source.backends,
+        tokenizer_path=_absolute(options.tokenizer_path),
         backends_file=_absolute(options.backends_file),
         backend_dns=options.backend_dns,
         backend_kubernetes=options.backend_kubernetes,
@@ -128,14 +142,10 @@ def _instance(
         kubernetes_token_file=_absolute(options.kubernetes_token_file),
         kubernetes_ca_file=_absolute(options.kubernetes_ca_file),
         max_groups=source.max_groups,
-        root_pid=root.pid,
-        root_start_ticks=root.start_ticks,
-        seed=options.seed,
-        log_level=options.log_level,
     )
 
 
-def _absolute(path: str | None) -> str | None:
+def _absolute(path: str | Path | None) -> str | None:
     """The same file from any folder."""
     return None if path is None else str(Path(path).absolute())
 

@@ -18,7 +18,7 @@ from shm.errors import InvalidRecord
 from shm.names import Kind, segment_name
 from shm.segment import Segment
 
-_BYTES_PER_GROUP = 1280
+_BYTES_PER_GROUP = 2304  # names of models, and four long places
 
 
 class GroupState(StrEnum):
@@ -63,6 +63,10 @@ class GroupEntry:
     """What each token and request there counts, so that stronger groups get more: 1 or more."""
     tls: str = ""
     """How a backend's certificate is verified: see router.backends.tls; empty: plain HTTP."""
+    kv_events: str = ""
+    """ZeroMQ endpoint at which it publishes what it caches; empty: it does not, or is ours."""
+    kv_replay: str = ""
+    """That at which it repeats what it published; empty: it does not."""
     ready_since_ns: int = field(default=0, compare=False)
     """
     When it began to serve, on the host's monotonic clock: a suspect time does not end that.

@@ -3,6 +3,7 @@ Backends: other people's engines, told by URL, and the DP groups that they are.
 
     http[s]://host[:port][,kind=auto|vllm|sglang|llamacpp|openai|levelhead][,dp-size=N][,weight=W]
         [,ca-file=PATH|,insecure-skip-verify=true][,api-key-env=NAME]
+        [,kv-events=PORT][,kv-replay=PORT]
 
 A backend is one HTTP server.  It is as many groups as it has DP ranks; each is
 addressed at the same host and port, in that engine's own way (see router.backends.addressing).
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
 
+from router.backends.kv_endpoint import check_endpoints, parse_endpoint
 from router.backends.tls import tls_of
 
 MAX_DP_SIZE = 1024
@@ -24,11 +26,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTO = "auto"
 _MAX_PORT = 65535
 _URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?",
+    r"(?P<scheme>https?)://(?P<host>[a-z0-9._-]{1,253}|\[[0-9a-f:.]{1,45}\])(?::(?P<port>[0-9]{1,5}))?/?",
     re.IGNORECASE | re.ASCII,
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-SETTINGS = ("kind", "dp-size", "weight", "ca-file", "insecure-skip-verify", "api-key-env")
+SETTINGS = (
+    "kind", "dp-size", "weight", "ca-file", "insecure-skip-verify", "api-key-env", "kv-events",
+    "kv-replay",
+)  # fmt: skip
 """What may be said of a backend beside its URL."""
 
 
@@ -63,6 +68,9 @@ class Backend:
     """How its certificate is verified, as router.backends.tls spells it; empty: plain HTTP."""
     api_key_env: str | None = None
     """Variable of the environment with the key for questions of ours; None: it wants none."""
+    kv_events: str = ""
+    """Where its rank 0 publishes KV events (router.backends.kv_endpoint); empty: nowhere."""
+    kv_replay: str = ""
 
     @property
     def url(self) -> str:
@@ -83,6 +91,9 @@ class BackendGroup:
     tls: str = ""
     api_key_env: str | None = None
     """These two: see Backend."""
+    kv_events: str = ""
+    """Where this rank publishes KV events; empty: nowhere."""
+    kv_replay: str = ""
 
     @property
     def url(self) -> str:
@@ -132,14 +143,21 @@ def backend_of(url: str, settings: Mapping[str, str]) -> Backend:
         dp_size = _dp_size(settings["dp-size"])
     if kind is not None and dp_size not in (None, 1) and not kind.has_ranks:
         raise ValueError(f"dp-size={dp_size}: {kind} has no DP ranks that can be asked for")
+    events, replay = (
+        parse_endpoint(name, settings[name], host) if name in settings else ""
+        for name in ("kv-events", "kv-replay")
+    )
+    check_endpoints(kind, events, replay)
     return Backend(
         host,
         port,
         kind,
         dp_size,
-        _weight(settings.get("weight", "1")),
-        tls_of(scheme, settings.get("ca-file"), settings.get("insecure-skip-verify")),
-        _variable(settings.get("api-key-env")),
+        weight=_weight(settings.get("weight", "1")),
+        tls=tls_of(scheme, settings.get("ca-file"), settings.get("insecure-skip-verify")),
+        api_key_env=_variable(settings.get("api-key-env")),
+        kv_events=events,
+        kv_replay=replay,
     )
 
 

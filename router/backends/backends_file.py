@@ -14,11 +14,11 @@ said (`backends: []`): a file that is empty, or ends too early, must not be take
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from router.backends.backend import SETTINGS, Backend, backend_of, parse_backend
-from router.backends.engine_client import why_no_key
+from router.backends.lacks import Lacks
 
 SUFFIXES = (".yaml", ".yml", ".toml")
 MAX_BYTES = 1 << 20
@@ -26,16 +26,19 @@ _LIST = "backends"
 _KEYS = ("url", *SETTINGS)
 _NONE_AT_ALL = f"to have none, say so: `{_LIST}: []`, in TOML `{_LIST} = []`"
 _INTEGER, _NUMBER, _TRUTH = "an integer", "a number", "true or false"
-_TYPES = {"dp-size": _INTEGER, "weight": _NUMBER, "insecure-skip-verify": _TRUTH}
-_TEXT = "a string"
+_TEXT, _PLACE = "a string", "a port or tcp://host:port"
+_TYPES = {
+    "dp-size": _INTEGER, "weight": _NUMBER, "insecure-skip-verify": _TRUTH, "kv-events": _PLACE,
+    "kv-replay": _PLACE,
+}  # fmt: skip
 _ALLOWED: dict[str, tuple[type, ...]] = {
-    _TEXT: (str,), _INTEGER: (int,), _NUMBER: (int, float), _TRUTH: (bool,)
+    _TEXT: (str,), _INTEGER: (int,), _NUMBER: (int, float), _TRUTH: (bool,), _PLACE: (int, str),
 }  # fmt: skip
 
 
-def backends_in(content: bytes, suffix: str, environment: Mapping[str, str]) -> tuple[Backend, ...]:
+def backends_in(content: bytes, suffix: str, lacks: Lacks) -> tuple[Backend, ...]:
     """
-    The backends that a file of that suffix and content tells of, with the keys of `environment`.
+    The backends that a file of that suffix and content tells of, if none of them lacks anything.
 
     Raises ValueError, saying what is wrong and what is allowed.
     """
@@ -43,7 +46,7 @@ def backends_in(content: bytes, suffix: str, environment: Mapping[str, str]) -> 
     for number, entry in enumerate(_entries(_parsed(content, suffix)), 1):
         try:
             backend = _backend(entry)
-            why = why_no_key(backend, environment)
+            why = lacks.of(backend)
             if why is not None:
                 raise ValueError(why)
             if any(backend.url == other.url for other in backends):

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import httpx
@@ -20,6 +21,7 @@ import httpx
 from router.backends.backend import Backend, BackendGroup, Kind
 from router.backends.evidence import PATHS, Evidence
 from router.backends.inquiry import NoAnswer, inquire
+from router.backends.kv_endpoint import check_endpoints, of_rank
 from router.backends.rank_check import Heed, RankCheck
 from router.errors import StartError
 
@@ -96,6 +98,8 @@ class Discovery:
         groups = _groups(backend, kind, ranks)
         if len(groups) > 1 and not await self._are_heeded(groups, evidence):
             groups = _groups(backend, kind, ranks[:1])
+        if len(groups) == 1 and max(len(ranks), len(evidence.ranks(kind))) > 1:
+            groups = tuple(map(_without_events, groups))
         return Discovered(groups, evidence.model)
 
     async def _are_heeded(self, groups: tuple[BackendGroup, ...], evidence: Evidence) -> bool:
@@ -188,15 +192,34 @@ def _ranks(backend: Backend, kind: Kind, told: tuple[int, ...]) -> tuple[int, ..
 def _groups(backend: Backend, kind: Kind, ranks: tuple[int, ...]) -> tuple[BackendGroup, ...]:
     """One rank alone is not addressed: there is no other one that could answer."""
     named: list[int | None] = list(ranks) if len(ranks) > 1 else [None]
+    try:
+        check_endpoints(kind, backend.kv_events, backend.kv_replay)
+        endpoints = [
+            (of_rank(backend.kv_events, rank), of_rank(backend.kv_replay, rank)) for rank in ranks
+        ]
+    except ValueError as error:
+        raise StartError(f"--backend {backend.url}: {error}") from None
     return tuple(
         BackendGroup(
             backend.host,
             backend.port,
             kind,
             rank,
-            backend.weight,
-            backend.tls,
-            backend.api_key_env,
+            weight=backend.weight,
+            tls=backend.tls,
+            api_key_env=backend.api_key_env,
+            kv_events=events,
+            kv_replay=replay,
         )
-        for rank in named
+        for rank, (events, replay) in zip(named, endpoints, strict=False)
     )
+
+
+def _without_events(group: BackendGroup) -> BackendGroup:
+    """A group of several ranks: which of them a request goes to, and what that has, who knows?"""
+    if group.kv_events:
+        _log.error(
+            "%s is ONE group of several ranks: its KV events are not used, for nobody knows which "
+            "rank a request goes to", group.url,
+        )  # fmt: skip
+    return replace(group, kv_events="", kv_replay="")

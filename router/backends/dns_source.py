@@ -24,11 +24,12 @@ from functools import partial
 from typing import NamedTuple
 
 from router.backends.backend import Backend, authority_of, backend_of, parse_settings
+from router.backends.kv_endpoint import check_ports
 from router.backends.resolving import FAMILIES, Place, Unresolved, addresses, services, srv_is_there
 from router.backends.standing import Standing, Tell
 
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,252}", re.IGNORECASE | re.ASCII)
-_SETTINGS = ("kind", "dp-size", "weight", "api-key-env")
+_SETTINGS = ("kind", "dp-size", "weight", "api-key-env", "kv-events", "kv-replay")
 _OURS = ("family", "every")
 _EVERY_S, _LEAST_S, _MOST_S = 5.0, 1.0, 3600.0
 _TIMES_TO_BELIEVE = 3
@@ -55,6 +56,7 @@ def parse_dns(text: str) -> DnsName:
     """What `text` says.  Raises ValueError, saying what is allowed."""
     target, *texts = text.split(",")
     settings = parse_settings(texts, "the name", (*_SETTINGS, *_OURS))
+    check_ports(settings)
     name, colon, port = target.partition(":")
     is_srv = name.startswith("_") and not colon
     if not _NAME.fullmatch(name) or not (is_srv or (port.isascii() and port.isdigit())):

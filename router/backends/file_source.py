@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from router.backends.backend import Backend
 from router.backends.backends_file import MAX_BYTES, SUFFIXES, backends_in
+from router.backends.lacks import Lacks
 from router.backends.standing import Standing, Tell
 
 _PERIOD_S = 1.0
@@ -42,11 +43,11 @@ class FileSource:
     def __init__(
         self,
         path: Path,
-        environment: Mapping[str, str],
+        lacks: Lacks,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._path = path
-        self._environment = environment
+        self._lacks = lacks
         self._sleep = sleep
         self.standing = Standing(f"--backends-file {path}")
         self._seen: _Look | None = None
@@ -73,24 +74,24 @@ class FileSource:
 
     def _take(self, found: _Look, tell: Tell) -> None:
         try:
-            backends = _backends(found, self._path, self._environment)
+            backends = _backends(found, self._path, self._lacks)
         except ValueError as error:
             self.standing.bad(str(error), key=found)
         else:
             self.standing.good(backends, tell)
 
 
-def read_backends(path: Path, environment: Mapping[str, str]) -> tuple[Backend, ...]:
+def read_backends(path: Path, lacks: Lacks) -> tuple[Backend, ...]:
     """What the file says now.  Raises ValueError, saying what is wrong and what is allowed."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"allowed are files that end in {', '.join(SUFFIXES)}")
-    return _backends(_look(path), path, environment)
+    return _backends(_look(path), path, lacks)
 
 
-def _backends(found: _Look, path: Path, environment: Mapping[str, str]) -> tuple[Backend, ...]:
+def _backends(found: _Look, path: Path, lacks: Lacks) -> tuple[Backend, ...]:
     if found.why_none is not None:
         raise ValueError(found.why_none)
-    return backends_in(found.content, path.suffix, environment)
+    return backends_in(found.content, path.suffix, lacks)
 
 
 def _look(path: Path) -> _Look:

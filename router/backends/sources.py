@@ -10,6 +10,7 @@ from router.backends.dns_source import DnsSource
 from router.backends.file_source import FileSource
 from router.backends.kubernetes.flags import api_server
 from router.backends.kubernetes.source import KubernetesSource
+from router.backends.lacks import Lacks
 from router.backends.source import BackendSource
 from router.backends.standing import Standing
 from router.instance import Instance
@@ -21,7 +22,8 @@ def sources_of(
     """Those that its flags ask for; the keys of backends are those of `environment`."""
     sources: list[BackendSource] = []
     if instance.backends_file is not None:
-        sources.append(FileSource(Path(instance.backends_file), environment))
+        lacks = Lacks(environment, instance.tokenizer_path)
+        sources.append(FileSource(Path(instance.backends_file), lacks))
     sources += map(DnsSource, instance.backend_dns)
     if instance.backend_kubernetes:
         server = api_server(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 SYSTEM = "system"
 UNVERIFIED = "unverified"
-_MAX_PATH_BYTES = 200  # it stands in a row of the group table, which has 1,280
+_MAX_PATH_BYTES = 200  # it stands in a row of the group table, which has 2,304
 _PROTOCOLS = ["http/1.1"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,14 @@ import httpx
 import uvicorn
 import uvloop
 
+from balancer.methods import PREFIX_METHODS
 from router.backends.engine_client import Accesses, engine_client
+from router.backends.kv_endpoint import why_not
 from router.backends.sources import sources_of
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.enrolled import Enrolled
 from router.control_plane.figures import Figures
+from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.members import Members
 from router.control_plane.membership import Membership
 from router.control_plane.tokenizing import Tokenizing
@@ -60,18 +64,12 @@ async def _serve(instance: Instance, accesses: Accesses) -> None:
             if enrolled is None
             else enrolled.membership
         )
-        app = build_app(
-            ControlPlane(
-                instance,
-                membership,
-                figures,
-                Tokenizing(tokenizing),
-                TotalsReader(totals),
-                enrolled,
-            )
-        )
-        keeping = asyncio.create_task((enrolled or membership).keep())
-        await _answer(uvicorn.Server(_config(app, instance)), keeping)
+        kv_readers = _kv_readers(instance, membership)
+        asked = (Tokenizing(tokenizing), TotalsReader(totals))
+        control = ControlPlane(instance, membership, figures, *asked, enrolled, kv_readers)
+        server = _Server(_config(build_app(control), instance), kv_readers)
+        keeping = asyncio.create_task(_keep(enrolled or membership, kv_readers))
+        await _answer(server, keeping)
         membership.close()
         if enrolled is not None:
             enrolled.close()
@@ -81,12 +79,45 @@ async def _serve(instance: Instance, accesses: Accesses) -> None:
         keeping.result()  # membership must not end on its own: say why, and be restarted
 
 
+class _Server(uvicorn.Server):
+    """Lets go of those who follow prefix caches, for whom it would wait for ever."""
+
+    def __init__(self, config: uvicorn.Config, kv_readers: KvReaders | None) -> None:
+        super().__init__(config)
+        self._kv_readers = kv_readers
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, once every connection has."""
+        if self._kv_readers is not None:
+            self._kv_readers.close()
+        await super().shutdown(sockets)
+
+
+async def _keep(members: Members | Enrolled, kv_readers: KvReaders | None) -> None:
+    async with asyncio.TaskGroup() as together:
+        together.create_task(members.keep())
+        if kv_readers is not None:
+            together.create_task(kv_readers.keep())
+
+
 async def _answer(server: uvicorn.Server, keeping: asyncio.Task[None]) -> None:
     """Until it is told to end, or nothing is kept any more."""
     keeping.add_done_callback(lambda _: setattr(server, "should_exit", True))
     await server.serve()
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
+
+
+def _kv_readers(instance: Instance, membership: Members) -> KvReaders | None:
+    """None where nobody uses them, or could: `levelhead serve` has said so where it matters."""
+    is_wanted = instance.has_backends and instance.method in PREFIX_METHODS
+    if not is_wanted or why_not(instance.tokenizer_path):
+        return None
+    import zmq.asyncio  # of an extra, as is what the next imports
+
+    from router.control_plane.kv_events.zmq_reader import zmq_wire
+
+    return KvReaders(lambda: membership.groups, zmq_wire(zmq.asyncio.Context()))
 
 
 def _enrolled(

@@ -19,6 +19,8 @@ from router.control_plane.admin import add_admin
 from router.control_plane.enrolled import Enrolled
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
+from router.control_plane.kv_events.endpoint import add_prefix_events
+from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.loads import Loads, loads_of
 from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
@@ -42,6 +44,8 @@ class ControlPlane:
     totals: TotalsReader
     enrolled: Enrolled | None = None
     """Who the backends are; None with workers of ours."""
+    kv_readers: KvReaders | None = None
+    """Of backends' KV events; None: nobody publishes any, or nobody could read them."""
 
 
 class Model(BaseModel):
@@ -82,6 +86,8 @@ def build_app(control: ControlPlane) -> FastAPI:
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures, control.enrolled)
+    if control.kv_readers is not None:
+        add_prefix_events(app, control.kv_readers, control.instance.instance_key)
     add_document(app)
 
     @app.get("/health", include_in_schema=False)
@@ -133,7 +139,8 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/v1/loads", tags=["load"])
     async def loads() -> Loads:
         """Load of every DP group as the front doors see it."""
-        return loads_of(control.figures.read(control.membership.groups), time.time())
+        kv = control.kv_readers.conditions() if control.kv_readers else {}
+        return loads_of(control.figures.read(control.membership.groups), time.time(), kv)
 
     @app.get("/metrics", tags=["load"], response_class=Response)
     async def metrics() -> Response:
@@ -147,6 +154,7 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
             meters,
             totals,
             standings(control.enrolled.sources if control.enrolled else ()),
+            control.kv_readers,
         )
         return Response(told, media_type=CONTENT_TYPE_LATEST)
 

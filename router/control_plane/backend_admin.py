@@ -31,7 +31,9 @@ _OURS = (
 class Newcomer(BaseModel):
     """A backend that is to be added."""
 
-    backend: str = Field(description="As --backend says it: URL[,kind=...][,dp-size=N][,weight=W]")
+    backend: str = Field(
+        description="As --backend says it: URL[,kind=...][,dp-size=N][,weight=W][,...]"
+    )
 
 
 class Weight(BaseModel):
@@ -100,7 +102,7 @@ def _add_comings(routes: APIRouter, enrolled: Enrolled | None) -> None:
         409 if it is there already, or no slot is free; 400 if it is none.
         """
         enrolment = _there(enrolled).enrolment
-        backend = _parsed(newcomer.backend)
+        backend = _addable(newcomer.backend, _there(enrolled))
         needed = backend.dp_size or 1
         if backend.url in enrolment.roster.wanted:
             raise HTTPException(409, f"{backend.url} is there already: see {_WHERE}")
@@ -181,6 +183,14 @@ def _parsed(text: str) -> Backend:
         raise HTTPException(400, f"backend: {error}") from None
     if backend.api_key_env is not None:  # any variable could be sent anywhere
         raise HTTPException(400, "backend: api-key-env is for flags and files alone")
+    return backend
+
+
+def _addable(text: str, enrolled: Enrolled) -> Backend:
+    backend = _parsed(text)
+    why = enrolled.lacks.of_events(backend)
+    if why is not None:
+        raise HTTPException(400, f"backend: {why}")
     return backend
 
 

@@ -197,6 +197,8 @@ def _first_entry(engine: Engine, number: int) -> GroupEntry:
         engine=group.kind.value,
         engine_rank=group.engine_rank,
         tls=group.tls,
+        kv_events=group.kv_events,
+        kv_replay=group.kv_replay,
     )
 
 

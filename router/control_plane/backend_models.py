@@ -26,7 +26,7 @@ _log = logging.getLogger("levelhead.control_plane")
 _PERIOD_S = 10.0
 _UNTIL_KNOWN_S = 1.0
 _ANSWER_LIMIT_S = 5.0
-_MAX_NAME_BYTES = 480  # of all, as JSON, in a row of the table, which has 1,280
+_MAX_NAME_BYTES = 480  # of all, as JSON, in a row of the table, which has 2,304
 _SERVES_ANY = (Kind.LLAMACPP,)
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from router.backends.backend import Backend, BackendGroup, Kind
+from router.backends.kv_endpoint import of_rank
 from router.control_plane.roster import recalled_backend
 from router.errors import NoFreeSlot
 
@@ -161,4 +162,10 @@ def told_of(groups: Sequence[BackendGroup]) -> dict[Backend, tuple[BackendGroup,
 def _said_of(group: BackendGroup) -> Backend:
     """All but how many there are, which was found or said."""
     names = [field.name for field in fields(Backend) if field.name != "dp_size"]
-    return Backend(**{name: getattr(group, name) for name in names})
+    told = Backend(**{name: getattr(group, name) for name in names})
+    back = -(group.engine_rank or 0)  # of rank 0 is what is said of an engine
+    return replace(
+        told,
+        kv_events=of_rank(group.kv_events, back),
+        kv_replay=of_rank(group.kv_replay, back),
+    )

@@ -10,6 +10,7 @@ import httpx
 
 from router.backends.backend import Backend
 from router.backends.discovery import Discovery
+from router.backends.lacks import Lacks
 from router.backends.source import BackendSource
 from router.control_plane.backend_health import BackendProbe
 from router.control_plane.backend_membership import BackendMembership
@@ -51,6 +52,8 @@ class Enrolled:
         table, board, loads = segments
         probes, questions = clients
         self.sources = sources
+        self.lacks = Lacks({}, instance.tokenizer_path)
+        """Of backends that an operator adds: keys are for flags and files alone."""
         self.models = BackendModels(questions)
         self.collector = Collector(instance, board, loads, questions, clock_ns)
         self.membership = BackendMembership(

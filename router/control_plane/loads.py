@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, Field
 
 from router.backends.readings.reading import Condition
 from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.kv_events.condition import KvCondition
 from shm.group_table import GroupState
 
 
@@ -32,6 +35,9 @@ class GroupLoads(BaseModel):
     condition: Condition | None = Field(
         description="Why a backend's own figures are not used; null if they are, or if it has none"
     )
+    kv_condition: KvCondition | None = Field(
+        description="Why nothing is known of a backend's prefix cache; null if it is, or need not"
+    )
     epoch: int = Field(description="Incarnation of the group")
 
 
@@ -44,17 +50,22 @@ class Loads(BaseModel):
     loads: list[GroupLoads]
 
 
-def loads_of(figures: list[GroupFigures], timestamp_s: float) -> Loads:
-    """The answer for those figures."""
+def loads_of(
+    figures: list[GroupFigures],
+    timestamp_s: float,
+    kv_conditions: Mapping[int, KvCondition] | None = None,
+) -> Loads:
+    """The answer for those figures, and what is wrong with whose KV events."""
+    wrong = kv_conditions or {}
     return Loads(
         timestamp=timestamp_s,
         dp_rank_count=len(figures),
         imbalance=imbalance(figures),
-        loads=[_of_group(group) for group in figures],
+        loads=[_of_group(group, wrong.get(group.entry.dp_rank)) for group in figures],
     )
 
 
-def _of_group(group: GroupFigures) -> GroupLoads:
+def _of_group(group: GroupFigures, kv_condition: KvCondition | None) -> GroupLoads:
     report = group.report
     steps = None if group.entry.is_backend else report  # which nobody tells of other engines
     return GroupLoads(
@@ -74,5 +85,6 @@ def _of_group(group: GroupFigures) -> GroupLoads:
         num_steps=steps and steps.num_steps,
         age_s=group.age_s,
         condition=group.condition,
+        kv_condition=kv_condition,
         epoch=group.entry.epoch,
     )

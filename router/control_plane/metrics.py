@@ -23,40 +23,14 @@ from prometheus_client.core import (
 )
 
 from router.backends.standing import Standing
-from router.control_plane.backend_metrics import conditions, source_metrics
-from router.control_plane.figures import GroupFigures, imbalance
+from router.control_plane.backend_metrics import source_metrics
+from router.control_plane.figures import GroupFigures
+from router.control_plane.group_metrics import group_metrics, group_totals
 from router.control_plane.health_metrics import health_metrics
+from router.control_plane.kv_events.metrics import kv_metrics
+from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.scrape import Scrape
 from router.control_plane.totals import Totals
-from shm.group_table import GroupState
-
-_NS = 1e-9
-_GROUP = ("group",)
-
-# name, help, field of Totals
-_TOTALS = (
-    ("group_prompt_tokens", "Prompt tokens of requests that have left the group.",
-     "prompt_tokens"),
-    ("group_cached_tokens", "Of those, found in the prefix cache.", "cached_tokens"),
-    ("group_computed_tokens", "Of those, computed; each once.", "computed_tokens"),
-    ("group_recomputed_tokens", "Tokens of prompts and outputs computed again after retractions.",
-     "recomputed_tokens"),
-    ("group_output_tokens", "Output tokens of requests that have left the group.",
-     "output_tokens"),
-    ("group_retractions", "Times that such requests had to give up their pages.", "retractions"),
-)  # fmt: skip
-
-# name, help, field of LoadReport
-_REPORTED = (
-    ("holding_tokens", "Tokens the group holds: KV of running and prompts of waiting requests.",
-     "holding_tokens"),
-    ("running_requests", "Requests in the group's batch.", "running_requests"),
-    ("waiting_requests", "Requests in the group's queue.", "waiting_requests"),
-    ("waiting_uncached_tokens", "Prompt tokens the group has yet to compute.",
-     "waiting_uncached_tokens"),
-    ("kv_used_tokens", "KV tokens of the group's running requests.", "kv_used_tokens"),
-    ("kv_capacity_tokens", "Tokens that fit the group's KV cache.", "kv_capacity_tokens"),
-)  # fmt: skip
 
 # name, help, key of the meters
 _HISTOGRAMS = (
@@ -115,6 +89,7 @@ def exposition(
     meters: list[dict[str, Any] | None],
     totals: Mapping[int, Totals],
     sources: Sequence[Standing] = (),
+    kv_readers: KvReaders | None = None,
 ) -> bytes:
     """Everything in Prometheus' text format.  totals: by dp_rank, of groups that told them."""
     metrics = (
@@ -122,92 +97,11 @@ def exposition(
         *group_totals(totals),
         *front_door_metrics(meters, {group.entry.dp_rank for group in figures}),
         *source_metrics(sources),
+        *kv_metrics(kv_readers),
     )
     registry = CollectorRegistry()
     registry.register(Scrape(list(metrics)))
     return generate_latest(registry)
-
-
-def group_metrics(
-    figures: list[GroupFigures], meters: list[dict[str, Any] | None]
-) -> Iterator[Metric]:
-    """Figures by DP group, and how level they are."""
-    yield from _reported(figures)
-    yield from _ledger(figures, meters)
-    state = GaugeMetricFamily(
-        "levelhead_group_state", "1 for the group's present state.", labels=("group", "state")
-    )
-    for group in figures:
-        for each in GroupState:
-            state.add_metric(
-                (str(group.entry.dp_rank), each.value), float(group.entry.state is each)
-            )
-    yield state
-    yield conditions(figures)
-    yield GaugeMetricFamily(
-        "levelhead_imbalance_ratio",
-        "Largest over mean of holding + in-flight tokens, over ready groups; 1 is level.",
-        value=imbalance(figures),
-    )
-
-
-def group_totals(totals: Mapping[int, Totals]) -> Iterator[Metric]:
-    """What the requests that have left a group amounted to, since its present life began."""
-    for name, text, field in _TOTALS:
-        counter = CounterMetricFamily(f"levelhead_{name}", text, labels=_GROUP)
-        for dp_rank, told in totals.items():
-            counter.add_metric((str(dp_rank),), getattr(told, field))
-        yield counter
-
-
-def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
-    for name, text, field in _REPORTED:
-        gauge = GaugeMetricFamily(f"levelhead_{name}", text, labels=_GROUP)
-        for group in figures:
-            if group.report is not None:
-                gauge.add_metric((str(group.entry.dp_rank),), getattr(group.report, field))
-        yield gauge
-    usage = GaugeMetricFamily(
-        "levelhead_kv_usage_ratio", "KV tokens used over KV capacity.", labels=_GROUP
-    )
-    step = GaugeMetricFamily(
-        "levelhead_step_time_seconds", "Duration of the group's last step.", labels=_GROUP
-    )
-    steps = CounterMetricFamily("levelhead_steps", "Steps the group has run.", labels=_GROUP)
-    age = GaugeMetricFamily(
-        "levelhead_report_age_seconds", "Since the group's report was sampled.", labels=_GROUP
-    )
-    for group in figures:
-        report, labels = group.report, (str(group.entry.dp_rank),)
-        if report is None:
-            continue
-        usage.add_metric(labels, report.kv_used_tokens / max(1, report.kv_capacity_tokens))
-        step.add_metric(labels, report.step_time_ns * _NS)
-        steps.add_metric(labels, report.num_steps)
-        age.add_metric(labels, group.age_s or 0.0)
-    yield from (usage, step, steps, age)
-
-
-def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
-    tokens = GaugeMetricFamily(
-        "levelhead_in_flight_tokens", "Sent to the group, not yet in its holding.", labels=_GROUP
-    )
-    requests = GaugeMetricFamily(
-        "levelhead_in_flight_requests", "Sent to the group, not yet accepted.", labels=_GROUP
-    )
-    drift = GaugeMetricFamily(
-        "levelhead_ledger_drift_tokens",
-        "Holding + in-flight tokens less what the front doors' own books say.",
-        labels=_GROUP,
-    )
-    for group in figures:
-        labels = (str(group.entry.dp_rank),)
-        tokens.add_metric(labels, group.in_flight.tokens)
-        requests.add_metric(labels, group.in_flight.requests)
-        if group.report is not None and all(meters):
-            books = sum(door["book"][group.entry.dp_rank][0] for door in meters if door)
-            drift.add_metric(labels, group.tokens - books)
-    yield from (tokens, requests, drift)
 
 
 def front_door_metrics(

@@ -8,6 +8,7 @@ own words.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -15,10 +16,10 @@ from typing import Any
 
 from balancer.load import RequestShape
 from router.errors import NoGroup, RequestError
-from router.front_door.backend_prompt import measured, parsed
+from router.front_door.backend_prompt import PromptMeasure, measured, parsed
 from router.front_door.elsewhere import NOT_THERE, UNREACHABLE
-from router.front_door.inference_exchange import InferenceExchange
-from router.front_door.prompt import PromptCount
+from router.front_door.inference_exchange import COUNT_ELSEWHERE_BYTES, InferenceExchange
+from router.front_door.prompt import LONGEST_EXACT_BYTES, PromptCount
 from router.front_door.rank_wish import groups_against
 from router.front_door.upstream import Address
 
@@ -44,9 +45,10 @@ class BackendExchange(InferenceExchange):
 
     _has_prompt = False
     _fields: Mapping[str, Any] = MappingProxyType({})
+    _estimated = PromptCount(0, "estimated")
 
     def start(self) -> None:
-        """Estimate what it will hold, and dispatch it."""
+        """Count or estimate what it will hold, and dispatch it."""
         request, services = self._request, self._services
         self._fields = fields = parsed(request.body)
         services.dispatcher.refresh()
@@ -62,7 +64,34 @@ class BackendExchange(InferenceExchange):
             self._prompt_size = (measure.text_bytes, measure.num_messages)
         tokens = measure.tokens(services.counter.estimate)
         self._has_prompt = tokens > 0
-        self._count(PromptCount(tokens, "estimated"), fields)
+        self._estimated = PromptCount(tokens, "estimated")
+        if self._services.engine_prompts is None or not measure.is_only_text:
+            self._count(self._estimated, fields)
+        elif measure.text_bytes > COUNT_ELSEWHERE_BYTES:
+            self._begin(self._count_beside(fields, measure))
+        else:
+            self._count(self._exactly(fields, measure), fields)
+
+    async def _count_beside(self, fields: dict[str, Any], measure: PromptMeasure) -> None:
+        """A long prompt is tokenized beside the event loop."""
+        loop, executor = asyncio.get_running_loop(), self._services.executor
+        counted = await loop.run_in_executor(executor, self._exactly, fields, measure)
+        self._connecting = None
+        self._count(counted, fields)
+
+    def _exactly(self, fields: dict[str, Any], measure: PromptMeasure) -> PromptCount:
+        """The prompt as its engine counts it, or estimated where that is not known."""
+        services = self._services
+        if services.engine_prompts is None or measure.text_bytes > LONGEST_EXACT_BYTES:
+            return self._estimated
+        path, page_size = self._request.path, services.counter.page_size
+        models = services.dispatcher.models
+        if len(models.bases) > 1:
+            return self._estimated  # whose tokenizer it is, nobody said
+        if not models.is_base(fields.get("model")):
+            page_size = 0  # an adapter's prompts are cached apart
+        counted = services.engine_prompts.count(fields, path, measure.num_copies, page_size)
+        return self._estimated if counted is None else counted
 
     def _groups_unfit(self, dp_rank: int | None) -> Collection[int]:
         """Those that do not serve its model, or are not the engine's rank that it asks for."""

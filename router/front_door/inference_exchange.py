@@ -32,7 +32,7 @@ from router.front_door.services import Services
 from router.front_door.upstream import UpstreamConnection
 
 _log = logging.getLogger("levelhead.front_door")
-_COUNT_ELSEWHERE_BYTES = 8 << 10  # longer prompts are tokenized beside the event loop
+COUNT_ELSEWHERE_BYTES = 8 << 10  # longer prompts are tokenized beside the event loop
 _OK = 200
 _REFUSED = 503
 _WRONG_EPOCH = 421
@@ -75,7 +75,7 @@ class InferenceExchange(Exchange):
             return
         self._shape = RequestShape(0, dp_rank=dp_rank)
         counter = self._services.counter
-        if counter.is_exact and self._prompt_size[0] > _COUNT_ELSEWHERE_BYTES:
+        if counter.is_exact and self._prompt_size[0] > COUNT_ELSEWHERE_BYTES:
             self._begin(self._count_elsewhere(body))
         else:
             self._count(counter.count(body, self._request.path, self._prompt_size), body)

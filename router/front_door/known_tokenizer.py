@@ -29,7 +29,7 @@ class KnownTokenizer:
         self._tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         chat = orjson.loads((folder / "chat.json").read_bytes())
         source = chat["chat_template"]
-        self._template = _environment().from_string(source) if source else None
+        self._template = template_environment().from_string(source) if source else None
         self._tokens = {name: chat[name] or "" for name in ("bos_token", "eos_token")}
 
     def text_tokens(self, text: str) -> list[int]:
@@ -72,7 +72,8 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
+    """Where chat templates are rendered, as `transformers` has it."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )

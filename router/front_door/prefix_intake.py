@@ -1,13 +1,14 @@
 """
-Follows what groups tell of their prefix caches: one task for each ready group.
+Follows what is told of groups' prefix caches: one task for each ready group.
 
     ready ──► connect ──► read lines ──► lost ──► pause ──┐      the group leaves the table, is
                  ▲                                        │      dead or draining: the task ends
                  └────────────────────────────────────────┘
 
-A task lives as long as its group is ready (or suspect) in one epoch; it needs no traffic and
-nobody waits for it.  What the lines say is in workers/server/prefix_feed.py; a
-group tells all anew on each connection, so whatever was missed does not matter.
+A worker's leader tells of its own group; of a backend's the control plane does, which reads its
+KV events.  A task lives as long as its group is ready (or suspect) in one epoch; it needs no
+traffic and nobody waits for it.  What the lines say is in workers/server/prefix_feed.py; all is
+told anew on each connection, so whatever was missed does not matter.
 While a group is not followed, what it told last stands, and requests go on: the
 index only advises.  One warning when a group is lost, one line when it is back.
 """
@@ -27,7 +28,7 @@ from router.front_door.upstream_pool import UpstreamPool
 from shm.group_table import GroupEntry, GroupState
 
 _log = logging.getLogger("levelhead.front_door")
-_REQUEST = b"GET /prefix_events HTTP/1.1\r\nhost: group\r\nx-levelhead-instance-key: %s\r\n\r\n"
+_REQUEST = b"GET %s HTTP/1.1\r\nhost: group\r\nx-levelhead-instance-key: %s\r\n\r\n"
 _FOLLOWED = (GroupState.READY, GroupState.SUSPECT)
 _MAX_LINE_BYTES = 1 << 20  # a group's are below 32 KiB
 _CHANGES = {"stored": Change.STORED, "evicted": Change.EVICTED}
@@ -47,12 +48,22 @@ class Unreadable(Exception):
     """What a group told is not what it should be; never leaves this module."""
 
 
+class Whereabouts(NamedTuple):
+    """Of those who tell, beside the groups themselves."""
+
+    control_socket: str = ""
+    """Where the control plane tells of backends."""
+    instance_key: str = ""
+    """What they all want to see."""
+
+
 class Followed(NamedTuple):
-    """One life of a group."""
+    """One life of a group, and where it is told of."""
 
     dp_rank: int
     epoch: int
     address: Address
+    target: bytes = b"/prefix_events"
 
 
 class PrefixIntake:
@@ -64,9 +75,14 @@ class PrefixIntake:
         take: Callable[[int, int, PrefixEvent], None],
         pauses: Pauses = Pauses(),  # noqa: B008  a tuple of constants
         *,
-        instance_key: str = "",
+        whereabouts: Whereabouts = Whereabouts(),  # noqa: B008  a tuple of constants
+        on_page_size: Callable[[], None] = lambda: None,
     ) -> None:
-        self._request = _REQUEST % instance_key.encode()
+        """`on_page_size`: page_sizes has changed."""
+        self._whereabouts = whereabouts
+        self._on_page_size = on_page_size
+        self.page_sizes: dict[Followed, int] = {}
+        """Of those that told theirs."""
         self._pool = pool
         self._take = take
         self._pauses = pauses
@@ -80,13 +96,10 @@ class PrefixIntake:
 
     def follow(self, groups: tuple[GroupEntry, ...]) -> None:
         """Follow those that are ready now, and no others."""
-        ready = {
-            Followed(entry.dp_rank, entry.epoch, Address.of(entry))
-            for entry in groups
-            if entry.state in _FOLLOWED
-        }
+        ready = {self._followed(entry) for entry in groups if entry.state in _FOLLOWED}
         for group in self._tasks.keys() - ready:
             self._tasks.pop(group).cancel()
+            self.page_sizes.pop(group, None)
         loop = asyncio.get_running_loop()
         for group in ready - self._tasks.keys():
             self._tasks[group] = loop.create_task(self._keep_following(group))
@@ -94,6 +107,12 @@ class PrefixIntake:
     def stop(self) -> None:
         """Follow nobody any more."""
         self.follow(())
+
+    def _followed(self, entry: GroupEntry) -> Followed:
+        if not entry.is_backend:
+            return Followed(entry.dp_rank, entry.epoch, Address(entry.host, entry.port))
+        address = Address(self._whereabouts.control_socket, 0)
+        return Followed(entry.dp_rank, entry.epoch, address, b"/prefix_events/%d" % entry.dp_rank)
 
     async def _keep_following(self, group: Followed) -> None:
         pause_s, was_told = self._pauses.first_s, False
@@ -113,7 +132,8 @@ class PrefixIntake:
         except OSError as error:
             return f"cannot connect: {str(error) or 'timed out'}"
         try:
-            connection.send(lines, self._request)
+            key = self._whereabouts.instance_key.encode()
+            connection.send(lines, _REQUEST % (group.target, key))
             while not lines.lost.done():
                 lines.is_silent = True
                 await asyncio.wait((lines.lost,), timeout=self._pauses.silence_s)
@@ -144,6 +164,7 @@ class PrefixIntake:
         if "epoch" in news:
             if news["epoch"] != group.epoch:
                 raise ValueError(f"it is in epoch {news['epoch']}, not {group.epoch}")
+            self._note_page_size(group, news.get("page_size"))
             return PrefixEvent(Change.BEGUN)
         ((name, digests),) = news.items()
         if name not in _CHANGES or not isinstance(digests, list):
@@ -151,6 +172,13 @@ class PrefixIntake:
         if not all(type(digest) is int for digest in digests):
             raise ValueError("a digest is no integer")
         return PrefixEvent(_CHANGES[name], digests)
+
+    def _note_page_size(self, group: Followed, size: object) -> None:
+        if type(size) is not int or size < 0:
+            raise ValueError(f"its pages are of {size!r} tokens")
+        if self.page_sizes.get(group) != size:
+            self.page_sizes[group] = size
+            self._on_page_size()
 
 
 class _Lines:

@@ -7,12 +7,16 @@ lets age what it only expects.  Where prefixes are, the controller's index knows
 
 from __future__ import annotations
 
+import logging
+
 from balancer.controller import Controller
 from router.front_door.meters import Meters
-from router.front_door.prefix_intake import PrefixIntake
+from router.front_door.prefix_intake import PrefixIntake, Whereabouts
 from router.front_door.prompt import PromptCounter
 from router.front_door.upstream_pool import UpstreamPool
 from shm.group_table import GroupEntry
+
+_log = logging.getLogger("levelhead.front_door")
 
 
 class Prefixes:
@@ -23,11 +27,18 @@ class Prefixes:
         pool: UpstreamPool,
         controller: Controller,
         counter: PromptCounter,
-        instance_key: str,
+        whereabouts: Whereabouts,
     ) -> None:
         self._index = controller.prefixes
         self._counter = counter
-        self._intake = PrefixIntake(pool, controller.observe_prefix, instance_key=instance_key)
+        self._intake = PrefixIntake(
+            pool,
+            controller.observe_prefix,
+            whereabouts=whereabouts,
+            on_page_size=self._choose_page_size,
+        )
+        self._table_sizes: set[int] = set()
+        self._sizes: set[int] = set()
 
     @property
     def are_wanted(self) -> bool:
@@ -40,12 +51,22 @@ class Prefixes:
         return self._intake.num_connected
 
     def follow(self, groups: tuple[GroupEntry, ...]) -> None:
-        """Follow those workers of ours that are ready now; name pages only if all have one size."""
+        """Follow those that are ready now and tell; name pages only if all have one size."""
         if self.are_wanted:
-            telling = tuple(entry for entry in groups if not entry.is_backend)
+            telling = tuple(entry for entry in groups if entry.kv_events or not entry.is_backend)
             self._intake.follow(telling)
-            sizes = {entry.page_size for entry in telling if entry.epoch}
-            self._counter.page_size = sizes.pop() if len(sizes) == 1 else 0
+            ours = (entry for entry in telling if not entry.is_backend)
+            self._table_sizes = {entry.page_size for entry in ours if entry.epoch}
+            self._choose_page_size()
+
+    def _choose_page_size(self) -> None:
+        """Workers' page sizes stand in the table, backends' are told, once they are known."""
+        told = set(self._intake.page_sizes.values()) if not self._table_sizes else set()
+        sizes = self._table_sizes or told - {0}
+        self._counter.page_size = next(iter(sizes)) if len(sizes) == 1 else 0
+        if len(sizes) > 1 and sizes != self._sizes:
+            _log.warning("prompts are not paged: groups have pages of %s tokens", sorted(sizes))
+        self._sizes = sizes
 
     def age(self) -> None:
         """Now and then: forget what was expected and never told."""

@@ -31,7 +31,7 @@ _FIRST_BYTES_PER_TOKEN = 4.0  # English prose under a 50k to 150k vocabulary
 _LEARNING_RATE = 0.05
 _EARLY_SAMPLES = 200
 _SAMPLE_EVERY = 16
-_LONGEST_EXACT_BYTES = 1 << 20  # about a second of encoding, and more than contexts hold
+LONGEST_EXACT_BYTES = 1 << 20  # about a second of encoding, and more than contexts hold
 _TOKENS_PER_MESSAGE = 4  # role and separators of common chat templates
 
 
@@ -177,7 +177,7 @@ class PromptCounter:
     def count(self, body: dict[str, Any], path: bytes, size: tuple[int, int]) -> PromptCount:
         """Prompt tokens of a body whose text_bytes are `size`, for each copy that it asks for."""
         num_copies = _num_copies(body, path)
-        too_long = size[0] > _LONGEST_EXACT_BYTES
+        too_long = size[0] > LONGEST_EXACT_BYTES
         prompts = None if too_long else self._tokens(body, path)
         num_outputs = num_copies * _num_prompts(body, path)
         if prompts is None:
@@ -186,7 +186,7 @@ class PromptCounter:
         num_tokens, page_size = sum(map(len, prompts)) * num_copies, self.page_size
         if not page_size or len(prompts) != 1:
             return PromptCount(num_tokens, "exact", num_outputs=num_outputs)
-        digests = _digests(prompts[0], page_size)
+        digests = digests_of(prompts[0], page_size)
         return PromptCount(num_tokens, "exact", digests, page_size, num_outputs)
 
     def _tokens(self, body: dict[str, Any], path: bytes) -> list[Sequence[int]] | None:
@@ -204,7 +204,8 @@ class PromptCounter:
         ]
 
 
-def _digests(tokens: Sequence[int], page_size: int) -> Sequence[int]:
+def digests_of(tokens: Sequence[int], page_size: int) -> Sequence[int]:
+    """Of the full pages of a prompt; none if it has what can be no token id."""
     try:
         return page_digests(tokens, page_size)
     except OverflowError:

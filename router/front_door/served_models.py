@@ -29,6 +29,8 @@ class ServedModels:
 
     def __init__(self, rows: Sequence[GroupEntry] = ()) -> None:
         self._rows = rows
+        self.bases = frozenset(row.models[0] for row in rows if row.models)
+        """Of the lists that engines tell: what they were started with, before any adapter."""
         self._has_several = len({Address.of(row) for row in rows}) > 1
         self._names = sorted({name for row in rows for name in row.models})
         self._without = {
@@ -55,6 +57,16 @@ class ServedModels:
         raise UnknownModel(
             f"the model {model!r} does not exist; there are {_told(self._names)}", "model"
         )
+
+    def is_base(self, model: object) -> bool:
+        """
+        Whether that name asks for what an engine was started with, as far as lists tell.
+
+        No name does.  `listed:adapter`, and whatever is on no list, may be an adapter's.
+        """
+        if not model or not self.bases:
+            return True
+        return isinstance(model, str) and model in self.bases
 
     def unavailable(self, model: object, error: NoGroup) -> NoGroup:
         """What to say if no group takes a request that names that model."""

@@ -26,11 +26,13 @@ from balancer.retry_budget import RetryBudget
 from balancer.slow_start import SlowStart
 from router.front_door.client import ClientConnection
 from router.front_door.dispatcher import Dispatcher, Segments
+from router.front_door.engine_prompts import engine_prompts
 from router.front_door.exchange import Client, Exchange
 from router.front_door.lobby import Lobby
 from router.front_door.message import Request
 from router.front_door.meters import Meters
 from router.front_door.passive_health import PassiveHealth
+from router.front_door.prefix_intake import Whereabouts
 from router.front_door.prefixes import Prefixes
 from router.front_door.prompt import PromptCounter
 from router.front_door.reception import Reception
@@ -87,9 +89,9 @@ class FrontDoor:
         chance = random.Random(self._epoch)  # cool-downs must differ between front doors
         self._passive_health = PassiveHealth(instance.health, self.meters, chance, clock_ns)
         self.dispatcher = self._dispatcher(clock_ns)
-        self.prefixes = Prefixes(
-            self._pool, self.dispatcher.controller, self._counter, instance.instance_key
-        )
+        controller = self.dispatcher.controller
+        tellers = Whereabouts(instance.control_socket, instance.instance_key)
+        self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
@@ -123,6 +125,7 @@ class FrontDoor:
         return Services(
             dispatcher=self.dispatcher,
             counter=self._counter,
+            engine_prompts=engine_prompts(self._instance),
             meters=self.meters,
             pool=self._pool,
             settlement=self.settlement,

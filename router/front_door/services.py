@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from balancer.retry_budget import RetryBudget
 from router.front_door.dispatcher import Dispatcher
+from router.front_door.engine_prompts import EnginePrompts
 from router.front_door.meters import Meters
 from router.front_door.passive_health import PassiveHealth
 from router.front_door.prompt import PromptCounter
@@ -22,6 +23,8 @@ class Services(NamedTuple):
 
     dispatcher: Dispatcher
     counter: PromptCounter
+    engine_prompts: EnginePrompts | None
+    """What backends' tokenizer says of prompts; None: there is none, they are estimated."""
     meters: Meters
     pool: UpstreamPool
     settlement: Settlement

@@ -20,7 +20,9 @@ class Backends:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, *ranks, kind=Kind.VLLM, respond=None, **settings):
+    async def opened(
+        cls, *ranks, kind=Kind.VLLM, respond=None, kv_events="", executor=None, **settings
+    ):
         """
         A server for each of `ranks`: the engine ranks that are groups of it, or None.
         """
@@ -30,11 +32,13 @@ class Backends:
                 server = await stack.enter_async_context(FakeGroup.listening(respond))
                 servers.append(server)
                 for rank in ranks_there or (None,):
-                    groups.append(BackendGroup("127.0.0.1", server.port, kind, rank))
+                    groups.append(
+                        BackendGroup("127.0.0.1", server.port, kind, rank, kv_events=kv_events)
+                    )
             settings |= {"dp_size": len(groups), "backends": tuple(groups)}
             house = await stack.enter_async_context(House.built(**settings))
             house.publish_table(*entries(groups))
-            door = await stack.enter_async_context(house.door())
+            door = await stack.enter_async_context(house.door(executor=executor))
             client = await stack.enter_async_context(door.client())
             yield cls(house, servers, groups, door, client)
 
@@ -60,6 +64,6 @@ def entries(groups, states=(), models=()):
     states = states or [GroupState.READY] * len(groups)
     return [
         GroupEntry(rank, state, 1, group.host, group.port, engine=group.kind.value,
-                   engine_rank=group.engine_rank, models=served)
+                   engine_rank=group.engine_rank, models=served, kv_events=group.kv_events)
         for rank, (group, state, served) in enumerate(zip(groups, states, models, strict=True))
     ]  # fmt: skip

@@ -63,6 +63,11 @@ async def test_groups_are_listed_with_who_names_them():
         ("http://a:1,weight=3", 409, "http://a:1 is there already"),
         ("ftp://a", 400, "allowed is http://host:port"),
         ("http://b:1,weight=0", 400, "weight=0: allowed are 0.01 to 100"),
+        (
+            "http://b:1,kv-events=5557",
+            400,
+            "backend: kv-events: names pages by token ids: say --to",
+        ),
         ("http://b:1,kind=vllm,dp-size=4", 409, "no free slot: http://b:1 needs 4, 3 of 4"),
     ],
 )
@@ -75,6 +80,20 @@ async def test_what_cannot_be_added_is_refused_by_name(told, status, said):
 
         assert (answer.status_code, said in error_of(answer)["message"]) == (status, True)
         assert await backends(site) == {"http://a:1": ("serving", [0])}
+
+
+async def test_with_a_tokenizer_the_events_of_newcomers_can_be_used():
+    """
+    And such a backend is deleted as any other.
+    """
+    told = "http://b:1,kv-events=5557,kv-replay=5558"
+    async with hotel(tokenizer_path="/some") as site:
+        assert (await site.operator.post("/admin/groups", json={"backend": told})).is_success
+        (backend,) = (each.backend for each in site.enrolled.enrolment.roster.wanted.values())
+        assert (backend.kv_events, backend.kv_replay) == ("tcp://b:5557", "tcp://b:5558")
+        there = {"backend": told}
+        assert (await site.operator.delete("/admin/backends", params=there)).status_code == 202
+        assert await backends(site) == {}
 
 
 @pytest.mark.parametrize("body", [{}, {"backend": 5}, [], "x"])

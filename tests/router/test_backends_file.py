@@ -9,9 +9,11 @@ import pytest
 from router.backends.backend import Backend, Kind
 from router.backends.backends_file import backends_in
 from router.backends.file_source import read_backends
+from router.backends.lacks import Lacks
 from router.errors import ConfigError
 from router.options import parse_serve
 
+KEYS, NONE = Lacks({"KEY": "sk-1"}), Lacks({})
 ENTRIES = (
     Backend("10.0.0.1", 8000, Kind.VLLM),
     Backend("a", 443, Kind.SGLANG, 8, 2.0, "unverified", "KEY"),
@@ -59,7 +61,7 @@ def test_a_file_lists_backends_as_the_flag_has_them_or_key_by_key(suffix, conten
     """
     In both languages the same, with - or _ in keys; none at all if that is said.
     """
-    assert backends_in(content, suffix, {"KEY": "sk-1"}) == backends
+    assert backends_in(content, suffix, KEYS) == backends
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_bad_file_is_refused_by_entry_key_and_what_is_allowed(content, said):
     Whoever reads that finds the place.
     """
     with pytest.raises(ValueError) as refused:  # noqa: PT011  its words are what is tested
-        backends_in(content, ".yaml", {})
+        backends_in(content, ".yaml", NONE)
 
     assert said in str(refused.value)
 
@@ -127,7 +129,7 @@ def test_a_bad_toml_file_is_refused_too(content, said):
     In the same words.
     """
     with pytest.raises(ValueError) as refused:  # noqa: PT011  its words are what is tested
-        backends_in(content, ".toml", {})
+        backends_in(content, ".toml", NONE)
 
     assert said in str(refused.value)
 
@@ -139,7 +141,7 @@ def test_a_secret_under_a_key_that_is_not_known_is_not_told_on(key):
     """
     content = f"backends: [{{url: http://a, {key}: sk-secret}}]".encode()
     with pytest.raises(ValueError, match=key) as refused:
-        backends_in(content, ".yaml", {})
+        backends_in(content, ".yaml", NONE)
 
     assert "secret" not in str(refused.value)
 
@@ -151,7 +153,21 @@ def test_no_beginning_of_a_file_is_taken_for_no_backends(suffix, content):
     """
     for length in range(len(content.rstrip())):
         with suppress(ValueError):
-            assert backends_in(content[:length], suffix, {"KEY": "sk-1"}) != ()
+            assert backends_in(content[:length], suffix, KEYS) != ()
+
+
+@pytest.mark.parametrize("place", ["5557", "'5557'", "tcp://h:5557"])
+def test_events_of_a_backend_are_a_port_or_a_place(place):
+    """
+    If there is a tokenizer; else the file is refused.
+    """
+    content = f"backends: [{{url: http://h:1, kv-events: {place}, kv_replay: 5558}}]".encode()
+
+    (backend,) = backends_in(content, ".yaml", Lacks({}, "/some"))
+
+    assert (backend.kv_events, backend.kv_replay) == ("tcp://h:5557", "tcp://h:5558")
+    with pytest.raises(ValueError, match=r"entry 1: kv-events: .*: say --tokenizer-path too"):
+        backends_in(content, ".yaml", NONE)
 
 
 def test_yaml_without_its_reader_is_refused_and_toml_is_not():
@@ -161,8 +177,9 @@ def test_yaml_without_its_reader_is_refused_and_toml_is_not():
     code = (
         "import sys; sys.modules['yaml'] = None\n"
         "from router.backends.backends_file import backends_in\n"
-        "print(len(backends_in(b'backends = [\"http://a\"]', '.toml', {})))\n"
-        "try: backends_in(b'backends: []', '.yaml', {})\n"
+        "from router.backends.lacks import Lacks\n"
+        "print(len(backends_in(b'backends = [\"http://a\"]', '.toml', Lacks({}))))\n"
+        "try: backends_in(b'backends: []', '.yaml', Lacks({}))\n"
         "except ValueError as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -200,7 +217,7 @@ def test_a_folder_is_no_file(tmp_path):
     """
     (tmp_path / "b.yaml").mkdir()
     with pytest.raises(ValueError, match="is no file"):
-        read_backends(tmp_path / "b.yaml", {})
+        read_backends(tmp_path / "b.yaml", NONE)
 
 
 def test_flags_of_our_workers_are_refused_beside_a_file_of_backends(tmp_path):

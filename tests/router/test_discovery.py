@@ -248,3 +248,51 @@ async def test_a_newcomer_that_cannot_be_what_was_said_is_told_and_asked_on():
 
     assert "is openai, which has no DP ranks" in heard[0]
     assert len(discovered.groups) == 2
+
+
+EVENTS = "kv-events=5557,kv-replay=tcp://b:5600"
+
+
+async def test_each_rank_publishes_at_a_port_of_its_own():
+    """
+    The one that was said is that of rank 0; one rank alone may be any.
+    """
+    two = await discovered(Server(), f"http://a:1,kind=vllm,dp-size=2,{EVENTS}")
+    metrics = VLLM_METRICS.replace(b'"0"', b'"4"')
+    fifth = await discovered(Server(**{"/metrics": metrics}), f"http://a:1,kind=vllm,{EVENTS}")
+
+    told = [(each.kv_events, each.kv_replay) for found in (two, fifth) for each in found[0].groups]
+    assert told == [
+        ("tcp://a:5557", "tcp://b:5600"),
+        ("tcp://a:5558", "tcp://b:5601"),
+        ("tcp://a:5561", "tcp://b:5604"),
+    ]
+
+
+async def test_a_rank_over_the_last_port_is_refused():
+    """
+    Before anything is started.
+    """
+    with pytest.raises(StartError, match="DP rank 1 would be at a port over 65535"):
+        await discovered(Server(), "http://a:1,kind=vllm,dp-size=2,kv-events=65535")
+
+
+async def test_an_engine_found_to_publish_nothing_is_refused_with_its_events():
+    """
+    What it is was not said.
+    """
+    server = Server(**{"/v1/models": b'{"data":[{"id":"m","owned_by":"me"}]}'})
+    with pytest.raises(StartError, match="openai publishes none, vllm and sglang do"):
+        await discovered(server, "http://a:1,kv-events=5557")
+
+
+async def test_the_events_of_one_group_of_several_ranks_are_not_used(caplog):
+    """
+    For nobody knows which rank a request goes to.
+    """
+    server = Server(**{"/get_server_info": b'{"dp_size":4}'})
+
+    found = await discovered(server, f"http://a:1,dp-size=1,{EVENTS}")
+
+    assert found[0].groups == (group(Kind.SGLANG),)
+    assert "its KV events are not used" in caplog.text

@@ -141,6 +141,23 @@ def test_what_was_found_before_the_start_is_told_by_engine():
     assert [len(each) for each in told.values()] == [2, 1]
 
 
+def test_the_events_that_were_told_of_an_engine_are_those_of_its_rank_0():
+    """
+    Whatever ranks it has; that of one alone is not known any more.
+    """
+    ranks = [
+        BackendGroup(
+            "a", 1, Kind.VLLM, rank, kv_events=f"tcp://a:{100 + rank}",
+            kv_replay=f"tcp://a:{200 + rank}",
+        )
+        for rank in (4, 5)
+    ]  # fmt: skip
+
+    (told,) = told_of(ranks)
+
+    assert (told.kv_events, told.kv_replay) == ("tcp://a:100", "tcp://a:200")
+
+
 hosts = st.sampled_from("abc")
 steps = st.one_of(
     st.tuples(st.just("want"), st.dictionaries(hosts, st.integers(1, 3), max_size=3)),

@@ -8,6 +8,7 @@ import pytest
 
 from router.backends.backend import Backend
 from router.backends.file_source import FileSource
+from router.backends.lacks import Lacks
 from tests.router.fakes import soon, until
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,7 @@ class Watched:
         self.path = path
         self.told = []
         self.pauses = []
-        self.source = FileSource(path, {}, self._sleep)
+        self.source = FileSource(path, Lacks({}), self._sleep)
 
     async def _sleep(self, pause_s):
         self.pauses.append(pause_s)
@@ -34,6 +35,20 @@ class Watched:
 
     def write(self, text):
         self.path.write_text(text)
+
+
+async def test_events_that_cannot_be_used_refuse_a_change(tmp_path, caplog):
+    """
+    While the instance runs, too: what was told stands.
+    """
+    path = tmp_path / "b.yaml"
+    source = Watched(path)
+    source.write("backends: ['http://a']")
+    await source.looked()
+    source.write("backends: ['http://a', 'http://b,kv-events=5557']")
+
+    assert await source.looked() == [(A,)]
+    assert "entry 2: kv-events: names pages by token ids: say --tokenizer-path" in caplog.text
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import router.control_plane.metrics
 from balancer.in_flight import InFlight
 from router.backends.backend import Backend
 from router.backends.standing import Standing
+from router.control_plane import group_metrics, metrics
 from router.control_plane.figures import GroupFigures
 from router.control_plane.metrics import exposition
 from router.control_plane.totals import Totals
@@ -61,17 +61,18 @@ def value(family, **labels):
 
 
 def declared_names():
-    """Every metric name that stands in the module, with and without its prefix."""
-    tree = ast.parse(Path(router.control_plane.metrics.__file__).read_text())
-    words = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    """Every metric name that stands in the modules, with and without its prefix."""
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (metrics, group_metrics)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    words = {node.value for node in nodes if isinstance(node, ast.Constant)}
     full = {word for word in words if isinstance(word, str) and word.startswith("levelhead_")}
     specs = (
-        *router.control_plane.metrics._REPORTED,
-        *router.control_plane.metrics._TOTALS,
-        *router.control_plane.metrics._HISTOGRAMS,
-        *router.control_plane.metrics._COUNTERS,
-        *router.control_plane.metrics._GAUGES,
-        *router.control_plane.metrics._KEYED,
+        *group_metrics._REPORTED,
+        *group_metrics._TOTALS,
+        *metrics._HISTOGRAMS,
+        *metrics._COUNTERS,
+        *metrics._GAUGES,
+        *metrics._KEYED,
     )
     short = {f"levelhead_{spec[0]}" for spec in specs}
     return {name for name in full if name != "levelhead_"} | short

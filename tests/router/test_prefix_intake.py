@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from balancer.prefix_index import Change, PrefixEvent
-from router.front_door.prefix_intake import Pauses, PrefixIntake
+from router.front_door.prefix_intake import Pauses, PrefixIntake, Whereabouts
 from router.front_door.upstream_pool import UpstreamPool
 from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import chunk
@@ -37,7 +37,10 @@ class Heard:
         self.events = []
         pool = UpstreamPool(asyncio.get_running_loop())
         self.intake = PrefixIntake(
-            pool, lambda *event: self.events.append(event), pauses, instance_key="hush"
+            pool,
+            lambda *event: self.events.append(event),
+            pauses,
+            whereabouts=Whereabouts("", "hush"),
         )
 
     def follow(self, group, state=GroupState.READY, epoch=EPOCH, dp_rank=0):

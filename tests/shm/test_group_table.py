@@ -70,9 +70,25 @@ def test_a_table_that_does_not_fit_is_refused(writer, reader):
     """
     writer.publish([READY], published_ns=1)
 
-    with pytest.raises(PayloadTooLarge, match="bytes to publish, room for 2560"):
+    with pytest.raises(PayloadTooLarge, match="bytes to publish, room for 4608"):
         writer.publish([READY] * 100, published_ns=2)
     assert reader.snapshot().groups == (READY,)
+
+
+def test_the_longest_row_that_flags_can_tell_fits(writer, reader):
+    """
+    Names of hosts and models and a path as long as they may be, in every row.
+    """
+    host, place = "h" * 253, "tcp://" + "h" * 253 + ":65535"
+    row = GroupEntry(
+        1023, GroupState.DRAINING, 1 << 62, host, 65535, engine="levelhead", engine_rank=1023,
+        models=("m" * 476,), load_factor=10000 / 3, tls="/" + "p" * 199, kv_events=place,
+        kv_replay=place, ready_since_ns=1 << 62,
+    )  # fmt: skip
+
+    writer.publish([row, row], published_ns=1)
+
+    assert reader.snapshot().groups == (row, row)
 
 
 @pytest.mark.parametrize(

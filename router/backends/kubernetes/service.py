@@ -10,12 +10,13 @@ import re
 from typing import NamedTuple
 
 from router.backends.backend import Backend, authority_of, backend_of, parse_settings
+from router.backends.kv_endpoint import check_ports
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _SERVICE = re.compile(
     rf"(?P<namespace>{_LABEL})/(?P<name>{_LABEL})(?::(?P<port>{_LABEL}))?", re.ASCII
 )
-_SETTINGS = ("kind", "dp-size", "weight", "api-key-env")
+_SETTINGS = ("kind", "dp-size", "weight", "api-key-env", "kv-events", "kv-replay")
 _FAMILY = "family"
 _FAMILIES = {"ipv4": "IPv4", "ipv6": "IPv6"}
 
@@ -41,6 +42,7 @@ def parse_service(text: str) -> Service:
     """What `text` says.  Raises ValueError, saying what is allowed."""
     target, *texts = text.split(",")
     settings = parse_settings(texts, "the service", (*_SETTINGS, _FAMILY))
+    check_ports(settings)
     told = _SERVICE.fullmatch(target)
     if told is None:
         raise ValueError(f"{target!r}: allowed is NAMESPACE/SERVICE or NAMESPACE/SERVICE:PORT")
