@@ -44,7 +44,7 @@ def test_a_backend_is_a_url_and_what_is_known_of_it(text, backend):
         ("https://a,insecure-skip-verify=yes", "insecure-skip-verify=yes: allowed is true"),
         ("https://a,ca-file=ca.pem", "ca-file=ca.pem: allowed is an absolute path of at most 200"),
         ("https://a,ca-file=/no/file", "ca-file=/no/file: no certificates can be read: [Errno 2]"),
-        ("https://a,ca-file=/dev/null", "ca-file=/dev/null: no certificates can be read: "),
+        ("https://a,ca-file=/dev/null", "ca-file=/dev/null: no certificates can be read: it is no"),
         ("https://a,insecure-skip-verify=true,ca-file=/x", "ca-file=/x: verifies nothing with"),
         ("http://a:1,kind=vllm,kind=vllm", "'kind=vllm': kind is told twice"),
         ("http://a:8000/v1", "'http://a:8000/v1': allowed is http://host:port, and nothing"),
