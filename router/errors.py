@@ -7,6 +7,7 @@ What the router refuses, and how a client is told.
   - StartError            a process did not come up
   - SupervisionLost       a process that ends would not be started again any more
   - NoFreeSlot            more groups of backends than --max-groups
+  - EnrolmentBroken       who the backends are was saved, and cannot be read
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
@@ -19,6 +20,7 @@ Every request error has OpenAI's shape:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import orjson
@@ -54,6 +56,16 @@ class NoFreeSlot(RouterError):
         super().__init__(
             f"no free slot: {url} is {num_groups} DP groups, {num_free} of {num_slots} slots are "
             "free (--max-groups)"
+        )
+
+
+class EnrolmentBroken(RouterError):
+    """What an earlier life of the control plane saved is not what it writes."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(
+            f"{path}: {why}; the control plane cannot say which backends have which dp_ranks. "
+            "Front doors go on with the last group table; start the instance anew"
         )
 
 

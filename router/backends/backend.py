@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv6Address
 
+import httpx
+
 from router.backends.kv_endpoint import check_endpoints, parse_endpoint
 from router.backends.tls import tls_of
 
@@ -179,17 +181,25 @@ def _address(url: str) -> tuple[str, str, int]:
     scheme, host, port = told["scheme"].lower(), told["host"], told["port"]
     if port is not None and not 1 <= int(port) <= _MAX_PORT:
         raise ValueError(f"{url!r}: allowed are ports 1 to {_MAX_PORT}")
-    if host.startswith("["):
-        host = _ipv6(host[1:-1])
-    return scheme, host.lower(), _DEFAULT_PORTS[scheme] if port is None else int(port)
+    host = _ipv6(host[1:-1]) if host.startswith("[") else _name(host)
+    return scheme, host, _DEFAULT_PORTS[scheme] if port is None else int(port)
 
 
 def _ipv6(host: str) -> str:
+    """As it is always spelt: a backend is known by its URL."""
     try:
-        IPv6Address(host)
+        return str(IPv6Address(host))
     except ValueError:
         raise ValueError(f"[{host}]: that is no IPv6 address") from None
-    return host
+
+
+def _name(host: str) -> str:
+    """A name or an IPv4 address, as whoever asks there takes it: 999.1.1.1 and xn--a are none."""
+    try:
+        httpx.URL(scheme="http", host=host.lower()).host.encode()  # reads Punycode, not before
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"{host!r}: that is no host's name or address: {error}") from None
+    return host.lower()
 
 
 def _kind(value: str) -> Kind | None:

@@ -45,6 +45,8 @@ def _check(ca_file: str) -> None:
         raise ValueError(
             f"ca-file={ca_file}: allowed is an absolute path of at most {_MAX_PATH_BYTES} bytes"
         )
+    if os.path.exists(ca_file) and not os.path.isfile(ca_file):  # reading a FIFO never ends
+        raise ValueError(f"ca-file={ca_file}: no certificates can be read: it is no regular file")
     try:
         ssl.create_default_context(cafile=ca_file)
     except OSError as error:  # ssl.SSLError is one

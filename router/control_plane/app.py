@@ -111,7 +111,7 @@ def _add_models(app: FastAPI, control: ControlPlane) -> None:
             for name, entry in by_name.items()
         ]
 
-    @app.get("/v1/models", tags=["engine"], response_model=Models)
+    @app.get("/v1/models", tags=["engine"], response_model=None if control.enrolled else Models)
     async def models() -> Models | Response:
         """The models that the groups serve; of backends, as their engines tell of them."""
         if control.enrolled is not None:

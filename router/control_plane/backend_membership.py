@@ -96,7 +96,7 @@ class BackendMembership:
             for number, dp_rank in enumerate(engine.slots):
                 if epoch not in before:
                     self._members[dp_rank] = self._newcomer(engine, number)
-                elif before[epoch].is_leaving and not engine.is_leaving:
+                if engine.is_returning:
                     self._members[dp_rank] = undrained(self._members[dp_rank])
                 if engine.is_leaving:
                     self._members[dp_rank] = drained(self._members[dp_rank])

@@ -38,6 +38,8 @@ class Engine:
     """Seconds since 1970 at which it got them."""
     leaving_ns: int | None = None
     """When it began to leave; None: it serves."""
+    is_returning: bool = False
+    """It was leaving, is wanted again, and the table may not say so yet."""
 
     @property
     def url(self) -> str:

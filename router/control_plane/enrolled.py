@@ -104,14 +104,21 @@ def _recalled(
     sources: Sequence[BackendSource],
     wall_ns: Callable[[], int],
 ) -> tuple[Roster, Engines]:
-    """As an earlier life left them, or as the instance was started."""
+    """
+    As an earlier life left them, or as the instance was started.
+
+    Raises EnrolmentBroken: to begin anew would give slots and epochs again that are in use.
+    """
     told = told_of(instance.backends)
     roster = Roster(list(told), [source.name for source in sources])
     engines = Engines(instance.num_slots, instance.epoch, wall_ns)
     remembered = file.load()
     if remembered is not None:
-        roster.recall(remembered)
-        engines.recall(remembered)
+        try:
+            roster.recall(remembered)
+            engines.recall(remembered)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise file.broken(error) from error
         return roster, engines
     for backend, groups in told.items():
         engines.begin(backend, groups)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from balancer.in_flight import in_flight
@@ -149,17 +150,34 @@ class Enrolment:
     def _take_effect(self) -> None:
         """Save it, then tell everybody, then begin and end what is done for each engine."""
         self.engines.check_integrity()
-        self._file.save({**self.roster.remembered(), **self.engines.remembered()})
+        self._save()
         engines = list(self.engines)
         self._models.follow(engines)
         self._collector.follow(engines)
         self._membership.follow(engines)
+        self._have_returned(engines)
         present = {engine.epoch for engine in engines}
         for epoch in self._tasks.keys - present:
             self._tasks.stop(epoch)
         for engine in engines:
             if engine.epoch not in self._tasks:
                 self._tasks.start(engine.epoch, partial(self._tend, engine))
+
+    def _have_returned(self, engines: Sequence[Engine]) -> None:
+        """
+        The table tells of those that are wanted again.
+
+        Had it died before, the next life would find them draining there, and could not tell
+        that from an operator's drain, which stands.
+        """
+        returning = [engine for engine in engines if engine.is_returning]
+        for engine in returning:
+            self.engines.put(replace(engine, is_returning=False))
+        if returning:
+            self._save()
+
+    def _save(self) -> None:
+        self._file.save({**self.roster.remembered(), **self.engines.remembered()})
 
     async def _tend(self, engine: Engine) -> None:
         """All that is asked of an engine while it is there."""

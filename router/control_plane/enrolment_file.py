@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from router.errors import EnrolmentBroken
+
 _NAME = "enrolment.json"
 
 
@@ -22,22 +24,30 @@ class EnrolmentFile:
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / _NAME
-        self._saved: dict[str, Any] | None = None
+        self._saved: bytes | None = None
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None if nothing ever was."""
+        """What was saved last; None if nothing ever was.  Raises EnrolmentBroken."""
         try:
-            found: dict[str, Any] = orjson.loads(self._path.read_bytes())
+            self._saved = self._path.read_bytes()
+            found: dict[str, Any] = orjson.loads(self._saved)
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise self.broken(error) from error
         return found
+
+    def broken(self, why: Exception) -> EnrolmentBroken:
+        """What to raise if what was saved makes no sense."""
+        return EnrolmentBroken(self._path, f"{type(why).__name__}: {why}")
 
     def save(self, remembered: dict[str, Any]) -> None:
         """Replace what was saved, if it differs.  Raises OSError; then it stands as it was."""
-        if remembered == self._saved:
+        content = orjson.dumps(remembered)
+        if content == self._saved:  # so a later life that changes nothing needs no room for it
             return
         beside = self._path.with_suffix(".new")
         beside.touch(mode=0o600)
-        beside.write_bytes(orjson.dumps(remembered))
+        beside.write_bytes(content)
         beside.replace(self._path)
-        self._saved = remembered
+        self._saved = content

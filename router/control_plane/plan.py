@@ -33,9 +33,10 @@ def plan(wanted: Mapping[str, Wanted], engines: Iterable[Engine], now_ns: int) -
         now = engine
         if stays.get(engine.url) == engine.epoch:
             backend = replace(engine.backend, weight=wanted[engine.url].backend.weight)
-            now = replace(engine, backend=backend, leaving_ns=None)
+            is_returning = engine.is_leaving or engine.is_returning
+            now = replace(engine, backend=backend, leaving_ns=None, is_returning=is_returning)
         elif not engine.is_leaving:
-            now = replace(engine, leaving_ns=now_ns)
+            now = replace(engine, leaving_ns=now_ns, is_returning=False)
         if now != engine:
             changed.append(now)
     missing = [each.backend for url, each in wanted.items() if url not in stays]

@@ -10,7 +10,8 @@ first of them in this order, and is wanted as long as one of them names it.
 
 What an operator deletes is not wanted, whoever named it, until that one stops naming it: a
 source that names it afresh later is heard again, and so is an operator.  A weight that an
-operator sets counts until the weight that was said is another one.
+operator sets counts until the weight that was said is another one, or nobody names the backend:
+whoever is at that URL later, and whatever is said later, has nothing to do with it.
 
 Pure: it knows what it was told.  What it must not forget when the control plane dies
 is in `remembered`.
@@ -89,6 +90,7 @@ class Roster:
                 deleted.discard(source)
             if not deleted:
                 del self._deleted[url]
+        self._forget_weights()
         for url, backend in now.items():
             if before.get(url) != backend:
                 self._compare(source, backend)
@@ -101,17 +103,16 @@ class Roster:
     def delete(self, url: str) -> None:
         """An operator wants it no more, whoever names it."""
         self._named[OPERATOR].pop(url, None)
-        self._weights.pop(url, None)
         naming = {source for source, named in self._named.items() if url in named}
         if naming:
             self._deleted[url] = naming
+        self._forget_weights()
 
     def reweigh(self, url: str, weight: float) -> None:
         """An operator gives a wanted one that weight."""
-        for source, named in self._named.items():
-            if url in named and source not in self._deleted.get(url, ()):
-                self._weights[url] = _Reweighed(named[url].weight, weight)
-                return
+        said = self._said_weight(url)
+        if said is not None:
+            self._weights[url] = _Reweighed(said, weight)
 
     def remembered(self) -> dict[str, Any]:
         """What a later life of the control plane has to be told."""
@@ -135,9 +136,20 @@ class Roster:
 
     def _weighed(self, backend: Backend) -> Backend:
         set_by_hand = self._weights.get(backend.url)
-        if set_by_hand is None or set_by_hand.said != backend.weight:
-            return backend
-        return replace(backend, weight=set_by_hand.weight)
+        return backend if set_by_hand is None else replace(backend, weight=set_by_hand.weight)
+
+    def _said_weight(self, url: str) -> float | None:
+        """What the first who is heard says; None if nobody names it."""
+        for source, named in self._named.items():
+            if url in named and source not in self._deleted.get(url, ()):
+                return named[url].weight
+        return None
+
+    def _forget_weights(self) -> None:
+        """Those that were set where something else was said."""
+        self._weights = {
+            url: each for url, each in self._weights.items() if self._said_weight(url) == each.said
+        }
 
     def _compare(self, source: str, backend: Backend) -> None:
         """Say whose settings count, where two differ."""

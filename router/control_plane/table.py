@@ -56,7 +56,8 @@ class Table:
 
     def _since(self, entry: GroupEntry, before: GroupEntry | None) -> GroupEntry:
         """The row with the time since when its group serves: now, if it did not before."""
-        is_new = before is None or before.epoch != entry.epoch or before.state in _IDLE
-        if entry.state is GroupState.READY and is_new:
-            return replace(entry, ready_since_ns=self._clock_ns())
-        return replace(entry, ready_since_ns=0 if before is None else before.ready_since_ns)
+        goes_on = before is not None and before.epoch == entry.epoch and entry.state not in _IDLE
+        since_ns = before.ready_since_ns if before is not None and goes_on else 0
+        if entry.state is GroupState.READY and not since_ns:
+            since_ns = self._clock_ns()
+        return replace(entry, ready_since_ns=since_ns)

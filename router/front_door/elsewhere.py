@@ -55,9 +55,9 @@ class Elsewhere:
         if self._num_retries >= self._services.max_retries:
             return None
         if reason not in COSTLY:
-            assignment = self._assign(shape, {*self._ranks, *unfit, *self._at(self._places[-1:])})
+            assignment = self._assign(shape, {*self._tried(), *unfit, *self._at(self._places[-1:])})
         else:
-            assignment = self._affordable(shape, {*self._ranks, *unfit})
+            assignment = self._affordable(shape, {*self._tried(), *unfit})
         self._num_retries += assignment is not None
         return assignment
 
@@ -82,6 +82,15 @@ class Elsewhere:
             return self._services.dispatcher.assign(shape, excluded)
         except NoGroup:
             return None
+
+    def _tried(self) -> set[int]:
+        """Groups that it was sent to; a slot that another engine has got since is none of them."""
+        now = {row.dp_rank: row for row in self._services.dispatcher.rows if row.is_backend}
+        return {
+            rank
+            for rank, place in zip(self._ranks, self._places, strict=True)
+            if rank not in now or Address.of(now[rank]) == place
+        }
 
     def _at(self, places: Collection[Address]) -> set[int]:
         return {rank for place in places for rank in self._services.dispatcher.groups_at(place)}

@@ -46,16 +46,20 @@ def ended(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> list[G
 
 
 def back(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> set[Address]:
-    """Where those are that were found dead, too soon: the same life of them is ready."""
+    """
+    Where those are that were found dead, too soon: the same life of them answers well.
+
+    So does one that drains again, because it leaves: what it has under way is still its own.
+    """
     dead = {
         (dp_rank, known.epoch, Address.of(known))
         for dp_rank, known in before.items()
         if known.state is GroupState.DEAD
     }
-    ready = [entry for entry in now if entry.state is GroupState.READY]
+    well = [entry for entry in now if entry.state in (GroupState.READY, GroupState.DRAINING)]
     return {
         Address.of(entry)
-        for entry in ready
+        for entry in well
         if (entry.dp_rank, entry.epoch, Address.of(entry)) in dead
     }
 

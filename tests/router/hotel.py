@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 
@@ -50,6 +51,23 @@ class Source:
         self.tell([parse_backend(each) for each in told])
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nobody handles it, and nothing that would follow happens."""
+
+
+class Table:
+    """The group table's writer; dies before it publishes if the test says so."""
+
+    def __init__(self, writer):
+        self._writer = writer
+        self.is_deadly = False
+
+    def publish(self, groups, published_ns):
+        if self.is_deadly:
+            raise Killed
+        self._writer.publish(groups, published_ns)
+
+
 class Hotel:
     """One life of the control plane after the other."""
 
@@ -61,6 +79,7 @@ class Hotel:
         self.loads = LoadReader.attach(house.instance.name)
         self._reader = GroupTableReader.attach(house.instance.name)
         self.source = Source()
+        self.table = Table(house.table)
         self.learnt = []
         """Each backend, and how many questions had been asked when it was learnt of."""
         self._keeping = None
@@ -68,11 +87,12 @@ class Hotel:
 
     def open(self):
         """Begin a life: the first, or the next after a kill."""
+        self.table.is_deadly = False
         instance, found = self.house.instance, self._reader.snapshot()
         writer = LoadWriter.attach(instance.name, instance.num_slots, instance.num_front_doors)
         self.enrolled = Enrolled(
             instance,
-            (self.house.table, self.board, writer),
+            (self.table, self.board, writer),
             (self._client, self._client),
             found.groups if found else (),
             [self.source],
@@ -133,6 +153,11 @@ class Hotel:
             book_tokens=num_requests, book_requests=num_requests,
         )  # fmt: skip
         self.board.write(0, dp_rank, sent)
+
+    @property
+    def saved(self):
+        """The file that outlives the control plane."""
+        return Path(self.house.instance.run_dir) / "enrolment.json"
 
     @property
     def num_tasks(self):

@@ -62,6 +62,7 @@ async def test_groups_are_listed_with_who_names_them():
         ("http://a:1", 409, "http://a:1 is there already"),
         ("http://a:1,weight=3", 409, "http://a:1 is there already"),
         ("ftp://a", 400, "allowed is http://host:port"),
+        ("http://999.1.1.1:1", 400, "'999.1.1.1': that is no host's name or address"),
         ("http://b:1,weight=0", 400, "weight=0: allowed are 0.01 to 100"),
         (
             "http://b:1,kv-events=5557",

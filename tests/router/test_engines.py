@@ -1,6 +1,7 @@
 """Engines get slots, and what is wanted of them is done."""
 
 import itertools
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -88,7 +89,11 @@ def test_who_is_not_wanted_leaves_and_who_is_wanted_again_stays():
     some.put(leaving[0])
 
     assert plan({}, some, 6) == ([], [])
-    assert plan(wanted(backend()), some, 6) == ([engine], [])
+    returning = replace(engine, is_returning=True)
+    assert plan(wanted(backend()), some, 6) == ([returning], [])
+    some.put(returning)
+    assert plan(wanted(backend()), some, 7) == ([], [])
+    assert plan({}, some, 8).changed == [replace(engine, leaving_ns=8)]
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,23 @@ async def test_what_is_open_on_a_slot_that_others_get_runs_out_and_is_not_theirs
         site.door.check_books()
 
 
+async def test_a_request_may_go_to_who_got_the_slot_of_the_engine_that_it_left():
+    """
+    It was never sent there, though the number is the same.
+    """
+    async with Backends.opened(None, None, **SLOTS) as site:
+        site.house.publish_table(*rows(site, (0, 7, 0)))
+        site.client.send(post(b'{"prompt":"a"}', b"/v1/completions"))
+        received = await site.servers[0].next_request()
+        site.house.publish_table(*rows(site, (0, 9, 1)))
+        received.answer(b"", b"503 Service Unavailable")
+
+        (await site.servers[1].next_request()).answer(b"other")
+
+        assert (await site.client.response()).body == b"other"
+        site.door.check_books()
+
+
 async def test_a_group_that_is_gone_has_no_series_and_its_follower_begins_at_nothing():
     """
     Whether the slot was seen empty or not.

@@ -130,17 +130,18 @@ async def test_streams_of_a_group_that_only_gets_no_more_go_on(state):
         await site.all_released()
 
 
-async def test_requests_of_a_group_that_was_found_dead_too_soon_go_on():
+@pytest.mark.parametrize("state", [GroupState.READY, GroupState.DRAINING])
+async def test_requests_of_a_group_that_was_found_dead_too_soon_go_on(state):
     """
-    It is ready again, in the same life, before its silence has counted.
+    It answers again, in the same life, before its silence has counted; it may be about to leave.
     """
     async with Site.opened(2) as site:
         received = await begun_stream(site)
         give_up(site, 0, "dead")
         pass_ticks(site, 2)
 
-        site.present(row(0, site.groups[0].port))
-        pass_ticks(site)
+        site.present(row(0, site.groups[0].port, state))
+        pass_ticks(site, 4)
         await turns()
 
         received.write(LAST_CHUNK)

@@ -102,6 +102,25 @@ def test_a_weight_that_is_set_counts_until_another_one_is_said():
     assert some.wanted[A.url].backend.weight == 2.0
 
 
+def test_a_weight_that_was_set_does_not_come_back_with_what_was_said_then():
+    """
+    Nor does whoever is at that URL later have it.
+    """
+    some = roster()
+    for between in (["http://a:1,weight=2"], []):
+        some.tell("file", [A])
+        some.reweigh(A.url, 4.0)
+        some.tell("file", [parse_backend(each) for each in between])
+        some.tell("file", [A])
+        assert some.wanted[A.url].backend.weight == 1.0
+
+    some.reweigh(A.url, 4.0)
+    some.delete(A.url)
+    some.add(A)
+    assert some.wanted[A.url].backend.weight == 1.0
+    assert some.remembered()["weights"] == {}
+
+
 def test_a_later_life_knows_what_was_known():
     """
     Through JSON.  What sources named stands until they tell again.

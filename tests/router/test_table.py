@@ -43,8 +43,10 @@ class Site:
         ((STARTING, READY, READY), 120),
         ((READY, SUSPECT, READY), 110),
         ((READY, DRAINING, READY), 110),
-        ((READY, SUSPECT, DEAD), 110),
+        ((READY, SUSPECT, DEAD), 0),
         ((READY, DEAD, READY), 130),
+        ((READY, DEAD, DRAINING, SUSPECT, READY), 150),
+        ((STARTING, DRAINING, SUSPECT, READY), 140),
     ],
 )
 def test_a_group_serves_since_it_was_last_starting_or_dead(states, since_ns):
