@@ -30,6 +30,7 @@ class Answers:
 
     def __init__(self, *answers, text="engines:80"):
         self._answers = list(answers)
+        self._num_answers = len(answers)
         self.told = []
         self.pauses = []
         self.source = DnsSource(text, self._sleep, self._resolve)
@@ -48,7 +49,7 @@ class Answers:
 
     async def all_given(self):
         keeping = asyncio.create_task(self.source.keep(self.told.append))
-        await until(lambda: not self._answers and self.pauses)
+        await until(lambda: len(self.pauses) == self._num_answers)  # the last one was told, too
         keeping.cancel()
         return self.told
 
