@@ -45,16 +45,26 @@ class Passage:
     Closing takes back what it had of a half-open breaker, once, however it ended.
     """
 
-    __slots__ = ("_engine", "_engine_generation", "_group", "_group_generation", "_is_judged")
+    __slots__ = (
+        "_engine",
+        "_engine_generation",
+        "_group",
+        "_group_generation",
+        "_is_judged",
+        "_is_reached",
+    )
 
     def __init__(self, engine: Breaker, group: Breaker) -> None:
         self._engine, self._engine_generation = engine, engine.enter(self)
         self._group, self._group_generation = group, group.enter(self)
+        self._is_reached = False
+        """Whether its engine has heard that it can be reached."""
         self._is_judged = False
         """Whether its end says nothing more: it has failed, or the answer tells of load."""
 
     def reached(self, now_ns: int) -> None:
         """A connection was made for it."""
+        self._is_reached = True
         self._engine_generation = self._engine.answered(self, self._engine_generation, now_ns)
         self._engine.succeeded(self._engine_generation, now_ns)
 
@@ -68,7 +78,12 @@ class Passage:
         self.close(now_ns, is_complete=False)
 
     def answered(self, now_ns: int) -> None:
-        """An answer that is no fault has begun."""
+        """
+        An answer that is no fault has begun; on a connection that was there, it is a probe's too:
+        else an engine whose connections are all kept would be half-open for ever.
+        """
+        if not self._is_reached and self._engine.state is BreakerState.HALF_OPEN:
+            self.reached(now_ns)
         self._group_generation = self._group.answered(self, self._group_generation, now_ns)
 
     def refrain(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from router.backends.backend import SETTINGS, Backend, backend_of, parse_backend
@@ -23,6 +24,8 @@ from router.backends.lacks import Lacks
 SUFFIXES = (".yaml", ".yml", ".toml")
 MAX_BYTES = 1 << 20
 _LIST = "backends"
+_MAX_ENTRIES = 4096
+_MAX_NODES = 100_000  # of YAML, with what an alias stands for counted each time
 _KEYS = ("url", *SETTINGS)
 _NONE_AT_ALL = f"to have none, say so: `{_LIST}: []`, in TOML `{_LIST} = []`"
 _INTEGER, _NUMBER, _TRUTH = "an integer", "a number", "true or false"
@@ -42,19 +45,19 @@ def backends_in(content: bytes, suffix: str, lacks: Lacks) -> tuple[Backend, ...
 
     Raises ValueError, saying what is wrong and what is allowed.
     """
-    backends: list[Backend] = []
+    backends: dict[str, Backend] = {}
     for number, entry in enumerate(_entries(_parsed(content, suffix)), 1):
         try:
             backend = _backend(entry)
             why = lacks.of(backend)
             if why is not None:
                 raise ValueError(why)
-            if any(backend.url == other.url for other in backends):
+            if backend.url in backends:
                 raise ValueError(f"url={backend.url}: is told twice")
         except ValueError as error:
             raise ValueError(f"entry {number}: {error}") from None
-        backends.append(backend)
-    return tuple(backends)
+        backends[backend.url] = backend
+    return tuple(backends.values())
 
 
 def _parsed(content: bytes, suffix: str) -> object:
@@ -81,11 +84,25 @@ def _yaml(text: str) -> object:
             "YAML needs a package that is not there: pip install 'levelhead[yaml]', or write TOML"
         ) from None
     try:
-        for node in _nodes(yaml.compose(text, yaml.SafeLoader)):
+        root = yaml.compose(text, yaml.SafeLoader)
+        if _num_nodes(root, {}) > _MAX_NODES:  # aliases of aliases: a page that fills the memory
+            raise ValueError(f"is too large: allowed are {_MAX_NODES} values, aliases written out")
+        for node in _nodes(root):
             _refuse_twice(node)
         return yaml.safe_load(text)
     except (yaml.YAMLError, OverflowError) as error:
         raise ValueError(f"is no YAML: {' '.join(str(error).split())}") from None
+
+
+def _num_nodes(node: Any, known: dict[int, int]) -> int:
+    """Of the document with all aliases written out; more than any if one stands for itself."""
+    if node is None or isinstance(node.value, str):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _MAX_NODES + 1  # while it is counted
+        children = chain.from_iterable(_pairs(node)) if _pairs(node) else node.value
+        known[id(node)] = 1 + sum(_num_nodes(child, known) for child in children)
+    return known[id(node)]
 
 
 def _nodes(root: Any) -> Iterator[Any]:
@@ -120,6 +137,8 @@ def _entries(document: object) -> list[object]:
     entries = document[_LIST]
     if not isinstance(entries, list):
         raise ValueError(f"`{_LIST}` is {_shown(entries)}: allowed is a list; {_NONE_AT_ALL}")
+    if len(entries) > _MAX_ENTRIES:
+        raise ValueError(f"`{_LIST}` has {len(entries)} entries: allowed are {_MAX_ENTRIES}")
     return entries
 
 

@@ -69,12 +69,12 @@ class FileSource:
         is_settled, self._seen = found == self._seen, found
         if is_settled and found != self._taken:
             self._taken = found
-            self._take(found, tell)
+            await self._take(found, tell)
         return is_settled
 
-    def _take(self, found: _Look, tell: Tell) -> None:
-        try:
-            backends = _backends(found, self._path, self._lacks)
+    async def _take(self, found: _Look, tell: Tell) -> None:
+        try:  # a large file takes seconds, in which others are to be answered
+            backends = await asyncio.to_thread(_backends, found, self._path, self._lacks)
         except ValueError as error:
             self.standing.bad(str(error), key=found)
         else:

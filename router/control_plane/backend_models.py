@@ -23,7 +23,7 @@ from router.backends.inquiry import NoAnswer, inquire
 from router.control_plane.engines import Engine
 
 _log = logging.getLogger("levelhead.control_plane")
-_PERIOD_S = 10.0
+_PERIOD_S = 2.0  # a request for an adapter that was just loaded is refused for so long
 _UNTIL_KNOWN_S = 1.0
 _ANSWER_LIMIT_S = 5.0
 _MAX_NAME_BYTES = 480  # of all, as JSON, in a row of the table, which has 2,304

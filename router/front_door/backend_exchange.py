@@ -153,10 +153,19 @@ class BackendExchange(InferenceExchange):
         return super()._retry(reason, why)
 
     def _refusal(self, status: int) -> str | None:
-        """What one engine keeps is asked of each in turn; the last 404 is the answer."""
-        if status == _NOT_FOUND and self._follows_up():
+        """
+        What one engine keeps, or may have, is asked of each in turn; the last 404 is the answer.
+        """
+        if status == _NOT_FOUND and (self._follows_up() or self._is_guessed()):
             return NOT_THERE
         return _REFUSALS.get(status)
+
+    def _is_guessed(self) -> bool:
+        """Whether it went to a group that may not have its model, though others have it."""
+        if self._attempt is None:
+            return False
+        models = self._services.dispatcher.models
+        return models.is_guess(self._fields.get("model"), self._attempt.dp_rank)
 
     def _follows_up(self) -> bool:
         """Whether it is about something that an earlier request made, on one engine alone."""

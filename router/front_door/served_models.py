@@ -2,7 +2,8 @@
 Which backends serve which models, by the group table: who may get a request that names one.
 
     a name that is                 goes to
-    on somebody's list             groups that list it, and those whose models are not known
+    on somebody's list             groups that list it, and those whose models are not known;
+                                   a 404 of one of these is not believed: the next one is asked
     on no list                     groups that may serve it all the same; with several engines
                                    and none that may: 404
 
@@ -40,6 +41,12 @@ class ServedModels:
         self._strict = [
             row.dp_rank for row in rows if row.models and row.engine != Kind.SGLANG.value
         ]
+
+    def is_guess(self, model: object, dp_rank: int) -> bool:
+        """Whether some group lists that model, and this one may have it or not."""
+        listed = self._listed(model) if isinstance(model, str) else None
+        having = [row.dp_rank for row in self._rows if listed in row.models]
+        return bool(having) and dp_rank not in having
 
     def groups_without(self, model: object) -> Collection[int]:
         """

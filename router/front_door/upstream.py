@@ -76,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._listener: Listener | None = None
         self._dechunked: bytearray | None = bytearray() if dechunk else None
+        self._has_said_end = False
         self.is_paused = False
         """Nothing is read: nobody knows what has come."""
         self.num_silent_ticks = 0
@@ -179,7 +180,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._finish()
 
     def eof_received(self) -> bool:
-        """Let asyncio close our side too."""
+        """Let asyncio close our side too.  Over TLS uvloop calls this only if the peer said so."""
+        self._has_said_end = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -187,11 +189,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = None
         self._keeper.forget(self)
         listener = self._listener
-        if listener is not None and self._head is None and self._until_eof and exc is None:
+        if listener is not None and exc is None and self._is_ended_by_close():
             self._listener = None
             listener.on_end()
         else:
             self.lose(f"its connection was lost: {exc or 'closed by the peer'}")
+
+    def _is_ended_by_close(self) -> bool:
+        """Whether a connection that is closed now ends the body; over TLS that has to be said."""
+        has_body = self._head is None and self._until_eof
+        return has_body and (self._has_said_end or not self.address.tls)
 
     # What the parser calls
 

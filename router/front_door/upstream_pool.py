@@ -36,11 +36,15 @@ class UpstreamPool:
         loop: asyncio.AbstractEventLoop,
         connect_timeout_s: float = 5.0,
         max_idle_ticks: int | None = None,
+        tls_shutdown_s: float = 1.0,
     ) -> None:
         """
         max_idle_ticks: how long a connection may wait, for upstreams that close those that do.
 
         One that is taken just when it is closed loses its request.
+
+        tls_shutdown_s: how long one that was closed waits for the peer's part of the end of TLS.
+        A proxy that looks at TCP alone learns only then that nobody wants its engine's answer.
         """
         self._loop = loop
         self._max_idle_ticks = max_idle_ticks
@@ -49,6 +53,7 @@ class UpstreamPool:
         """Tick at which each was given back, if they may not wait for ever."""
         self._connect_timeout_s = connect_timeout_s
         self._tls = TlsContexts()
+        self._tls_shutdown_s = tls_shutdown_s
         self._idle: defaultdict[Address, list[UpstreamConnection]] = defaultdict(list)
         self._all: defaultdict[Address, set[UpstreamConnection]] = defaultdict(set)
         self._connecting: dict[UpstreamConnection, asyncio.Timeout] = {}
@@ -171,8 +176,10 @@ class UpstreamPool:
     async def _establish(self, connection: UpstreamConnection) -> None:
         host, port, tls = connection.address
         if port:
+            context = self._tls.of(tls) if tls else None
+            shutdown_s = self._tls_shutdown_s if tls else None  # asyncio refuses it without TLS
             transport, _ = await self._loop.create_connection(
-                lambda: connection, host, port, ssl=self._tls.of(tls) if tls else None
+                lambda: connection, host, port, ssl=context, ssl_shutdown_timeout=shutdown_s
             )
             if self._max_idle_ticks is not None:
                 _watch(transport.get_extra_info("socket"))

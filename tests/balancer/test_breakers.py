@@ -221,3 +221,19 @@ def test_a_group_that_was_asked_for_is_asked_for(controller):
     chosen = assign_around(controller, RequestShape(10, dp_rank=1), (), {1})
 
     assert (chosen.assignment.dp_rank, chosen.is_last_resort) == (1, False)
+
+
+def test_an_answer_on_a_connection_that_was_kept_closes_a_half_open_breaker(breakers):
+    """
+    Where all connections are kept, no other probe would ever be made.
+    """
+    refuse(breakers, 0)
+    now_ns = 2_000
+    breakers.avoided(now_ns)
+    assert breakers.state(0) is HALF_OPEN
+
+    kept = breakers.passage(0)
+    kept.written()
+    kept.answered(now_ns)
+
+    assert breakers.state(0) is CLOSED

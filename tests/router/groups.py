@@ -50,6 +50,10 @@ class Received:
         lost.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         transport.abort()
 
+    def end_unsaid(self):
+        """End the connection below TLS, which does not say so."""
+        self._connection.transport.abort()
+
     @property
     def unsent_bytes(self):
         """What was written and nobody has taken."""

@@ -170,6 +170,39 @@ def test_events_of_a_backend_are_a_port_or_a_place(place):
         backends_in(content, ".yaml", NONE)
 
 
+@pytest.mark.parametrize(
+    "link", ["[%s]", "{<<: [%s]}"], ids=["lists of lists", "mappings that are merged"]
+)
+def test_a_page_of_aliases_is_refused_before_it_is_written_out(link):
+    """
+    Each stands for ten of the one before: 10^30 values of a kilobyte.
+    """
+    links = [f"x{n}: &a{n} " + link % ",".join([f"*a{n - 1}"] * 10) for n in range(1, 30)]
+    text = "\n".join(["x0: &a0 {k: v}", *links, "backends: [*a29]"])
+
+    with pytest.raises(ValueError, match="allowed are 100000 values, aliases written out"):
+        backends_in(text.encode(), ".yaml", {})
+
+
+def test_what_several_entries_share_may_be_an_alias():
+    """
+    As people write YAML.
+    """
+    text = b"backends: [&a {url: 'http://b', kind: vllm}, {<<: *a, url: 'http://c'}]"
+
+    assert [each.kind for each in backends_in(text, ".yaml", {})] == [Kind.VLLM, Kind.VLLM]
+
+
+def test_more_entries_than_there_can_be_groups_are_refused():
+    """
+    By their number, not after a minute.
+    """
+    text = b"backends:\n" + b"".join(b"  - http://b:%d\n" % port for port in range(1, 5002))
+
+    with pytest.raises(ValueError, match="5001 entries: allowed are 4096"):
+        backends_in(text, ".yaml", {})
+
+
 def test_yaml_without_its_reader_is_refused_and_toml_is_not():
     """
     With the command that mends it.

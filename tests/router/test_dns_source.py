@@ -49,7 +49,7 @@ class Answers:
 
     async def all_given(self):
         keeping = asyncio.create_task(self.source.keep(self.told.append))
-        await until(lambda: len(self.pauses) == self._num_answers)  # the last one is told, too
+        await until(lambda: len(self.pauses) == self._num_answers)  # the last one was told, too
         keeping.cancel()
         return self.told
 

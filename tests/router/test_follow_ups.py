@@ -113,3 +113,19 @@ async def test_who_asks_for_a_group_hears_what_it_says():
 async def _all_well(site):
     """Nobody is taken for broken because something was not there."""
     assert set(site.door.meters.breaker_states.values()) == {0}
+
+
+async def test_a_model_that_a_group_does_not_have_after_all_is_asked_of_the_next():
+    """
+    The list of an engine that has just come is not known yet, and may be without it.
+    """
+    async with Backends.opened(None, None) as site:
+        site.present(models=[(), ("m",)])
+        owner = site.servers[1].port
+        for server in site.servers:
+            server.respond = having(owner)
+
+        for _ in range(3):
+            site.client.send(post(b'{"model":"m","prompt":"x"}', b"/v1/completions"))
+            assert (await site.client.response()).body == b"%d" % owner
+        assert site.num_received[0] > 0

@@ -178,6 +178,43 @@ async def test_what_stood_stands_while_the_api_refuses_and_it_is_asked_ever_less
     assert good.endswith("is good again, with the same 1 backends")
 
 
+async def test_another_refusal_is_told_too(caplog):
+    """
+    A network that was not there yet must not hide a role that is missing.
+    """
+    async with watching() as site:
+        await site.watches()
+        site.api.refusal = (500, "etcd is away")
+        site.api.break_watches()
+        await until(lambda: "etcd is away" in caplog.text)
+        site.api.refusal = (403, "forbidden")
+        await until(lambda: "it answers 403: forbidden" in caplog.text)
+
+        assert site.source.standing.why_bad == "it answers 403: forbidden"
+
+
+async def test_pauses_begin_anew_after_a_watch_that_had_nothing_to_tell():
+    """
+    A quiet service is as good as another: its next trouble does not begin with half a minute.
+    """
+    async with watching() as site:
+        await site.watches()
+        site.api.refusal = (500, "etcd is away")
+        site.api.break_watches()
+        await until(lambda: site.pauses[-1:] > [20])
+        site.api.refusal = None
+        await site.watches()
+        await until(lambda: site.source.standing.is_good)
+        site.api.break_watches()
+        await site.watches()
+        site.api.refusal = (500, "etcd is away again")
+        before = len(site.pauses)
+        site.api.break_watches()
+        await until(lambda: len(site.pauses) > before + 1)
+
+        assert max(site.pauses[before : before + 2]) <= 1.5
+
+
 async def test_who_may_list_and_not_watch_is_told_so_and_not_good_in_turns(caplog):
     """
     The reason names what is missing in the role.

@@ -196,3 +196,48 @@ async def test_a_handshake_that_never_ends_is_given_up():
         await soon(pool.connect(Address("127.0.0.1", port, UNVERIFIED)))
 
     silent.close()
+
+
+UNFRAMED = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+async def test_a_stream_until_the_end_is_whole_only_if_tls_says_that_it_ends(authority, is_said):
+    """
+    Anybody on the way may end a connection, and only the engine can say that it does.
+    """
+    async with (
+        authority.engine() as engine,
+        before((engine.port, "localhost", authority.file)) as client,
+    ):
+        client.send(post())
+        received = await engine.next_request()
+        received.write(UNFRAMED + b"data: 1\n\n")
+        await client.head()
+        assert await client.exactly(9) == b"data: 1\n\n"
+        if is_said:
+            received.close()
+        else:
+            received.end_unsaid()
+
+        assert (b"dp_group_lost" in await client.rest()) != is_said
+
+
+async def test_a_long_answer_until_the_end_comes_whole_to_a_slow_client(authority):
+    """
+    What TLS has read before its client pauses, and the end behind it, wait for the client.
+    """
+    body = bytes(range(256)) * (16 << 10)
+    async with (
+        authority.engine() as engine,
+        before((engine.port, "localhost", authority.file)) as client,
+    ):
+        client.send(post())
+        received = await engine.next_request()
+        received.write(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+        received.close()
+        await client.head()
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+        assert await client.rest() == body

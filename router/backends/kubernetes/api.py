@@ -33,6 +33,11 @@ _MAX_REFUSAL_BYTES = 4096
 class ApiError(RouterError):
     """The API server cannot be asked, refuses, or answers what cannot be."""
 
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        """That it refuses with; None: something else is wrong."""
+
 
 class Gone(RouterError):
     """What was seen last is too old to go on from: it has to be listed again."""
@@ -192,4 +197,4 @@ def _refused(status: int, body: bytes) -> RouterError:
         told = "no reason told"
     if status == httpx.codes.GONE:
         return Gone(str(told))
-    return ApiError(f"it answers {status}: {told}")
+    return ApiError(f"it answers {status}: {told}", status)

@@ -64,7 +64,7 @@ class KubernetesSource:
                 self._version = None
             except ApiError as error:
                 self._version = None
-                self.standing.bad(str(error), key="API")
+                self.standing.bad(str(error), key=("API", error.status))
             await self._pause()
 
     async def _follow(self, api: Api, tell: Tell) -> None:
@@ -78,6 +78,7 @@ class KubernetesSource:
                 async for event in events:
                     has_news = True
                     self._take(event, tell)
+            self._pause_s = _FIRST_PAUSE_S  # it was good for as long as a watch lives
             if not has_news:
                 await self._sleep(self._jittered(_FIRST_PAUSE_S))
 
