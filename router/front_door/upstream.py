@@ -16,11 +16,10 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
+from router.front_door.response_head import is_until_eof, span_of_head, status_of
 from shm.group_table import GroupEntry
 
 _MAX_HEAD_BYTES = 64 << 10
-_LINE_END = b"\r\n"
-_END_OF_HEAD = b"\r\n\r\n"
 
 
 class Address(NamedTuple):
@@ -215,7 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _take_head(self, listener: Listener, data: bytes) -> None:
         if self._head:
             data = self._head + data
-        start, end = _span_of_head(data)
+        start, end = span_of_head(data)
         if (end or len(data)) - start > _MAX_HEAD_BYTES:
             self.lose(f"its headers are over {_MAX_HEAD_BYTES} bytes")
         elif end == 0:
@@ -223,8 +222,8 @@ class UpstreamConnection(asyncio.Protocol):
         else:
             head = data[start:end]
             self._head = None
-            status = _status(head)
-            self._until_eof = not self._complete and _is_until_eof(status, head)
+            status = status_of(head)
+            self._until_eof = not self._complete and is_until_eof(status, head)
             listener.on_head(status, head, self._body(data[end:]), until_eof=self._until_eof)
 
     def _body(self, data: bytes) -> bytes:
@@ -278,27 +277,3 @@ class _Dechunker:
 
     def on_body(self, data: bytes) -> None:
         self._dechunked += data
-
-
-def _span_of_head(data: bytes) -> tuple[int, int]:
-    """Begin and end (0 if not yet whole) of the head that follows interim ones and empty lines."""
-    start = 0
-    while True:
-        while data.startswith(_LINE_END, start):
-            start += len(_LINE_END)
-        end = data.find(_END_OF_HEAD, start) + len(_END_OF_HEAD)
-        if end < len(_END_OF_HEAD):
-            return start, 0
-        if _status(data[start:end]) >= 200:
-            return start, end
-        start = end
-
-
-def _status(head: bytes) -> int:
-    return int(head[9:12])
-
-
-def _is_until_eof(status: int, head: bytes) -> bool:
-    lower = head.lower()
-    framed = b"\r\ncontent-length:" in lower or b"\r\ntransfer-encoding:" in lower
-    return not framed and status not in (204, 304)

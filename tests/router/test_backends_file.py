@@ -181,7 +181,7 @@ def test_a_page_of_aliases_is_refused_before_it_is_written_out(link):
     text = "\n".join(["x0: &a0 {k: v}", *links, "backends: [*a29]"])
 
     with pytest.raises(ValueError, match="allowed are 100000 values, aliases written out"):
-        backends_in(text.encode(), ".yaml", {})
+        backends_in(text.encode(), ".yaml", NONE)
 
 
 def test_what_several_entries_share_may_be_an_alias():
@@ -190,7 +190,7 @@ def test_what_several_entries_share_may_be_an_alias():
     """
     text = b"backends: [&a {url: 'http://b', kind: vllm}, {<<: *a, url: 'http://c'}]"
 
-    assert [each.kind for each in backends_in(text, ".yaml", {})] == [Kind.VLLM, Kind.VLLM]
+    assert [each.kind for each in backends_in(text, ".yaml", NONE)] == [Kind.VLLM, Kind.VLLM]
 
 
 def test_more_entries_than_there_can_be_groups_are_refused():
@@ -200,7 +200,7 @@ def test_more_entries_than_there_can_be_groups_are_refused():
     text = b"backends:\n" + b"".join(b"  - http://b:%d\n" % port for port in range(1, 5002))
 
     with pytest.raises(ValueError, match="5001 entries: allowed are 4096"):
-        backends_in(text, ".yaml", {})
+        backends_in(text, ".yaml", NONE)
 
 
 def test_yaml_without_its_reader_is_refused_and_toml_is_not():
