@@ -69,11 +69,14 @@ class GroupFeed:
         self._blocks = blocks
         self._page_size = 0
         self._followers: set[Follower] = set()
+        self._is_over = False
 
     def open(self, max_unread_bytes: int = MAX_UNREAD_BYTES) -> Follower:
-        """Begin to tell a follower all there is.  Whoever opens it closes it."""
+        """Begin to tell a follower all there is, or the end.  Whoever opens it closes it."""
         follower = Follower(max_unread_bytes)
         follower.push(self._all())
+        if self._is_over:
+            follower.end()
         self._followers.add(follower)
         return follower
 
@@ -99,6 +102,7 @@ class GroupFeed:
 
     def end(self) -> None:
         """The group is not followed any more, or this process stops."""
+        self._is_over = True
         for follower in self._followers:
             follower.end()
 
