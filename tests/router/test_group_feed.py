@@ -47,7 +47,7 @@ class Reading:
     def read(self):
         for line in self.follower._unread.splitlines():
             self.take(orjson.loads(line))
-        self.follower._unread = b""
+        self.follower._unread.clear()
 
     def take(self, news):
         if "epoch" in news:
