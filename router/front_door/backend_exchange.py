@@ -24,7 +24,7 @@ from router.front_door.rank_wish import groups_against
 from router.front_door.upstream import Address, UpstreamConnection
 
 _REFUSALS = {503: "refused"}
-_AROUND_A_MESSAGE_BYTES = 16  # that a template writes, or more
+_AROUND_A_MESSAGE_BYTES = 64  # a template writes as much, and takes as long as for it
 _AS_IT_WAS_TAKEN_S = 1.0
 _NOT_FOUND = 404
 _NOTHING_DONE = (UNREACHABLE, NOT_THERE)
