@@ -19,7 +19,7 @@ from importlib.util import find_spec
 _MAX_PORT = 65535
 _SCHEME = "tcp://"
 _ENDPOINT = re.compile(
-    r"(?:tcp://(?P<host>[a-z0-9._-]{1,253}|\[[0-9a-f:.]{1,45}\]):)?(?P<port>[0-9]{1,5})",
+    r"(?:tcp://(?P<host>[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?\.?|\[[0-9a-f:.]{1,45}\]):)?(?P<port>[0-9]{1,5})",
     re.IGNORECASE | re.ASCII,
 )
 EXTRA = "levelhead[kv-events]"

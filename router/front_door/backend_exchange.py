@@ -21,9 +21,11 @@ from router.front_door.elsewhere import NOT_THERE, UNREACHABLE
 from router.front_door.inference_exchange import COUNT_ELSEWHERE_BYTES, InferenceExchange
 from router.front_door.prompt import LONGEST_EXACT_BYTES, PromptCount
 from router.front_door.rank_wish import groups_against
-from router.front_door.upstream import Address
+from router.front_door.upstream import Address, UpstreamConnection
 
 _REFUSALS = {503: "refused"}
+_AROUND_A_MESSAGE_BYTES = 64  # a template writes as much, and takes as long as for it
+_AS_IT_WAS_TAKEN_S = 1.0
 _NOT_FOUND = 404
 _NOTHING_DONE = (UNREACHABLE, NOT_THERE)
 _ABOUT_WHAT_IS_THERE = (b"GET", b"HEAD", b"DELETE")
@@ -46,6 +48,7 @@ class BackendExchange(InferenceExchange):
     _has_prompt = False
     _fields: Mapping[str, Any] = MappingProxyType({})
     _estimated = PromptCount(0, "estimated")
+    _written_s = 0.0
 
     def start(self) -> None:
         """Count or estimate what it will hold, and dispatch it."""
@@ -67,7 +70,7 @@ class BackendExchange(InferenceExchange):
         self._estimated = PromptCount(tokens, "estimated")
         if self._services.engine_prompts is None or not measure.is_only_text:
             self._count(self._estimated, fields)
-        elif measure.text_bytes > COUNT_ELSEWHERE_BYTES:
+        elif len(request.body) > COUNT_ELSEWHERE_BYTES:  # no text is much to do, in many messages
             self._begin(self._count_beside(fields, measure))
         else:
             self._count(self._exactly(fields, measure), fields)
@@ -82,7 +85,9 @@ class BackendExchange(InferenceExchange):
     def _exactly(self, fields: dict[str, Any], measure: PromptMeasure) -> PromptCount:
         """The prompt as its engine counts it, or estimated where that is not known."""
         services = self._services
-        if services.engine_prompts is None or measure.text_bytes > LONGEST_EXACT_BYTES:
+        num_bytes = measure.text_bytes + measure.num_messages * _AROUND_A_MESSAGE_BYTES
+        is_too_long = max(num_bytes, len(self._request.body) >> 3) > LONGEST_EXACT_BYTES
+        if services.engine_prompts is None or is_too_long:
             return self._estimated
         path, page_size = self._request.path, services.counter.page_size
         models = services.dispatcher.models
@@ -112,11 +117,13 @@ class BackendExchange(InferenceExchange):
         Send it again to the same group if its connection was closed as it was taken.
 
         Engines close connections that wait when they like: llama.cpp after each stream, and
-        says before that it will not.  That is no evidence against the group.
+        says before that it will not.  That is no evidence against the group.  One that was lost
+        later was computed for as long: it is lost as any other is.
         """
         attempt, upstream = self._attempt, self._upstream
         was_closed = self._is_reused and upstream is not None and upstream.has_ended
-        if attempt is None or attempt.is_answered or not was_closed:
+        is_sudden = self._services.clock_s() - self._written_s < _AS_IT_WAS_TAKEN_S
+        if attempt is None or attempt.is_answered or not (was_closed and is_sudden):
             super().on_lost(reason)
             return
         self._upstream, self._is_reused = None, False
@@ -129,6 +136,10 @@ class BackendExchange(InferenceExchange):
             super()._send(address, payload)
         else:
             self._begin(self._connect_and_send(address, payload))
+
+    def _write(self, connection: UpstreamConnection, payload: bytes) -> None:
+        self._written_s = self._services.clock_s()
+        super()._write(connection, payload)
 
     @property
     def _may_repeat(self) -> bool:

@@ -24,7 +24,7 @@ _CONFIG, _SPECIAL, _TEMPLATE = (
     "chat_template.jinja",
 )
 _DEFAULT = "default"
-_MARK = "\ue000levelhead-continues-here\ue000"
+_MARK = "\ue000levelhead-continues-here\ue000 "  # with the space that a template may trim
 
 
 class EngineTokenizer:
@@ -62,7 +62,8 @@ class EngineTokenizer:
         The conversation as the model reads it.
 
         is_continued: it ends with the last message's content, which is a text, and not with what
-        ends a message.  Raises whatever the template raises.
+        ends a message; a template that trims has that content trimmed, as `transformers` does.
+        Raises whatever the template raises.
         """
         if is_continued:
             *before, last = messages
@@ -71,8 +72,8 @@ class EngineTokenizer:
         text = self._template.render(messages=messages, **names)
         if not is_continued:
             return text
-        at = text.rindex(_MARK)
-        return text[:at]
+        at = text.rindex(_MARK.strip())
+        return text[:at] if text.startswith(_MARK, at) else text[:at].rstrip()
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ class InferenceExchange(Exchange):
             return
         self._shape = RequestShape(0, dp_rank=dp_rank)
         counter = self._services.counter
-        if counter.is_exact and self._prompt_size[0] > COUNT_ELSEWHERE_BYTES:
+        if counter.is_exact and len(self._request.body) > COUNT_ELSEWHERE_BYTES:
             self._begin(self._count_elsewhere(body))
         else:
             self._count(counter.count(body, self._request.path, self._prompt_size), body)

@@ -16,10 +16,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.timeout(600))  # the first one waits for its engines
 
 
+def _interrupted(number, frame):
+    """Once: stopping engines takes seconds, and a second signal must not stop that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.default_int_handler(number, frame)
+
+
 @pytest.fixture(scope="session", name="engines")
 def _engines(tmp_path_factory):
     """They have sessions of their own: who ends the tests by a signal must not leave them."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupted)
     engines = Engines(tmp_path_factory.mktemp("engines"))
     yield engines
     engines.stop()

@@ -95,6 +95,10 @@ class Engine:
         self._client.close()
         remove_leftovers(self._began_s)
 
+    def has_ended(self) -> bool:
+        """Whether it was never started, or has died."""
+        return self._process is None or self._process.poll() is not None
+
     def is_idle(self) -> bool:
         """Whether nothing runs or waits."""
         load = self.load()

@@ -56,7 +56,9 @@ class Engines:
         self._running: list[Engine] = []
 
     def wanted(self, names: tuple[str, ...]) -> list[Engine]:
-        """Engines of those kinds; others are stopped first."""
+        """Engines of those kinds; others, and what is left of dead ones, are stopped first."""
+        for engine in [each for each in self._running if each.has_ended()]:
+            self._stop(engine)
         spare, kept = list(self._running), []
         for name in names:
             found = next((engine for engine in spare if engine.name == name), None)

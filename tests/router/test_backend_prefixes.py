@@ -203,3 +203,36 @@ async def test_a_long_prompt_is_counted_beside_the_event_loop(tmp_path):
         executor.run_all()
         await turns()
         assert (site.num_received, counted(site)) == ([1], {"exact": 4001})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "user", "content": ""}] * 400},
+        {"messages": [{"role": "user", "content": "", "name": "go " * 3000}]},
+    ],
+)
+async def test_a_long_body_with_little_text_is_counted_beside_the_event_loop(tmp_path, fields):
+    """
+    The template makes a long prompt of many messages, and of what is no text.
+    """
+    executor = HeldExecutor()
+    async with a_site(tmp_path, executor=executor) as (site, _control):
+        site.client.send(post(orjson.dumps(fields), CHAT))
+        await until(lambda: executor.held)
+        executor.run_all()
+        (await site.servers[0].next_request()).answer()
+        assert (await site.client.response()).status == 200
+        assert set(counted(site)) == {"exact"}
+
+
+async def test_too_many_messages_are_estimated(tmp_path):
+    """
+    However short: what a template makes of them is over what is counted.
+    """
+    body = orjson.dumps({"messages": [{"role": "user", "content": ""}] * 16_400})
+    async with a_site(tmp_path) as (site, _control):
+        site.client.send(post(body, CHAT))
+        (await site.servers[0].next_request()).answer()
+        assert (await site.client.response()).status == 200
+        assert "exact" not in counted(site)

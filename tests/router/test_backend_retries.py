@@ -146,6 +146,23 @@ async def test_a_new_connection_that_is_closed_is_not_made_anew_for_ever():
         assert site.num_received == [3]
 
 
+async def test_a_connection_that_is_closed_later_has_lost_its_request():
+    """
+    It was computed for a while, and goes where lost ones go: nowhere, with one engine.
+    """
+    async with Backends.opened(None) as site:
+        site.client.send(post(path=b"/v1/completions"))
+        (await site.servers[0].next_request()).answer(b"first")
+        assert (await site.client.response()).body == b"first"
+        site.client.send(post(path=b"/v1/completions"))
+        received = await site.servers[0].next_request()
+        site.door.clock.now_s += 2
+        received.close()
+
+        assert (await site.client.response()).status == 502
+        assert (site.num_received, site.door.meters.retries) == ([2], {})
+
+
 async def test_a_connection_that_was_given_up_is_not_made_anew():
     """
     An engine that is stopped takes connections and answers nothing.

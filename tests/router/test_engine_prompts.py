@@ -185,3 +185,19 @@ def test_without_a_template_text_is_counted_and_conversations_are_not(tmp_path):
     base = EnginePrompts(EngineTokenizer(a_folder(tmp_path, None)))
     assert count(base, messages=[HI]) is None
     assert count(base, TEXT, prompt="hi").tokens == 2
+
+
+@pytest.mark.parametrize("trim", ["", " | trim"])
+def test_a_conversation_that_is_continued_ends_as_transformers_ends_it(tmp_path, trim):
+    """
+    With the spaces at its end, if the template leaves them.
+    """
+    template = "{% for m in messages %}{{ m['content']" + trim + " }}end{% endfor %}"
+    folder = a_folder(tmp_path, template)
+    messages = [HI, {"role": "assistant", "content": "go well \n "}]
+    theirs = PreTrainedTokenizerFast.from_pretrained(folder)
+    expected = theirs.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+
+    text = EngineTokenizer(folder).chat_text(messages, {}, is_continued=True)
+
+    assert text == expected

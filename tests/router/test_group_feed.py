@@ -47,7 +47,7 @@ class Reading:
     def read(self):
         for line in self.follower._unread.splitlines():
             self.take(orjson.loads(line))
-        self.follower._unread = b""
+        self.follower._unread.clear()
 
     def take(self, news):
         if "epoch" in news:
@@ -140,3 +140,13 @@ async def test_followers_are_at_their_end_when_the_group_is():
     assert await soon(here.next()) == b""
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(gone.next(), 0.01)
+
+
+async def test_who_comes_after_the_end_is_at_it():
+    """
+    Nobody would tell it of the end again.
+    """
+    told = Told()
+    told.feed.end()
+
+    assert await soon(told.feed.open().next()) == b""

@@ -72,6 +72,7 @@ def test_an_event_is_read_in_every_form(event, expected):
         payload_of(["BlockRemoved", 5]),
         payload_of(["BlockRemoved", ["x"]]),
         payload_of(["BlockRemoved", [True]]),
+        payload_of(["BlockRemoved", [b"x" * 65]]),
         payload_of(["BlockStored", [1], None, [5, 6]]),
         payload_of(["BlockStored", [1], None, [5, 6], 0]),
         payload_of(["BlockStored", [1], None, [5, 6], True]),
@@ -86,3 +87,12 @@ def test_what_is_no_event_makes_its_batch_unreadable(payload):
     """
     with pytest.raises(Unreadable):
         decoded(payload)
+
+
+def test_what_is_wrong_is_told_in_a_line_that_can_be_read():
+    """
+    However long it is.
+    """
+    with pytest.raises(Unreadable) as refused:
+        decoded(payload_of(["BlockRemoved", ["x" * 100_000]]))
+    assert len(str(refused.value)) < 100

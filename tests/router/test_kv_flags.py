@@ -44,6 +44,8 @@ def test_a_port_at_an_ipv6_address_stands_behind_brackets():
         ("kv-events=65536", "allowed are a port"),
         ("kv-events=ipc:///x", "allowed are a port"),
         ("kv-events=tcp://*:5557", "allowed are a port"),
+        ("kv-events=tcp://-:5557", "allowed are a port"),
+        ("kv-events=tcp://_:5557", "allowed are a port"),
         ("kv-events=5557,kind=llamacpp", "llamacpp publishes none, vllm and sglang do"),
         ("kv-replay=5557", "allowed only beside kv-events="),
     ],

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import orjson
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry, generate_latest
 
 from router.control_plane.kv_events.condition import KvCondition
@@ -216,3 +216,18 @@ async def test_nobody_else_is_told_anything(dp_rank, key):
         asked = Asked(found.readers, dp_rank, key)
         await soon(asked.task)
         assert (asked.status, asked.news) == (404, [])
+
+
+async def test_a_front_door_that_leaves_before_its_first_line_is_no_follower():
+    """
+    Lines would be kept for it that nobody takes.
+    """
+    async with reading(row(0)) as found:
+        app = FastAPI()
+        add_prefix_events(app, found.readers, KEY)
+        (route,) = [each for each in app.routes if each.path == "/prefix_events/{dp_rank}"]
+        asked = Request({"type": "http", "headers": [(b"x-levelhead-instance-key", KEY.encode())]})
+
+        await (await route.endpoint(0, asked)).body_iterator.aclose()
+
+        assert not found.readers.feed(0)._followers

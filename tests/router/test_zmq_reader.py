@@ -10,9 +10,9 @@ from router.control_plane.kv_events.condition import KvCondition, Reset
 from router.control_plane.kv_events.decoding import decoded
 from router.control_plane.kv_events.rank import Rank
 from router.control_plane.kv_events.source import RankSource
-from router.control_plane.kv_events.zmq_reader import Limits, ZmqReader
+from router.control_plane.kv_events.zmq_reader import Limits, ZmqReader, zmq_wire
 from shm.page_digest import page_digests
-from tests.router.fakes import until
+from tests.router.fakes import turns, until
 from tests.router.publisher import Publisher, removed, stored
 
 pytestmark = pytest.mark.anyio
@@ -227,3 +227,34 @@ async def test_messages_of_no_such_protocol_are_passed_over():
         await heard.publisher.publish(FIRST)
         await heard.knows(ONE)
         assert heard.rank.tally.num_batches == 1
+
+
+async def test_an_endpoint_that_cannot_be_listened_to_ends_nobodys_reading(caplog):
+    """
+    It is told once, and tried again and again.
+    """
+    context = zmq.asyncio.Context()
+    rank = Rank(RankSource(0, 11, "tcp://_:1", "", "vllm"), decoded)
+    reader = ZmqReader(context, rank, Limits(pause_s=0))
+    task = asyncio.create_task(reader.keep())
+    try:
+        await turns(20)
+        assert not task.done()
+        assert rank.condition is KvCondition.DISCONNECTED
+        assert [each.levelname for each in caplog.records] == ["WARNING"]
+        assert "tcp://_:1 cannot be listened to: Invalid argument" in caplog.text
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        context.destroy(linger=0)
+
+
+async def test_there_are_sockets_for_as_many_groups_as_there_may_be():
+    """
+    Each may have four: who is heard, two that tell of the connection, and who is asked again.
+    """
+    context = zmq.asyncio.Context()
+    zmq_wire(context)
+
+    assert context.get(zmq.MAX_SOCKETS) > 4 * 1024
+    context.destroy(linger=0)

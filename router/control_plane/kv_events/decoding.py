@@ -13,6 +13,7 @@ may have removed something, so its batch cannot be used: not knowing is an error
 from __future__ import annotations
 
 from collections.abc import Mapping
+from reprlib import repr as _short  # what an engine told goes into a line of the log
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ _REMOVED = ("block_hashes", "medium", "group_idx")
 _PLACES = {"BlockStored": _STORED, "BlockRemoved": _REMOVED, "AllBlocksCleared": ()}
 _EVENTS = 1  # place in a batch
 _REMOTE = "REMOTE"
+_MAX_HASH_BYTES = 64  # a SHA-512
 
 
 def decoded(payload: bytes) -> list[KvEvent]:
@@ -68,7 +70,7 @@ def _named(told: object) -> tuple[str, Mapping[str, Any]]:
     else:
         raise Unreadable(f"an event is {type(told).__name__}, no map and no list")
     if not isinstance(name, str) or name not in _PLACES:
-        raise Unreadable(f"an event is of the unknown kind {name!r}")
+        raise Unreadable(f"an event is of the unknown kind {_short(name)}")
     return name, fields
 
 
@@ -77,7 +79,7 @@ def _stored(fields: Mapping[str, Any]) -> BlocksStored:
         fields.get(name) for name in ("block_size", "token_ids", "parent_block_hash")
     )
     if type(size) is not int or size < 1:
-        raise Unreadable(f"block_size is {size!r}")
+        raise Unreadable(f"block_size is {_short(size)}")
     if not isinstance(tokens, list):
         raise Unreadable(f"token_ids is {type(tokens).__name__}, no list")
     keys = fields.get("extra_keys") or ()
@@ -110,6 +112,8 @@ def _hashes(fields: Mapping[str, Any]) -> list[BlockHash]:
 
 
 def _hash(told: object) -> BlockHash:
+    if isinstance(told, bytes) and len(told) > _MAX_HASH_BYTES:
+        raise Unreadable(f"a hash of a block has {len(told)} bytes, over {_MAX_HASH_BYTES}")
     if isinstance(told, int | bytes) and not isinstance(told, bool):
         return told
-    raise Unreadable(f"a hash of a block is {told!r}")
+    raise Unreadable(f"a hash of a block is {_short(told)}")

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import HTTPException
 from fastapi.responses import StreamingResponse
 
-from router.control_plane.kv_events.group_feed import Follower, GroupFeed
+from router.control_plane.kv_events.group_feed import GroupFeed
 from router.control_plane.kv_events.readers import KvReaders
 
 _KEY = "x-levelhead-instance-key"
@@ -25,11 +25,11 @@ def add_prefix_events(app: FastAPI, readers: KvReaders, instance_key: str) -> No
         feed = readers.feed(dp_rank)
         if not compare_digest(key.encode(), instance_key.encode()) or feed is None:
             raise HTTPException(404)
-        lines = _told(feed, feed.open())
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return StreamingResponse(_told(feed), media_type="application/x-ndjson")
 
 
-async def _told(feed: GroupFeed, follower: Follower) -> AsyncIterator[bytes]:
+async def _told(feed: GroupFeed) -> AsyncIterator[bytes]:
+    follower = feed.open()  # here: one who leaves before this begins would never be closed
     try:
         while lines := await follower.next():
             yield lines

@@ -35,7 +35,7 @@ class Follower:
 
     def __init__(self, max_unread_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._max_unread_bytes = max_unread_bytes
-        self._unread = b""
+        self._unread = bytearray()  # grows without being copied each time
         self._changed = asyncio.Event()
         self._is_over = False
 
@@ -49,13 +49,13 @@ class Follower:
 
     def end(self) -> None:
         """Nothing more comes, and what was not taken is dropped."""
-        self._is_over, self._unread = True, b""
+        self._is_over, self._unread = True, bytearray()
         self._changed.set()
 
     async def next(self) -> bytes:
         """Wait for lines and take all there are; nothing at the end."""
         await self._changed.wait()
-        lines, self._unread = self._unread, b""
+        lines, self._unread = bytes(self._unread), bytearray()
         if not self._is_over:
             self._changed.clear()
         return lines
@@ -69,11 +69,14 @@ class GroupFeed:
         self._blocks = blocks
         self._page_size = 0
         self._followers: set[Follower] = set()
+        self._is_over = False
 
     def open(self, max_unread_bytes: int = MAX_UNREAD_BYTES) -> Follower:
-        """Begin to tell a follower all there is.  Whoever opens it closes it."""
+        """Begin to tell a follower all there is, or the end.  Whoever opens it closes it."""
         follower = Follower(max_unread_bytes)
         follower.push(self._all())
+        if self._is_over:
+            follower.end()
         self._followers.add(follower)
         return follower
 
@@ -99,6 +102,7 @@ class GroupFeed:
 
     def end(self) -> None:
         """The group is not followed any more, or this process stops."""
+        self._is_over = True
         for follower in self._followers:
             follower.end()
 

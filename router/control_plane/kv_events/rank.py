@@ -49,6 +49,7 @@ class Rank:
         self.feed = GroupFeed(source.group_epoch, self.blocks)
         self.condition: KvCondition | None = KvCondition.DISCONNECTED
         self._sequence = Sequence()
+        self._why_not = ""
 
     def connected(self) -> None:
         """A publisher answers, whose numbers are not known yet."""
@@ -59,6 +60,17 @@ class Rank:
         """Nobody answers any more."""
         self._forget(Reset.DISCONNECTED)
         self._is_now(KvCondition.DISCONNECTED)
+
+    def cannot_listen(self, why: str) -> None:
+        """No socket can be had, or none to that endpoint; it is tried again."""
+        self.lost()
+        self._sequence = Sequence()
+        if why != self._why_not:
+            self._why_not = why
+            _log.warning(
+                "DP group %d: its KV events at %s cannot be listened to: %s",
+                self.source.dp_rank, self.source.endpoint, why,
+            )  # fmt: skip
 
     @property
     def due(self) -> int:

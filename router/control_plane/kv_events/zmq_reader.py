@@ -32,6 +32,7 @@ _HEARTBEAT_MS = 2_000
 _SILENCE_MS = 10_000
 _LONGEST_PAUSE_MS = 5_000
 _MAX_REPEATED = 1_000_000
+_MAX_SOCKETS = 8192  # four each of 1,024 groups; the default is 1,023 in all
 
 
 class Limits(NamedTuple):
@@ -39,10 +40,13 @@ class Limits(NamedTuple):
 
     repeat_s: float = 5.0
     """For a batch that was asked for again to come."""
+    pause_s: float = 5.0
+    """Before listening is tried again that could not be begun."""
 
 
 def zmq_wire(context: zmq.asyncio.Context) -> Wire:
-    """Over that context, which is the caller's to end."""
+    """Over that context, which is the caller's to end, and has no socket yet."""
+    context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
     return Wire(lambda rank: ZmqReader(context, rank).keep(), decoded)
 
 
@@ -62,15 +66,21 @@ class ZmqReader:
     async def keep(self) -> None:
         """Read for ever: one connection after the other."""
         while True:
-            await self._with(self._context.socket(zmq.SUB), self._read)
+            try:
+                await self._with(zmq.SUB, self._read)
+            except (
+                zmq.ZMQError
+            ) as error:  # one endpoint, or no descriptor: no reason for all to end
+                self._rank.cannot_listen(str(error))
+                await asyncio.sleep(self._limits.pause_s)
 
     async def _read(self, sub: zmq.asyncio.Socket) -> None:
         """One connection, from before it is made until it is lost."""
         _limit(sub)
         sub.subscribe(b"")
         monitor = sub.get_monitor_socket()
-        sub.connect(self._rank.source.endpoint)
         try:
+            sub.connect(self._rank.source.endpoint)
             await self._event(monitor, zmq.EVENT_HANDSHAKE_SUCCEEDED)
             self._rank.connected()
             await self._ask_again()
@@ -103,7 +113,7 @@ class ZmqReader:
     async def _ask_again(self) -> None:
         """Have repeated what is due, as far as it is still there."""
         if self._rank.source.replay_endpoint:
-            await self._with(self._context.socket(zmq.DEALER), self._repeat)
+            await self._with(zmq.DEALER, self._repeat)
 
     async def _repeat(self, dealer: zmq.asyncio.Socket) -> None:
         _limit(dealer)
@@ -133,9 +143,10 @@ class ZmqReader:
 
     async def _with(
         self,
-        socket: zmq.asyncio.Socket,
+        kind: int,
         use: Callable[[zmq.asyncio.Socket], Awaitable[None]],
     ) -> None:
+        socket = self._context.socket(kind)
         try:
             await use(socket)
         finally:
