@@ -8,6 +8,7 @@ What the router refuses, and how a client is told.
   - SupervisionLost       a process that ends would not be started again any more
   - NoFreeSlot            more groups of backends than --max-groups
   - EnrolmentBroken       who the backends are was saved, and cannot be read
+  - EnrolmentUnsaved      who the backends are to be cannot be saved
   - ModelSourceError      the default model could not be fetched or verified
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
@@ -66,6 +67,16 @@ class EnrolmentBroken(RouterError):
         super().__init__(
             f"{path}: {why}; the control plane cannot say which backends have which dp_ranks. "
             "Front doors go on with the last group table; start the instance anew"
+        )
+
+
+class EnrolmentUnsaved(RouterError):
+    """What the control plane has to know again cannot be written, so it may not be done."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(
+            f"{path}: {error.strerror or error}; nothing was changed, and the control plane begins "
+            "anew with what was saved before"
         )
 
 

@@ -27,6 +27,7 @@ from router.control_plane.metrics import exposition
 from router.control_plane.open_api import add_document
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.control_plane.totals import TotalsReader
+from router.errors import EnrolmentUnsaved
 from router.instance import Instance
 from shm.errors import TornRead
 
@@ -80,6 +81,7 @@ def build_app(control: ControlPlane) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(TornRead, _torn)
+    app.add_exception_handler(EnrolmentUnsaved, _unsaved)
     app.add_exception_handler(Exception, _unexpected)
     _add_models(app, control)
     _add_model_info(app, control)
@@ -171,6 +173,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _torn(request: Request, error: Exception) -> Response:
     message = f"there are no figures yet: {error}"
     return _error(503, message, None, None, {"retry-after": "1"})
+
+
+async def _unsaved(request: Request, error: Exception) -> Response:
+    return _error(503, str(error), None, None, {"retry-after": "1"})
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -35,7 +35,7 @@ from router.control_plane.keyed_tasks import KeyedTasks
 from router.control_plane.newcomers import Newcomers
 from router.control_plane.plan import plan
 from router.control_plane.roster import Roster
-from router.errors import NoFreeSlot
+from router.errors import EnrolmentUnsaved, NoFreeSlot
 from shm.board import Board
 
 _log = logging.getLogger("levelhead.control_plane")
@@ -75,6 +75,8 @@ class Enrolment:
         self._learn = learn
         self._tasks = KeyedTasks()
         """Of each engine, by its epoch."""
+        self._unsaved: EnrolmentUnsaved | None = None
+        """Why what was decided last is not done."""
 
     async def keep(self, sources: Sequence[BackendSource] = ()) -> None:
         """Do it, for ever."""
@@ -177,7 +179,12 @@ class Enrolment:
             self._save()
 
     def _save(self) -> None:
-        self._file.save({**self.roster.remembered(), **self.engines.remembered()})
+        """What cannot be saved may not be done: this life ends, the next has what was saved."""
+        try:
+            self._file.save({**self.roster.remembered(), **self.engines.remembered()})
+        except EnrolmentUnsaved as error:
+            self._unsaved = error
+            raise
 
     async def _tend(self, engine: Engine) -> None:
         """All that is asked of an engine while it is there."""
@@ -187,9 +194,10 @@ class Enrolment:
             together.create_task(self._collector.keep_reading(engine.epoch))
 
     async def _keep_looking(self) -> None:
-        while True:
+        while self._unsaved is None:
             self.look()
             await asyncio.sleep(_LOOK_PERIOD_S)
+        raise self._unsaved
 
     async def _keep_listening(self, source: BackendSource) -> None:
         """A source that fails is begun anew; what it told last stands."""

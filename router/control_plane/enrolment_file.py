@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from router.errors import EnrolmentBroken
+from router.errors import EnrolmentBroken, EnrolmentUnsaved
 
 _NAME = "enrolment.json"
 
@@ -42,12 +42,15 @@ class EnrolmentFile:
         return EnrolmentBroken(self._path, f"{type(why).__name__}: {why}")
 
     def save(self, remembered: dict[str, Any]) -> None:
-        """Replace what was saved, if it differs.  Raises OSError; then it stands as it was."""
+        """Replace what was saved, if it differs.  Raises EnrolmentUnsaved; then that stands."""
         content = orjson.dumps(remembered)
         if content == self._saved:  # so a later life that changes nothing needs no room for it
             return
         beside = self._path.with_suffix(".new")
-        beside.touch(mode=0o600)
-        beside.write_bytes(content)
-        beside.replace(self._path)
+        try:
+            beside.touch(mode=0o600)
+            beside.write_bytes(content)
+            beside.replace(self._path)
+        except OSError as error:
+            raise EnrolmentUnsaved(self._path, error) from error
         self._saved = content

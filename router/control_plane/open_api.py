@@ -19,24 +19,10 @@ from router.control_plane.client_bodies import (
     GenerateRequest,
     TokenizeRequest,
 )
+from router.control_plane.standing import Refusal
 
 _REF = "#/components/schemas/{model}"
 _JSON, _STREAM = "application/json", "text/event-stream"
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | int | None
-
-
-class ErrorAnswer(BaseModel):
-    """Every answer that is not of 200 or 202, in OpenAI's form."""
-
-    error: ErrorDetail
 
 
 _BODIES: dict[str, tuple[type[BaseModel], str]] = {
@@ -72,7 +58,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     for operations in paths.values():
         for operation in operations.values():
             operation["responses"].pop("422", None)  # FastAPI's; ours is 400, in OpenAI's form
-            operation["responses"]["default"] = _answer("Refused, or failed", ErrorAnswer)
+            operation["responses"]["default"] = _answer("Refused, or failed", Refusal)
     schemas = found.setdefault("components", {}).setdefault("schemas", {})
     schemas |= _schemas()
     for unused in ("HTTPValidationError", "ValidationError"):
@@ -82,7 +68,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     bodies = [model for model, _ in _BODIES.values()]
-    models: list[type[BaseModel]] = [ErrorAnswer, TokenizeRequest, *bodies]
+    models: list[type[BaseModel]] = [Refusal, TokenizeRequest, *bodies]
     _, told = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     schemas: dict[str, Any] = told["$defs"]
     return schemas

@@ -20,7 +20,7 @@ class Refusal(BaseModel):
         message: str
         type: str
         param: str | None
-        code: str | None
+        code: str | int | None
 
     error: Error
 

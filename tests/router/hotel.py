@@ -129,6 +129,11 @@ class Hotel:
         self.enrolled.close()
 
     @property
+    def has_ended(self):
+        """Whether the life has ended by itself."""
+        return self._keeping.done()
+
+    @property
     def rows(self):
         """The table: slot, host, state."""
         table = self._reader.snapshot()

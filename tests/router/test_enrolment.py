@@ -1,7 +1,10 @@
 """Backends come, serve, leave and come back, whatever becomes of the control plane meanwhile."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.router.asking import error_of
 from tests.router.fakes import turns, until
 from tests.router.hotel import hotel
 
@@ -234,6 +237,24 @@ async def test_what_is_done_for_an_engine_ends_when_it_leaves():
         assert enrolled.models.all() == []
         assert enrolled.collector.beyond == {}
         assert site.loads.snapshot() is None or site.loads.snapshot().reports == ()
+
+
+async def test_what_cannot_be_saved_is_not_done_and_ends_this_life():
+    """
+    The operator is told which file and why; the next life has what was saved before.
+    """
+    async with hotel("a") as site:
+        await site.run()
+        await site.shows((0, "a", "ready"))
+        run_dir = Path(site.house.instance.run_dir)
+        (run_dir / "enrolment.new").mkdir()  # as a full disk would, it refuses what is written
+
+        refused = await site.operator.delete("/admin/groups/0")
+
+        assert refused.status_code == 503
+        assert "enrolment.json: Is a directory" in error_of(refused)["message"]
+        assert site.rows == [(0, "a", "ready")]
+        await until(lambda: site.has_ended)
 
 
 async def test_a_source_that_fails_takes_nobody_with_it(caplog):

@@ -26,7 +26,7 @@ from router.control_plane.kv_events.readers import Wire
 
 _NUMBER_BYTES = 8
 _END = (-1).to_bytes(_NUMBER_BYTES, "big", signed=True)
-_MAX_MESSAGE_BYTES = 64 << 20
+_MAX_MESSAGE_BYTES = 16 << 20  # what 600,000 blocks take: more than are kept of a rank
 _MAX_WAITING = 10_000  # batches in a socket
 _HEARTBEAT_MS = 2_000
 _SILENCE_MS = 10_000
