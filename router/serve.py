@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from router.shared_memory import SharedMemory
 from router.supervisor import Supervisor
 from router.unit import Unit
 from shm.board import Board
-from shm.group_table import GroupState, GroupTableReader
+from shm.group_table import GroupEntry, GroupState, GroupTableReader
 from shm.process import this_process
 
 _log = logging.getLogger("levelhead.serve")
@@ -208,7 +208,8 @@ async def _start(supervisor: Supervisor, instance: Instance) -> None:
     for unit in doors:
         await unit.start()
     await _come_up(supervisor, doors, _all_listen(doors))
-    print(banner(instance), file=sys.stdout, flush=True)  # noqa: T201  the product's greeting
+    greeting = banner(instance, _groups(instance))
+    print(greeting, file=sys.stdout, flush=True)  # noqa: T201  for people, not a log line
 
 
 async def _come_up(supervisor: Supervisor, units: list[Unit], ready: Awaitable[None]) -> None:
@@ -256,17 +257,26 @@ async def _all_listen(front_doors: list[Unit]) -> None:
             await asyncio.sleep(_LOOK_PERIOD_S)
 
 
-def banner(instance: Instance) -> str:
+def _groups(instance: Instance) -> tuple[GroupEntry, ...]:
+    """Those that there are by now: with sources, nobody knew at the start."""
+    with closing(GroupTableReader.attach(instance.name)) as reader:
+        table = reader.snapshot()
+    return table.groups if table else ()
+
+
+def banner(instance: Instance, groups: Sequence[GroupEntry]) -> str:
     """Where to send requests, with one line to paste."""
+    listed = (name for group in groups for name in (group.model, *group.models) if name)
+    model = instance.served_model_name or next(listed, "MODEL")
     url = f"http://{instance.host}:{instance.port}"
     key = " -H 'Authorization: Bearer $LEVELHEAD_API_KEY'" if instance.api_key else ""
     key = key.replace("'", '"')
     request = (
-        f'{{"model": "{instance.served_model_name}", "stream": true, "max_tokens": 64, '
+        f'{{"model": "{model}", "stream": true, "max_tokens": 64, '
         '"messages": [{"role": "user", "content": "What is a spirit level?"}]}'
     )
     return (
-        f"\nlevelhead is ready: {url}/v1  ({instance.dp_size} DP groups, {instance.method})\n\n"
+        f"\nlevelhead is ready: {url}/v1  ({len(groups)} DP groups, {instance.method})\n\n"
         f"  curl -iN {url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\\n"
         f"    -d '{request}'\n\n"
         f"  loads {url}/v1/loads   metrics {url}/metrics   docs {url}/docs\n"

@@ -17,6 +17,7 @@ from router.shared_memory import SharedMemory
 from shm.errors import SegmentMissing
 from shm.names import Kind, segment_name
 from shm.segment import attach
+from tests.router.asking import entry
 from tests.router.fakes import unique_instance
 
 ROOT = Path(__file__).parents[2]
@@ -260,9 +261,23 @@ def test_the_greeting_has_a_command_to_paste():
     """
     instance = Instance("one", 1, "/x", "127.0.0.1", 8001, 2, served_model_name="m", api_key="k9")
 
-    told = banner(instance)
+    told = banner(instance, [entry(0), entry(1)])
 
     assert "http://127.0.0.1:8001/v1/chat/completions" in told
     assert '"model": "m"' in told
+    assert "(2 DP groups, " in told
     assert "$LEVELHEAD_API_KEY" in told
     assert "k9" not in told
+
+
+def test_the_greeting_names_a_model_that_backends_serve():
+    """
+    Which nobody knew at the start, where they come from a file.
+    """
+    instance = Instance("one", 1, "/x", "127.0.0.1", 8001, 0)
+
+    told = banner(instance, [entry(3, model="", models=("served", "adapter"))])
+
+    assert '"model": "served"' in told
+    assert "(1 DP groups, " in told
+    assert '"model": "MODEL"' in banner(instance, [])
