@@ -23,7 +23,7 @@ from router.backends.kv_endpoint import check_endpoints, parse_endpoint
 from router.backends.tls import tls_of
 
 MAX_DP_SIZE = 1024
-_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
+LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _AUTO = "auto"
 _MAX_PORT = 65535
@@ -223,8 +223,8 @@ def _weight(value: str) -> float:
         weight = float(value)
     except ValueError:
         weight = 0.0
-    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
-        raise ValueError(f"weight={value}: allowed are {_LEAST_WEIGHT:g} to {_MOST_WEIGHT:g}")
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise ValueError(f"weight={value}: allowed are {LEAST_WEIGHT:g} to {MOST_WEIGHT:g}")
     return weight
 
 

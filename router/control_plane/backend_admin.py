@@ -15,13 +15,12 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.exceptions import HTTPException
 from pydantic import BaseModel, Field
 
-from router.backends.backend import Backend, Kind, parse_backend
+from router.backends.backend import LEAST_WEIGHT, MOST_WEIGHT, Backend, Kind, parse_backend
 from router.control_plane.engines import Engine
 from router.control_plane.enrolled import Enrolled
 from router.control_plane.standing import REFUSALS, Standing, no_group
 
 _WHERE = "/admin/backends"
-_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
 _OURS = (
     "the DP groups are workers of ours, as many as the instance was started with (--dp-size): "
     "only backends come and go"
@@ -39,7 +38,7 @@ class Newcomer(BaseModel):
 class Weight(BaseModel):
     """What share of the load each of a backend's groups takes."""
 
-    weight: float = Field(ge=_LEAST_WEIGHT, le=_MOST_WEIGHT, allow_inf_nan=False, strict=True)
+    weight: float = Field(ge=LEAST_WEIGHT, le=MOST_WEIGHT, allow_inf_nan=False, strict=True)
 
 
 class Course(StrEnum):

@@ -72,7 +72,7 @@ class Reader:
 
     def __init__(self, max_unread_bytes: int = MAX_UNREAD_BYTES) -> None:
         self._max_unread_bytes = max_unread_bytes
-        self._unread = b""
+        self._unread = bytearray()  # grows without being copied each time
         self._changed = asyncio.Event()
         self._is_over = False
         self.is_told = False
@@ -88,13 +88,13 @@ class Reader:
 
     def end(self) -> None:
         """Nothing more comes, and what was not taken is dropped."""
-        self._is_over, self._unread = True, b""
+        self._is_over, self._unread = True, bytearray()
         self._changed.set()
 
     async def next(self) -> bytes:
         """Wait for lines and take all there are; nothing at the end."""
         await self._changed.wait()
-        lines, self._unread = self._unread, b""
+        lines, self._unread = bytes(self._unread), bytearray()
         if not self._is_over:
             self._changed.clear()
         return lines
