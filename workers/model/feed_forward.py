@@ -101,8 +101,10 @@ class MixtureOfExperts(torch.nn.Module):
                 self.shared_gate = weight(1, hidden_size)
 
     def places(self) -> dict[str, Place]:
-        """Return where each weight is kept; those of others' experts are not."""
+        """Return where each weight is kept: nothing of those of others' experts."""
         found = {"gate.weight": Place(self.router)}
+        for number in set(range(self._config.num_experts)) - set(self._own):
+            found |= {f"experts.{number}.{name}": at for name, at in self._nothing().items()}
         for number, expert in zip(self._own, self.experts, strict=True):
             assert isinstance(expert, DenseFeedForward)
             found |= {f"experts.{number}.{name}": at for name, at in expert.places().items()}
@@ -124,6 +126,12 @@ class MixtureOfExperts(torch.nn.Module):
         if self.shared is not None:
             output += self._shared(self.shared, rows)
         return output
+
+    def _nothing(self) -> dict[str, Place]:
+        hidden, size = self.router.shape[1], self._config.intermediate_size
+        rows = Place(self.router.new_empty(0, hidden), 0, range(0), size)
+        columns = Place(self.router.new_empty(hidden, 0), 1, range(0), size)
+        return {"gate_proj.weight": rows, "up_proj.weight": rows, "down_proj.weight": columns}
 
     def _choose(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return for each row its experts and their weights, both [T, num_chosen]."""

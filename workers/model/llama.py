@@ -23,7 +23,8 @@ from workers.model.kv_cache import KVCache, LayerCache
 from workers.model.projection import Projection
 from workers.model.rms_norm import rms_norm
 from workers.model.rope import angles, inverse_frequencies, rotate
-from workers.model.shard import Place
+from workers.model.row_exchange import ALONE, RowExchange, StepExchange
+from workers.model.shard import WHOLE, Place, Shard
 
 __all__ = ["DecoderLayer", "KVCache", "LlamaModel"]
 
@@ -31,7 +32,7 @@ __all__ = ["DecoderLayer", "KVCache", "LlamaModel"]
 class DecoderLayer(torch.nn.Module):
     """Attention and feed-forward, each after a norm and added to its input."""
 
-    def __init__(self, config: ModelConfig, number: int, weight: Weights) -> None:
+    def __init__(self, config: ModelConfig, number: int, weight: Weights, shard: Shard) -> None:
         super().__init__()
         self._config = config
         hidden, heads = config.hidden_size, config.num_heads * config.head_dim
@@ -46,7 +47,7 @@ class DecoderLayer(torch.nn.Module):
             weight(config.head_dim) for _ in "qk" if config.has_qk_norm
         )
         self.feed_forward_norm = weight(hidden)
-        self.feed_forward = _feed_forward(config, number, weight)
+        self.feed_forward = _feed_forward(config, number, weight, shard)
 
     def places(self) -> dict[str, Place]:
         """Return where each weight of a Hugging Face layer is kept, by its name there."""
@@ -77,23 +78,26 @@ class DecoderLayer(torch.nn.Module):
         attention: Attention,
         slots: torch.Tensor,
         cache: LayerCache,
+        exchange: RowExchange,
     ) -> torch.Tensor:
         """
         Return the layer's output [T, hidden_size], and store the new keys and values.
 
-        turn: cosine and sine of each row's position.
+        turn: cosine and sine of each row's position.  exchange: between ranks that have a
+        part of the feed-forward each.
         """
         config = self._config
         normed = rms_norm(hidden, self.attention_norm, config.rms_norm_eps)
-        qkv = self.qkv(normed).view(len(hidden), -1, config.head_dim)
         num_turned = config.num_heads + config.num_kv_heads
+        num_all = num_turned + config.num_kv_heads
+        qkv = self.qkv(normed).view(len(hidden), num_all, config.head_dim)
         turned = rotate(self._normed(qkv[:, :num_turned]), *turn)
         cache.keys.index_copy_(1, slots, turned[:, config.num_heads :].transpose(0, 1))
         cache.values.index_copy_(1, slots, qkv[:, num_turned:].transpose(0, 1))
         attended = attention.attend(turned[:, : config.num_heads], cache).flatten(1)
         hidden = hidden + self.attention_output(attended)
         normed = rms_norm(hidden, self.feed_forward_norm, config.rms_norm_eps)
-        output: torch.Tensor = hidden + self.feed_forward(normed)
+        output: torch.Tensor = hidden + exchange.through(normed, self.feed_forward)
         return output
 
     def _normed(self, heads: torch.Tensor) -> torch.Tensor:
@@ -110,12 +114,12 @@ class DecoderLayer(torch.nn.Module):
 
 
 def _feed_forward(
-    config: ModelConfig, number: int, weight: Weights
+    config: ModelConfig, number: int, weight: Weights, shard: Shard
 ) -> DenseFeedForward | MixtureOfExperts:
     experts = config.experts_of(number)
     if experts is None:
-        return DenseFeedForward(config.hidden_size, config.intermediate_size, weight)
-    return MixtureOfExperts(config.hidden_size, experts, weight)
+        return DenseFeedForward(config.hidden_size, config.intermediate_size, weight, shard)
+    return MixtureOfExperts(config.hidden_size, experts, weight, shard)
 
 
 class LlamaModel(torch.nn.Module):
@@ -127,15 +131,24 @@ class LlamaModel(torch.nn.Module):
     the batch, nor on how the prompt was cut into chunks.
     """
 
-    def __init__(self, config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        shard: Shard = WHOLE,
+    ) -> None:
+        """shard: this rank's part of all that is not attention."""
         super().__init__()
         self.config = config
         self.dtype = dtype
         self.device = torch.device(device)
-        shape = (config.vocab_size, config.hidden_size)
+        self._words = shard.of(config.vocab_size)
+        self._widths = [len(part.of(config.vocab_size)) for part in shard.all()]
+        shape = (len(self._words), config.hidden_size)
         self.embedding = self._weight(*shape)
         self.layers = torch.nn.ModuleList(
-            DecoderLayer(config, number, self._weight) for number in range(config.num_layers)
+            DecoderLayer(config, number, self._weight, shard) for number in range(config.num_layers)
         )
         self.norm = self._weight(config.hidden_size)
         self.head = Projection(self.embedding if config.tie_embeddings else self._weight(*shape))
@@ -148,12 +161,13 @@ class LlamaModel(torch.nn.Module):
 
     def places(self) -> dict[str, Place]:
         """Return where each Hugging Face weight is kept, by its name."""
+        vocabulary = (0, self._words, self.config.vocab_size)
         found = {
-            "model.embed_tokens.weight": Place(self.embedding),
+            "model.embed_tokens.weight": Place(self.embedding, *vocabulary),
             "model.norm.weight": Place(self.norm),
         }
         if not self.config.tie_embeddings:
-            found["lm_head.weight"] = Place(self.head.view())
+            found["lm_head.weight"] = Place(self.head.view(), *vocabulary)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderLayer)
             for name, place in layer.places().items():
@@ -188,20 +202,34 @@ class LlamaModel(torch.nn.Module):
 
     @torch.inference_mode()
     def forward(
-        self, batch: ForwardBatch, kv: KVCache, plan: AttentionPlan | None = None
+        self,
+        batch: ForwardBatch,
+        kv: KVCache,
+        plan: AttentionPlan | None = None,
+        exchange: StepExchange = ALONE,
     ) -> torch.Tensor:
         """
         Run the batch, store its keys and values in kv, return logits [R, vocab] float32.
 
-        plan: the batch's, if it was made before.
+        plan: the batch's, if it was made before.  exchange: between the ranks that have a shard
+        each; they all run a batch at the same time, which may have no rows.
         Row i of the logits belongs to row batch.output_index[i] of the token axis.
         """
         attention = Attention.begin(plan or AttentionPlan.of(batch, kv), kv)
         turn = angles(batch.positions, self._inverse_frequency, self.dtype)
-        hidden = embedding(batch.token_ids, self.embedding)
+        hidden = exchange.tokens.through(batch.token_ids, self._embedded)
         for number, layer in enumerate(self.layers):
-            hidden = layer(hidden, turn, attention, batch.slots, kv.layer(number))
+            hidden = layer(hidden, turn, attention, batch.slots, kv.layer(number), exchange.tokens)
         wanted = hidden[batch.output_index]
         wanted = rms_norm(wanted, self.norm, self.config.rms_norm_eps)
-        logits: torch.Tensor = self.head(wanted)
+        logits = exchange.outputs.columns(wanted, self.head, self._widths)
         return logits.float()
+
+    def _embedded(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows [T, hidden_size] of tokens; zeros for those that other ranks have."""
+        if len(self._words) == self.config.vocab_size:
+            return embedding(token_ids, self.embedding)
+        own = token_ids - self._words.start
+        is_elsewhere = (own < 0) | (own >= len(self._words))
+        rows = embedding(own.masked_fill(is_elsewhere, 0), self.embedding)
+        return rows.masked_fill(is_elsewhere[:, None], 0)

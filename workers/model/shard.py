@@ -25,6 +25,10 @@ class Shard:
         start = self.rank * each + min(self.rank, left)
         return range(start, start + each + (self.rank < left))
 
+    def all(self) -> list[Shard]:
+        """Every part, this one among them, in order."""
+        return [Shard(rank, self.size) for rank in range(self.size)]
+
 
 WHOLE = Shard()
 
