@@ -131,11 +131,11 @@ class Shared:
         num_received = [self._num_own * width for width in widths]
         received = computed.new_empty(sum(num_received))
         self._group.all_to_all(received, sent, num_received, num_sent)
-        parts = received.split(num_received)
-        shaped = [
-            part.view(self._num_own, width) for part, width in zip(parts, widths, strict=True)
-        ]
-        return torch.cat(shaped, dim=1)
+        parts, end = [], 0
+        for width, count in zip(widths, num_received, strict=True):
+            parts.append(received[end : end + count].view(self._num_own, width))
+            end += count
+        return torch.cat(parts, dim=1)
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
         """Return everybody's rows, those of rank r from starts[r] on."""
