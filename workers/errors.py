@@ -4,6 +4,7 @@ What can go wrong in a worker.
 * WorkerError
   - InvalidConfig       a flag that cannot be honoured; the process ends with code 2
   - LinkLost            the leader at the other end of a link is gone, or did not come
+  - RankLost            a rank that this one computes with is gone, or stuck
   - ReportRefused       what came on a link is no report of the leader at its other end
   - RequestRefused      this request gets no (further) output
     + QueueFull         the group holds as many requests as it may
@@ -30,6 +31,10 @@ class InvalidConfig(WorkerError):
 
 class LinkLost(WorkerError):
     """The leader at the other end of a link is gone, or did not come."""
+
+
+class RankLost(WorkerError):
+    """A rank that this one computes with is gone, or stuck; the whole set has to begin anew."""
 
 
 class ReportRefused(WorkerError):

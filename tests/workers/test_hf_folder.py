@@ -135,7 +135,7 @@ def test_both_spellings_of_rope_scaling_are_read(folder, key):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"model_type": "mixtral"}, UnsupportedModel, "model_type 'mixtral' is not supported"),
+        ({"model_type": "gpt2"}, UnsupportedModel, "model_type 'gpt2' is not supported"),
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act 'gelu'"),
         ({"mlp_bias": True}, UnsupportedModel, "mlp_bias True"),
         ({"rope_scaling": {"rope_type": "yarn"}}, UnsupportedModel, "rope scaling 'yarn'"),

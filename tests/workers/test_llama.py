@@ -14,6 +14,7 @@ from workers.model.checkpoint import open_checkpoint
 from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.llama import KVCache, LlamaModel
+from workers.model.row_exchange import ALONE
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -60,7 +61,7 @@ class Run:
         self.free = torch.randperm(NUM_SLOTS, generator=torch.Generator().manual_seed(seed))
         self.slots = {}
 
-    def step(self, chunks, output_rows=None):
+    def step(self, chunks, output_rows=None, exchange=ALONE):
         """Run chunks, (name, new tokens) each, and return all rows' logits, or output_rows'."""
         tokens, positions, slots, spans = [], [], [], []
         for name, new in chunks:
@@ -74,13 +75,13 @@ class Run:
             spans.append(SequenceSpan(len(new), len(held) + len(new), self.slots[name], number))
         rows = range(len(tokens)) if output_rows is None else output_rows
         batch = ForwardBatch(
-            torch.tensor(tokens),
-            torch.tensor(positions),
-            torch.cat(slots),
+            torch.tensor(tokens, dtype=torch.int64),
+            torch.tensor(positions, dtype=torch.int64),
+            torch.cat([self.free[:0], *slots]),
             tuple(spans),
             torch.tensor(list(rows), dtype=torch.int64),
         )
-        return self.model(batch, self.kv)
+        return self.model(batch, self.kv, exchange=exchange)
 
 
 def greedy(reference, prompt, num_tokens):

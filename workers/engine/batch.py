@@ -106,7 +106,9 @@ class BatchBuilder:
         return ForwardBatch(
             token_ids=self._tensor([]),
             positions=self._tensor(positions),
-            slots=torch.cat([row.slots(place.start, place.end) for place, row in pairs]),
+            slots=torch.cat(
+                [self._tensor([]), *(row.slots(place.start, place.end) for place, row in pairs)]
+            ),
             sequences=tuple(
                 SequenceSpan(place.num_new, place.end, row.slots(0, place.end), place.request_id)
                 for place, row in pairs

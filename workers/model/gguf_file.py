@@ -119,6 +119,7 @@ class GgufFile:
             bos_token_id=_optional_id(self._values, "tokenizer.ggml.bos_token_id"),
             rope_scaling=self._rope_factors(),
             attention_bias="blk.0.attn_q.bias" in self._infos,
+            output_bias="blk.0.attn_output.bias" in self._infos,
         )
 
     def _refuse_unsupported(self) -> None:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from workers.model.config import ModelConfig
 from workers.model.errors import CorruptModel, UnsupportedModel
-from workers.model.rope import Llama3Scaling
+from workers.model.hf_config import model_config, plain_name
 from workers.model.text import TextCodec
 
 _WEIGHTS = "model.safetensors"
@@ -51,7 +51,7 @@ class HfFolder:
             try:
                 with safe_open(path, framework="pt") as file:
                     for name in file.keys():  # noqa: SIM118 - not a mapping, it cannot iterate
-                        yield name, file.get_tensor(name)
+                        yield plain_name(name), file.get_tensor(name)
             except (SafetensorError, OSError) as error:
                 raise CorruptModel(path, str(error)) from error
 
@@ -114,27 +114,8 @@ class HfFolder:
 
     def _read_config(self) -> ModelConfig:
         raw = self._json("config.json")
-        _refuse_unsupported(raw)
-        rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
         try:
-            num_heads = int(raw["num_attention_heads"])
-            return ModelConfig(
-                num_layers=int(raw["num_hidden_layers"]),
-                hidden_size=int(raw["hidden_size"]),
-                intermediate_size=int(raw["intermediate_size"]),
-                num_heads=num_heads,
-                num_kv_heads=int(raw.get("num_key_value_heads") or num_heads),
-                head_dim=int(raw.get("head_dim") or int(raw["hidden_size"]) // num_heads),
-                vocab_size=int(raw["vocab_size"]),
-                rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
-                rms_norm_eps=float(raw["rms_norm_eps"]),
-                max_model_len=int(raw["max_position_embeddings"]),
-                tie_embeddings=bool(raw.get("tie_word_embeddings", False)),
-                eos_token_ids=self._end_token_ids(raw),
-                bos_token_id=raw.get("bos_token_id"),
-                rope_scaling=_rope_scaling(rope),
-                attention_bias=bool(raw.get("attention_bias", False)),
-            )
+            return model_config(raw, self._end_token_ids(raw))
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             path = self._folder / "config.json"
             raise CorruptModel(path, f"{type(error).__name__} {error}") from error
@@ -145,29 +126,6 @@ class HfFolder:
         for value in (raw.get("eos_token_id"), generation.get("eos_token_id")):
             found += value if isinstance(value, list) else [] if value is None else [value]
         return tuple(dict.fromkeys(int(token_id) for token_id in found))
-
-
-def _refuse_unsupported(raw: dict[str, Any]) -> None:
-    if raw.get("model_type") != "llama":
-        raise UnsupportedModel("model_type", raw.get("model_type"), ["llama"])
-    if raw.get("hidden_act", "silu") != "silu":
-        raise UnsupportedModel("hidden_act", raw["hidden_act"], ["silu"])
-    if raw.get("mlp_bias", False):
-        raise UnsupportedModel("mlp_bias", True, [False])
-
-
-def _rope_scaling(rope: dict[str, Any]) -> Llama3Scaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise UnsupportedModel("rope scaling", kind, ["default", "llama3"])
-    return Llama3Scaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_len=int(rope["original_max_position_embeddings"]),
-    )
 
 
 def _token_text(value: object) -> str | None:
