@@ -36,6 +36,7 @@ _OF_OUR_WORKERS = (
     "threads_per_rank", "max_running_requests", "max_queued_requests", "max_total_tokens",
     "chunked_prefill_size", "page_size", "schedule_policy", "disable_radix_cache",
     "disable_overlap_schedule", "admission", "prefill_align",
+    "max_restart_wait_s",
 )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ class ServeOptions:
     prefill_align: str
     max_hold_ms: int
     max_waiting_requests: int
+    max_restart_wait_s: float
     health: HealthRules
     host: str
     port: int

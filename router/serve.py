@@ -112,6 +112,7 @@ def _instance(
         prefill_align=options.prefill_align,
         max_hold_ms=options.max_hold_ms,
         max_waiting_requests=options.max_waiting_requests,
+        max_restart_wait_s=options.max_restart_wait_s,
         health=options.health,
         served_model_name=source.model_name,
         api_key=options.api_key,

@@ -10,6 +10,7 @@ from balancer.load import RequestShape
 from balancer.methods import make_policy
 from balancer.waiting_room import Waiter
 from router.errors import NoGroup
+from router.front_door.absences import Absences
 from router.front_door.lobby import Lobby
 from router.front_door.meters import Meters
 from router.instance import Instance
@@ -64,16 +65,22 @@ class FullDispatcher:
         raise NoGroup("full")
 
 
+class Guest:
+    """May go anywhere, at any time."""
+
+    unfit, not_before_ns = (), 0
+
+
 class Visit:
     """A lobby, and who waits in it."""
 
     def __init__(self, num_groups=1, **rules):
         self.loop, self.dispatcher = Loop(), FullDispatcher(num_groups)
         instance = Instance("one", 1, "/unused", "127.0.0.1", 1, num_groups, **rules)
-        self.lobby = Lobby(instance, self.dispatcher, Meters(num_groups), self.loop)
+        self.lobby = Lobby(instance, self.dispatcher, Absences(0), Meters(num_groups), self.loop)
 
     def enter(self):
-        waiter = Waiter(None, RequestShape(10), self.dispatcher.ns)
+        waiter = Waiter(Guest(), RequestShape(10), self.dispatcher.ns)
         self.lobby.enter(waiter)
         return waiter
 
