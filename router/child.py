@@ -60,6 +60,10 @@ class Child:
     async def stop(self, grace_s: float) -> None:
         """Ask it to end, and end it if it has not after grace_s."""
         self._signal(signal.SIGTERM)
+        await self.ended_within(grace_s)
+
+    async def ended_within(self, grace_s: float) -> None:
+        """Wait for its end, and end it if it has not after grace_s."""
         try:
             async with asyncio.timeout(grace_s):
                 await self.wait()
