@@ -39,6 +39,8 @@ class Instance:
     host: str
     port: int
     dp_size: int
+    ranks_are_a_set: bool = False
+    """Whether the groups' processes live, drain and end together."""
     num_front_doors: int = 1
     method: str = DEFAULT_METHOD
     max_load_age_s: float = 2.0

@@ -113,6 +113,11 @@ class ServeOptions:
         return self.tp_size if self.enable_dp_attention else self.dp_size
 
     @property
+    def ranks_are_a_set(self) -> bool:
+        """Whether they live and end together, because they compute so or are started so."""
+        return self.enable_dp_attention
+
+    @property
     def has_backends(self) -> bool:
         """Whether groups are other people's engines, of which there may be none yet."""
         sources = (self.backends_file, self.backend_dns, self.backend_kubernetes)

@@ -105,6 +105,7 @@ def _instance(
         host=options.host,
         port=port,
         dp_size=source.num_groups,
+        ranks_are_a_set=options.ranks_are_a_set,
         num_front_doors=options.front_doors,
         method=options.load_balance_method,
         max_load_age_s=options.max_load_age_s,
