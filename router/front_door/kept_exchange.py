@@ -120,6 +120,7 @@ class KeptExchange(InferenceExchange):
         """A group that refuses lives: nobody waits to see whether it does."""
         if self._lobby.waits_for_groups and reason != "refused":
             return self._elsewhere.may_be_kept(reason)
+        self._services.dispatcher.refresh()
         is_away = self._lobby.is_worth_waiting(self._shape, self.unfit)
         return is_away and self._elsewhere.may_be_kept(reason)
 
