@@ -21,7 +21,7 @@ BAD = [
     (("--data-parallel-size", "-1"), "1 to 1024"),
     (("--tp-size", "0"), "1 or more"),
     (("--tp-size", "2"), "--enable-dp-attention as well"),
-    (("--dist-timeout", "0"), "1 or more"),
+    (("--dist-timeout", "0"), "seconds, 1 to"),
     (("--load-balance-method", "best"), "minimum_tokens"),
     (("--max-model-len", "0"), "1 or more"),
     (("--device", "tpu"), "cuda"),
