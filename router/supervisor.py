@@ -6,7 +6,7 @@ Keeps the processes of an instance running, and stops them in order.
     front door      its row of the in-flight board is reclaimed, and it is started again;
                     its clients are cut
     a rank          is started again, and nobody else is: the other groups go on serving;
-                    of ranks that compute together all are (see router.rank_set)
+                    of ranks that compute together all are (see router.ranks)
 
 How soon, router.upkeep says.
 
@@ -24,14 +24,13 @@ from functools import partial
 from pathlib import Path
 
 from router import commands, question, upkeep
-from router.card import CardReader
 from router.child import Child, describe_end
 from router.errors import StartError, SupervisionLost
 from router.instance import Instance
 from router.options import ServeOptions
 from router.pauses import Pauses
 from router.ping import Ping
-from router.rank_set import RankSet
+from router.ranks import Ranks
 from router.unit import Unit
 from router.upkeep import Kept
 
@@ -59,20 +58,19 @@ class Supervisor:
         board (see shm.board).
         """
         self._instance = instance
-        self._options = options
-        self._environment = environment
         self._reclaim_row = reclaim
         self._pauses = pauses
         self._ping_period_s = ping_period_s
         self._clock_s = clock_s
-        self._cards = CardReader(instance)
         self.control_plane = Unit(
             "control plane",
             partial(Child.start, "control plane", commands.control_plane(instance), {}),
             question.of_control_plane(instance),
             clock_s,
         )
-        self.ranks: Sequence[Kept] = self._ranks(model_path) if model_path is not None else ()
+        self.ranks: Sequence[Kept] = ()
+        if model_path is not None:
+            self.ranks = Ranks(instance, options, model_path, environment, clock_s).kept()
         self.front_doors = [self._front_door(slot) for slot in range(instance.num_front_doors)]
         self._watching: set[asyncio.Task[None]] = set()
         self._has_failed = asyncio.Event()
@@ -132,26 +130,6 @@ class Supervisor:
         task = asyncio.create_task(watching)
         task.add_done_callback(ended)
         self._watching.add(task)
-
-    def _ranks(self, model_path: Path) -> Sequence[Kept]:
-        """Each a unit of its own, or all one set if they compute together."""
-        units = [self._rank(model_path, rank) for rank in range(self._options.num_ranks)]
-        if self._options.enable_dp_attention:
-            return [RankSet(units, self._clock_s)]
-        return units
-
-    def _rank(self, model_path: Path, rank: int) -> Unit:
-        dp_rank = rank * self._instance.dp_size // self._options.num_ranks
-        command = commands.worker(self._instance, self._options, model_path, rank)
-        environment = commands.worker_environment(self._instance, self._options, self._environment)
-        name = f"rank {rank}"
-        return Unit(
-            name,
-            partial(Child.start, name, command, environment),
-            question.of_rank(self._cards, dp_rank, self._instance.drain_timeout_s),
-            self._clock_s,
-            self._instance.drain_timeout_s + question.GRACE_S,
-        )
 
     def _front_door(self, slot: int) -> Unit:
         name = f"front door {slot}"
