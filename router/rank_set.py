@@ -22,7 +22,7 @@ from router.errors import StartError
 from router.pauses import Life
 from router.unit import Unit
 
-GRACE_S = 3.0
+GRACE_S = 2.0
 """For the others to hear of it: the root may be late as well."""
 _HEARD_OF_ANOTHER = 1
 """The status of a rank that ends because it has lost another."""

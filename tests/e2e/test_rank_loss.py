@@ -19,11 +19,15 @@ SHORT = {"prompt": "b", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
 RANKS = ("workers0", "workers1")
 
 
-def together(model, *flags):
-    return RunningInstance(
-        *("--model", str(model), "--served-model-name", "tiny", "--threads-per-rank", "1"),
-        *("--enable-dp-attention", "--dp-size", "2", "--max-running-requests", "1", *flags),
-    )
+@pytest.fixture(scope="module", name="instance")
+def _instance(tiny_llama):
+    """Two ranks that compute together; each group runs one request, and the others wait."""
+    with RunningInstance(
+        *("--model", str(tiny_llama), "--served-model-name", "tiny", "--threads-per-rank", "1"),
+        *("--enable-dp-attention", "--dp-size", "2", "--dist-timeout", "4"),
+        *("--max-running-requests", "1"),
+    ) as running:
+        yield running
 
 
 def _asked(instance, pool):
@@ -38,10 +42,6 @@ def _is_quiet(instance):
         all(load[key] == 0 for load in instance.loads() for key in held)
         and instance.metric("levelhead_front_door_waiting_requests") == 0
     )
-
-
-def _are_ready(instance):
-    return all(load["state"] == "ready" for load in instance.loads())
 
 
 @contextlib.contextmanager
@@ -71,47 +71,45 @@ def _are_over(pids):
     return not any(is_alive(ProcessId(pid, 0)) for pid in pids)
 
 
-def test_when_a_rank_is_killed_all_begin_anew_and_who_waits_is_answered(tiny_llama):
+def test_when_a_rank_is_killed_all_begin_anew_and_who_waits_is_answered(instance):
     """
     Streams end with one error event; what had no byte yet and what comes then waits.
 
     Afterwards nothing is held and nothing is in flight: each was counted once.
     """
-    with together(tiny_llama) as instance, concurrent.futures.ThreadPoolExecutor(8) as pool:
-        with _one_stream_each(instance) as streams:
-            before = [instance.children()[rank] for rank in RANKS]
-            sent = [_asked(instance, pool) for _ in range(2)]
-            eventually(lambda: instance.metric("levelhead_dispatches_total") == 4, "sent")
-
-            os.kill(before[1], signal.SIGKILL)
-
-            assert [_end_of(lines) for lines in streams] == ["dp_group_lost"] * 2
-            late = [_asked(instance, pool) for _ in range(2)]
-            answers = [answer.result() for answer in (*sent, *late)]
-        assert [answer.status_code for answer in answers] == [200] * 4
-        assert _are_over(before)
-        eventually(lambda: _is_quiet(instance), "quiet")
-        assert instance.metric("levelhead_ledger_drift_tokens") == 0
-        assert instance.metric("levelhead_responses_total") == 6
-        told = [line for line in instance.seen() if "all 2 ranks are started again" in line]
-        assert len(told) == 1
-        assert f"rank 1 (pid {before[1]}) was ended by SIGKILL" in told[0]
-
-
-def test_a_rank_that_is_stopped_is_found_by_those_who_wait_for_it(tiny_llama):
-    """
-    No longer than --dist-timeout; who was sent to it is answered.
-    """
-    with (
-        together(tiny_llama, "--dist-timeout", "2") as instance,
-        concurrent.futures.ThreadPoolExecutor(8) as pool,
-    ):
+    asking = concurrent.futures.ThreadPoolExecutor(4)
+    with asking as pool, _one_stream_each(instance) as streams:
         before = [instance.children()[rank] for rank in RANKS]
+        sent = [_asked(instance, pool) for _ in range(2)]
+        eventually(lambda: instance.metric("levelhead_dispatches_total") == 4, "sent")
+
+        os.kill(before[1], signal.SIGKILL)
+
+        assert [_end_of(lines) for lines in streams] == ["dp_group_lost"] * 2
+        late = [_asked(instance, pool) for _ in range(2)]
+        answers = [answer.result() for answer in (*sent, *late)]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert _are_over(before)
+    eventually(lambda: _is_quiet(instance), "quiet")
+    assert instance.metric("levelhead_ledger_drift_tokens") == 0
+    assert instance.metric("levelhead_responses_total") == 6
+    (told,) = [line for line in instance.seen() if "all 2 ranks are started again" in line]
+    assert f"rank 1 (pid {before[1]}) was ended by SIGKILL" in told
+
+
+def test_a_rank_that_is_stopped_is_found_by_those_who_wait_for_it(instance):
+    """
+    After --dist-timeout; who was sent to it, or comes in the meantime, is answered.
+    """
+    num_answered = instance.metric("levelhead_responses_total")
+    before = [instance.children()[rank] for rank in RANKS]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
         os.kill(before[1], signal.SIGSTOP)
 
         answers = [_asked(instance, pool) for _ in range(4)]
 
         assert [answer.result().status_code for answer in answers] == [200] * 4
-        assert _are_over(before)
-        eventually(lambda: _is_quiet(instance), "quiet")
-        assert instance.metric("levelhead_responses_total") == 4
+    assert _are_over(before)
+    assert any(f"rank 0 (pid {before[0]}) exited with status 1" in line for line in instance.seen())
+    eventually(lambda: _is_quiet(instance), "quiet")
+    assert instance.metric("levelhead_responses_total") == num_answered + 4

@@ -1,7 +1,4 @@
-"""Ranks that torchrun starts: they serve, end with it, and leave nothing behind."""
-
-import os
-import signal
+"""Ranks that torchrun starts: they serve, and leave nothing behind."""
 
 import httpx
 import pytest
@@ -27,29 +24,19 @@ def _are_over(pids):
     return not any(is_alive(ProcessId(pid, 0)) for pid in pids)
 
 
-def test_ranks_of_torchrun_serve_end_together_and_leave_nothing_behind(tiny_llama):
+def test_ranks_of_torchrun_serve_and_leave_nothing_behind(tiny_llama):
     """
-    A torchrun that is killed takes them along, and the root starts it again.
-
     At the end they drain and exit by themselves, without a stack in the log.
     """
     with RunningInstance(
         *("--model", str(tiny_llama), "--served-model-name", "tiny", "--threads-per-rank", "1"),
         *("--launcher", "torchrun", "--enable-dp-attention", "--dp-size", "2"),
     ) as instance:
-        first = _ranks(instance)
-        assert len(first) == 2
         assert _answer(instance).status_code == 200
-
-        os.kill(instance.children()["torch.distributed.run"], signal.SIGKILL)
-
-        assert _answer(instance).status_code == 200
-        assert _are_over(first)
         everybody = [*children_of(instance.process.pid), *_ranks(instance)]
         assert len(_ranks(instance)) == 2
 
         assert instance.stop() == 0
+
         eventually(lambda: _are_over(everybody), "all have ended")
-    told = "".join(instance.seen())
-    assert "torchrun (pid" in told
-    assert "Traceback" not in told
+    assert "Traceback" not in "".join(instance.seen())
