@@ -45,6 +45,7 @@ from router.front_door.absences import Absences
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
 from router.instance import Instance
+from shm.group_table import GroupEntry
 
 _LOOK_S = 0.005
 _NS = 1e-9
@@ -77,7 +78,6 @@ class Lobby:
         self,
         instance: Instance,
         dispatcher: Dispatcher,
-        absences: Absences,
         meters: Meters,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -88,7 +88,7 @@ class Lobby:
         """Whether requests come here before it is known that nobody can take them."""
         self._num_groups = instance.dp_size
         self._dispatcher = dispatcher
-        self._absences = absences
+        self._absences = Absences(instance.max_restart_wait_s)
         self.waits_for_groups = instance.waits_for_groups
         """Whether groups that start again are waited for."""
         self._meters = meters
@@ -106,18 +106,21 @@ class Lobby:
         cls,
         instance: Instance,
         dispatcher: Dispatcher,
-        absences: Absences,
         meters: Meters,
         loop: asyncio.AbstractEventLoop,
     ) -> Lobby | None:
         """None if nobody ever waits."""
         if not (instance.waiting_rules.can_wait or instance.waits_for_groups):
             return None
-        return cls(instance, dispatcher, absences, meters, loop)
+        return cls(instance, dispatcher, meters, loop)
 
     def now_ns(self) -> int:
         """On the clock of all who wait."""
         return self._dispatcher.now_ns()
+
+    def observe_groups(self, groups: Collection[GroupEntry]) -> None:
+        """The table as it is now."""
+        self._absences.observe(groups, self.now_ns())
 
     def is_worth_waiting(self, request: RequestShape, unfit: Collection[int] = ()) -> bool:
         """Whether nobody but the unfit serves who could take it, and somebody will."""

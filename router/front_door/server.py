@@ -24,7 +24,6 @@ from balancer.methods import PREFIX_METHODS, make_policy
 from balancer.prefix_index import PrefixIndex
 from balancer.retry_budget import RetryBudget
 from balancer.slow_start import SlowStart
-from router.front_door.absences import Absences
 from router.front_door.client import ClientConnection
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.engine_prompts import engine_prompts
@@ -87,8 +86,6 @@ class FrontDoor:
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
-        self._absences = Absences(instance.max_restart_wait_s)
-        self._clock_ns = clock_ns
         chance = random.Random(self._epoch)  # cool-downs must differ between front doors
         self._passive_health = PassiveHealth(instance.health, self.meters, chance, clock_ns)
         self.dispatcher = self._dispatcher(clock_ns)
@@ -97,7 +94,7 @@ class FrontDoor:
         self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
         self.settlement = self._questions()
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
-        self._lobby = Lobby.wanted(instance, self.dispatcher, self._absences, self.meters, loop)
+        self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
         self._reception = Reception(instance, self._services, self._lobby)
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
@@ -164,7 +161,8 @@ class FrontDoor:
         return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs, slow_start)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
-        self._absences.observe(groups, self._clock_ns())
+        if self._lobby is not None:
+            self._lobby.observe_groups(groups)
         self.prefixes.follow(groups)
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:

@@ -10,7 +10,6 @@ from balancer.load import RequestShape
 from balancer.methods import make_policy
 from balancer.waiting_room import Waiter
 from router.errors import NoGroup
-from router.front_door.absences import Absences
 from router.front_door.lobby import Lobby
 from router.front_door.meters import Meters
 from router.instance import Instance
@@ -77,7 +76,7 @@ class Visit:
     def __init__(self, num_groups=1, **rules):
         self.loop, self.dispatcher = Loop(), FullDispatcher(num_groups)
         instance = Instance("one", 1, "/unused", "127.0.0.1", 1, num_groups, **rules)
-        self.lobby = Lobby(instance, self.dispatcher, Absences(0), Meters(num_groups), self.loop)
+        self.lobby = Lobby(instance, self.dispatcher, Meters(num_groups), self.loop)
 
     def enter(self):
         waiter = Waiter(Guest(), RequestShape(10), self.dispatcher.ns)
