@@ -8,7 +8,7 @@ from balancer.in_flight import InFlight
 from shm.group_table import GroupEntry, GroupState
 from tests.router.clients import SSE_HEAD, chunk, post
 from tests.router.fakes import turns, until
-from tests.router.groups import FakeGroup, charge_of
+from tests.router.groups import FakeGroup, charge_of, refusing_port
 from tests.router.house import load_report
 from tests.router.site import Site
 
@@ -110,9 +110,12 @@ async def test_one_that_no_connection_was_made_for_is_kept_as_well():
     The group is gone and the table does not tell yet.
     """
     async with Outage.opened() as outage, FakeGroup.listening() as reborn:
-        outage.site.groups[0].hangs_up = True
-        outage.client.send(post())
-        await outage.waits()
+        with refusing_port() as port:
+            gone = GroupEntry(0, GroupState.READY, FIRST, "127.0.0.1", port)
+            outage.house.publish_table(gone)
+            outage.client.send(post())
+            await outage.waits()
+        assert outage.in_flight() == InFlight(0, 0)
         outage.begin()
 
         outage.end(reborn)
