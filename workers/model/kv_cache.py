@@ -9,6 +9,7 @@ import torch
 
 from workers.model.config import ModelConfig
 from workers.model.decode_window import DecodeWindows
+from workers.model.shard import WHOLE, Shard
 
 _WINDOW_SHARE = 0.5
 """Slots that windows may have, by slots of the cache; only on a CPU, where gathering is slow."""
@@ -41,10 +42,16 @@ class KVCache:
 
     @classmethod
     def allocate(
-        cls, config: ModelConfig, num_slots: int, device: torch.device | str, dtype: torch.dtype
+        cls,
+        config: ModelConfig,
+        num_slots: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        attention_shard: Shard = WHOLE,
     ) -> KVCache:
-        """Return a cache of num_slots zeroed slots."""
-        shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
+        """Return a cache of num_slots zeroed slots, for the heads of that shard."""
+        num_kv_heads = len(attention_shard.of(config.num_kv_heads))
+        shape = (config.num_layers, num_kv_heads, num_slots, config.head_dim)
         keys = torch.zeros(shape, device=device, dtype=dtype)
         is_cpu = keys.device.type == "cpu"
         max_window_slots = int(num_slots * _WINDOW_SHARE) if is_cpu else 0
