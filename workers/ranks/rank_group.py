@@ -47,6 +47,13 @@ class RankGroup:
         if here is not summand:
             summand.copy_(here)
 
+    def broadcast(self, values: torch.Tensor) -> None:
+        """Fill it with rank 0's.  Raises RankLost."""
+        here = self._staged(values)
+        _wait(self._group.broadcast([here], _FROM_FIRST))
+        if here is not values:
+            values.copy_(here)
+
     def reduce_scatter(self, own: torch.Tensor, summands: torch.Tensor) -> None:
         """Fill own [n, ...] with the sum of its part of everybody's [size * n, ...].  RankLost."""
 
@@ -82,6 +89,10 @@ class RankGroup:
 
     def _staged(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.cpu() if self._is_staged else tensor
+
+
+_FROM_FIRST = dist.BroadcastOptions()
+_FROM_FIRST.rootRank, _FROM_FIRST.rootTensor = 0, 0
 
 
 def _wait(work: dist.Work) -> None:
