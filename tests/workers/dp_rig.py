@@ -13,11 +13,11 @@ import torch
 from tests.workers.test_families import FAMILIES, reference
 from tests.workers.test_llama import Run
 from tests.workers.tiny import write_tiny_llama
+from workers.lockstep.pass_exchange import ComputingRanks
+from workers.lockstep.row import NOTHING, Work
 from workers.model.checkpoint import open_checkpoint
 from workers.model.llama import LlamaModel
-from workers.model.row_exchange import Shared, StepExchange
 from workers.model.shard import Shard
-from workers.model.split_rows import SplitRows, own_counts
 
 LIMIT_S = 60.0
 NUM_STEPS = 12
@@ -148,20 +148,15 @@ def compute(folder, world, attention, is_expert_parallel=False):
     model.load(checkpoint)
     num_groups = world.size // attention.size
     everybody = [steps_of(group) for group in range(num_groups)]
+    ranks = ComputingRanks(world, attention if attention.size > 1 else None)
     run, outputs = Run(model, attention_shard=heads), []
     for number in range(NUM_STEPS):
         nums = [sum(len(new) for _, new in steps[number]) for steps in everybody]
+        if not any(nums):
+            outputs.append(None)
+            continue
+        works = [Work(n, n) if r == 0 else NOTHING for n in nums for r in range(attention.size)]
         chunks = everybody[world.rank // attention.size][number]
         wanted = None if attention.rank == 0 else []
-        outputs.append(
-            run.step(chunks, wanted, exchange_of(world, attention, nums)) if any(nums) else None
-        )
+        outputs.append(run.step(chunks, wanted, ranks.exchange(works)))
     return outputs
-
-
-def exchange_of(world, attention, num_rows):
-    """Of a pass in which the groups have so many rows, all of which are wanted by leaders."""
-    counts = [count for n in num_rows for count in own_counts(n, attention.size)]
-    wanted = [n if r == 0 else 0 for n in num_rows for r in range(attention.size)]
-    own = num_rows[world.rank // attention.size]
-    return StepExchange(Shared(world, counts), Shared(world, wanted), SplitRows(attention, own))
