@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from workers.lockstep.row import Work
+from workers.lockstep.row import NOTHING, Work
 from workers.model.row_exchange import Alone, Collectives, Shared, StepExchange
 from workers.model.split_rows import SplitRows, own_counts
+
+_ONE = Work(num_tokens=1)
 
 
 class ComputingRanks(NamedTuple):
@@ -26,6 +28,11 @@ class ComputingRanks(NamedTuple):
 
     all: Collectives
     group: Collectives | None = None
+
+    def first_exchange(self) -> StepExchange:
+        """Of a pass in which each group has one token, and nobody wants logits."""
+        size = 1 if self.group is None else self.group.size
+        return self.exchange([NOTHING if r % size else _ONE for r in range(self.all.size)])
 
     def exchange(self, works: Sequence[Work]) -> StepExchange:
         """Of a pass in which ranks lead so much work; all ranks must be given the same."""

@@ -29,6 +29,9 @@ class SentPlan(NamedTuple):
     token_ids: tuple[int, ...]
 
 
+NO_PLAN = SentPlan((), ())
+
+
 class PlanWriter:
     """The leader's end."""
 

@@ -43,6 +43,9 @@ class Collectives(Protocol):
     def all_reduce(self, summand: torch.Tensor) -> None:
         """Replace it by the sum over ranks."""
 
+    def broadcast(self, values: torch.Tensor) -> None:
+        """Fill it with rank 0's."""
+
     def reduce_scatter(self, own: torch.Tensor, summands: torch.Tensor) -> None:
         """Fill own [n, ...] with the sum over ranks of this rank's part of [size * n, ...]."""
 
