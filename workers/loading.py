@@ -127,7 +127,7 @@ def _model_runner(
 ) -> ModelRunner:
     """Load the weights and allocate the KV cache."""
     ranks = config.parallelism
-    ranks.check_heads(checkpoint.config.num_kv_heads)
+    ranks.check_heads(checkpoint.config.num_shareable_heads)
     device, dtype = _place(config)
     heads = ranks.attention_shard
     of_model = _model_config(config, checkpoint.config)

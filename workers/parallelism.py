@@ -53,13 +53,13 @@ class Parallelism(NamedTuple):
         """Its part of the group's heads."""
         return Shard(self.attention_rank, self.attention_size)
 
-    def check_heads(self, num_kv_heads: int) -> None:
-        """Raise InvalidConfig if there are not as many key heads as ranks that share them."""
-        if self.attention_size > num_kv_heads:
+    def check_heads(self, num_heads: int) -> None:
+        """Raise InvalidConfig if there are not as many heads as ranks that share them."""
+        if self.attention_size > num_heads:
             raise InvalidConfig(
                 f"--tp-size is {self.tp_size}; with --dp-size {self.dp_size} it must be at most "
-                f"{num_kv_heads * self.dp_size}: the {self.attention_size} ranks of a group share "
-                f"{num_kv_heads} key heads, and each needs one"
+                f"{num_heads * self.dp_size}: the {self.attention_size} ranks of a group share "
+                f"{num_heads} heads of its keys, and each needs one"
             )
 
     def check(self) -> None:

@@ -37,7 +37,7 @@ PROMPTS += [[*prompt, 9, 31] for prompt in PROMPTS]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(name="folder", scope="module", params=["llama", "mixtral", "qwen2_moe"])
+@pytest.fixture(name="folder", scope="module", params=["llama", "deepseek_v3", "qwen2_moe"])
 def _folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "llama":

@@ -22,9 +22,10 @@ from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.feed_forward import DenseFeedForward, MixtureOfExperts, Weights
 from workers.model.kv_cache import KVCache, LayerCache
+from workers.model.latent_attention import LatentAttention
 from workers.model.projection import Projection
 from workers.model.rms_norm import rms_norm
-from workers.model.rope import angles, inverse_frequencies
+from workers.model.rope import YarnScaling, angles, inverse_frequencies
 from workers.model.row_exchange import ALONE, StepExchange
 from workers.model.self_attention import Here, SelfAttention
 from workers.model.shard import WHOLE, Place, Shard
@@ -46,7 +47,8 @@ class DecoderLayer(torch.nn.Module):
         super().__init__()
         self._eps = config.rms_norm_eps
         self.attention_norm = weight(config.hidden_size)
-        self.attention = SelfAttention(config, weight, attention_shard)
+        kind = SelfAttention if config.latent is None else LatentAttention
+        self.attention = kind(config, weight, attention_shard)
         self.feed_forward_norm = weight(config.hidden_size)
         self.feed_forward = _feed_forward(config, number, weight, shard)
 
@@ -120,8 +122,10 @@ class LlamaModel(torch.nn.Module):
         )
         self.norm = self._weight(config.hidden_size)
         self.head = Projection(self.embedding if config.tie_embeddings else self._weight(*shape))
-        frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        scaling = config.rope_scaling
+        frequencies = inverse_frequencies(config.turned_dim, config.rope_theta, scaling)
         self._inverse_frequency = frequencies.to(device)
+        self._amplitude = scaling.amplitude if isinstance(scaling, YarnScaling) else 1.0
 
     def _weight(self, *shape: int) -> torch.nn.Parameter:
         values = torch.empty(shape, device=self.device, dtype=self.dtype)
@@ -152,9 +156,7 @@ class LlamaModel(torch.nn.Module):
         places = self.places()
         missing = set(places)
         for name, tensor in checkpoint.tensors():
-            if name.endswith("rotary_emb.inv_freq") or (
-                name == "lm_head.weight" and self.config.tie_embeddings
-            ):
+            if self._is_left_out(name):
                 continue
             if name not in places:
                 raise UnsupportedModel("weight", name, ["those of a Llama decoder"])
@@ -167,6 +169,16 @@ class LlamaModel(torch.nn.Module):
         for module in self.modules():
             if isinstance(module, Projection):
                 module.pack()
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether that weight follows from others, or is for guessing tokens ahead."""
+        config = self.config
+        drafts = range(config.num_layers, config.num_layers + config.num_draft_layers)
+        return (
+            name.endswith("rotary_emb.inv_freq")
+            or (name == "lm_head.weight" and config.tie_embeddings)
+            or name.startswith(tuple(f"model.layers.{number}." for number in drafts))
+        )
 
     @torch.inference_mode()
     def forward(
@@ -185,7 +197,7 @@ class LlamaModel(torch.nn.Module):
         Row i of the logits belongs to row batch.output_index[i] of the token axis.
         """
         attention = Attention.begin(plan or AttentionPlan.of(batch, kv), kv)
-        turn = angles(batch.positions, self._inverse_frequency, self.dtype)
+        turn = angles(batch.positions, self._inverse_frequency, self.dtype, self._amplitude)
         here = Here(attention, turn, batch.slots)
         own_ids = exchange.attention.own(batch.token_ids)
         hidden = exchange.tokens.through(own_ids, self._embedded)
