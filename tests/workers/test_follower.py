@@ -19,6 +19,7 @@ from tests.workers.test_token_identity import GREEDY, MAX_TOKENS
 from tests.workers.thread_ranks import ThreadRanks
 from workers.engine.scheduler import Limits
 from workers.errors import RankLost
+from workers.follower import follow
 from workers.lockstep.follower import Follower
 from workers.lockstep.pass_exchange import ComputingRanks
 from workers.model.shard import Shard
@@ -112,3 +113,16 @@ def test_a_leader_that_is_gone_ends_its_followers(folder):
         ThreadRanks(2).run_in_groups(1, main)
 
     assert len(lost) == 1
+
+
+def test_who_is_told_to_end_does_not_mind_that_others_have():
+    """
+    Who is not told finds that its set is broken.
+    """
+
+    def lose():
+        raise RankLost("gone")
+
+    follow(lose, lambda: True)
+    with pytest.raises(RankLost, match="gone"):
+        follow(lose, lambda: False)
