@@ -36,9 +36,14 @@ def run(config: WorkerConfig, on_loaded: Callable[[], None]) -> None:
     on_loaded()
     ranks = config.parallelism
     logger.info("ready: rank %d follows in group %d", ranks.tp_rank, ranks.dp_rank)
-    try:
-        follower.run()
-    except RankLost:
-        if not signals.num_heard:
-            raise
+    follow(follower.run, lambda: signals.num_heard > 0)
     logger.info("stopped: rank %d", ranks.tp_rank)
+
+
+def follow(until_all_leave: Callable[[], None], is_told_to_end: Callable[[], bool]) -> None:
+    """Raises RankLost, unless this rank was told to end too and is only the last to do so."""
+    try:
+        until_all_leave()
+    except RankLost:
+        if not is_told_to_end():
+            raise

@@ -1,12 +1,7 @@
-"""
-Ranks that compute together: a thread each, with collectives between them, and what they compute.
-"""
+"""Models, and what groups compute of them in some steps, whoever carries their collectives."""
 
 import random
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import accumulate, pairwise
 
 import torch
 
@@ -19,7 +14,6 @@ from workers.model.checkpoint import open_checkpoint
 from workers.model.llama import LlamaModel
 from workers.model.shard import Shard
 
-LIMIT_S = 60.0
 NUM_STEPS = 12
 UNEVEN = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3}
 LLAMAS = {
@@ -27,86 +21,6 @@ LLAMAS = {
     "untied": {"tie_word_embeddings": False},
     "uneven, biased": UNEVEN | {"attention_bias": True, "tie_word_embeddings": False},
 }
-
-
-class Threads:
-    """What ranks in threads of one process share; one for each group of them."""
-
-    def __init__(self, size):
-        self.size = size
-        self._barrier = threading.Barrier(size)
-        self._parts = [None] * size
-
-    def rank(self, rank):
-        """Its collectives."""
-        return ThreadRank(self, rank)
-
-    def meet(self, rank, part, use):
-        """What use makes of everybody's parts, before any of them may change."""
-        self._parts[rank] = part
-        self._barrier.wait(LIMIT_S)
-        used = use(self._parts)
-        self._barrier.wait(LIMIT_S)
-        return used
-
-    def abort(self):
-        """Nobody waits any more."""
-        self._barrier.abort()
-
-
-class ThreadRank:
-    """See workers.model.row_exchange.Collectives."""
-
-    def __init__(self, group, rank):
-        self._group, self.rank, self.size = group, rank, group.size
-
-    def all_gather(self, gathered, own):
-        gathered.copy_(self._group.meet(self.rank, own, torch.cat))
-
-    def all_reduce(self, summand):
-        summand.copy_(self._group.meet(self.rank, summand, _sum))
-
-    def reduce_scatter(self, own, summands):
-        mine = slice(self.rank * len(own), (self.rank + 1) * len(own))
-        own.copy_(self._group.meet(self.rank, summands, _sum)[mine])
-
-    def all_to_all(self, received, sent, num_received, num_sent):
-        starts = [0, *accumulate(num_sent)]
-        parts = [sent[start:end] for start, end in pairwise(starts)]
-        mine = self._group.meet(
-            self.rank, parts, lambda all_: torch.cat([each[self.rank] for each in all_])
-        )
-        assert len(mine) == sum(num_received)
-        received.copy_(mine)
-
-    def broadcast(self, values):
-        values.copy_(self._group.meet(self.rank, values, lambda parts: parts[0].clone()))
-
-
-def _sum(parts):
-    return torch.stack(list(parts)).sum(0)
-
-
-def in_threads(size, num_groups, main):
-    """main(world, attention group) of each rank; what each returned, by rank."""
-    each = size // num_groups
-    world, groups = Threads(size), [Threads(each) for _ in range(num_groups)]
-
-    def run(rank):
-        torch.set_num_threads(1)
-        try:
-            return main(world.rank(rank), groups[rank // each].rank(rank % each))
-        except BaseException:
-            for threads in (world, *groups):
-                threads.abort()
-            raise
-
-    with ThreadPoolExecutor(size) as pool:
-        done = [pool.submit(run, rank) for rank in range(size)]
-    errors = [future.exception() for future in done]
-    for error in sorted(filter(None, errors), key=lambda e: "Broken" in type(e).__name__):
-        raise error
-    return [future.result() for future in done]
 
 
 def written(name, folder):

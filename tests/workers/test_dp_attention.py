@@ -3,12 +3,17 @@
 import pytest
 import torch
 
-from tests.workers.dp_rig import LLAMAS, NUM_STEPS, compute, in_threads, steps_of, written
+from tests.workers.dp_rig import LLAMAS, NUM_STEPS, compute, steps_of, written
 from tests.workers.test_llama import Run, load
+from tests.workers.thread_ranks import ThreadRanks
 
-MODELS = (*LLAMAS, "qwen3", "mixtral", "qwen2_moe")
+MODELS = (*LLAMAS, "qwen3", "mixtral", "qwen2_moe", "deepseek_v2", "deepseek_v3")
 EXPERT_PARALLEL = ("mixtral, by experts", "qwen2_moe, by experts")
-SIZES = ((2, 2), (2, 1), (4, 2), (4, 4))
+CASES = [(name, 4, 2) for name in MODELS + EXPERT_PARALLEL]
+CASES += [(name, 2, 1) for name in ("uneven, biased", "mixtral, by experts")]
+CASES += [(name, size, size) for name in ("llama", "qwen2_moe, by experts") for size in (2, 4)]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", name="models")
@@ -38,8 +43,7 @@ def check(outputs, size, num_groups, expected):
             assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
 
 
-@pytest.mark.parametrize(("size", "num_groups"), SIZES)
-@pytest.mark.parametrize("name", MODELS + EXPERT_PARALLEL)
+@pytest.mark.parametrize(("name", "size", "num_groups"), CASES)
 def test_logits_are_those_of_one_process(name, size, num_groups, models):
     """
     With idle groups, uneven batches, prefill beside decode; every row within 1e-3.
@@ -48,6 +52,8 @@ def test_logits_are_those_of_one_process(name, size, num_groups, models):
     name, _, by_experts = name.partition(", by")
     path = folder(name)
 
-    outputs = in_threads(size, num_groups, lambda *ranks: compute(path, *ranks, bool(by_experts)))
+    outputs = ThreadRanks(size).run_in_groups(
+        num_groups, lambda *ranks: compute(path, *ranks, bool(by_experts))
+    )
 
     check(outputs, size, num_groups, lambda group: expected(name, group))

@@ -7,7 +7,8 @@ import torch
 from torch.distributed import HashStore
 from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo
 
-from tests.workers.dp_rig import compute, in_threads, written
+from tests.workers.dp_rig import compute, written
+from tests.workers.thread_ranks import ThreadRanks
 from workers.errors import RankLost
 from workers.ranks.links import choose_interface
 from workers.ranks.rank_group import RankGroup
@@ -52,11 +53,11 @@ def test_gloo_and_threads_agree(is_staged):
     """
     store = HashStore()
 
-    def main(world, _):
+    def main(world):
         group = over_gloo(store, world.rank, world.size)
         return use_all(RankGroup(group._group, is_staged=is_staged)), use_all(world)
 
-    for ours, expected in in_threads(SIZE, 1, main):
+    for ours, expected in ThreadRanks(SIZE).run(main):
         for one, other in zip(ours, expected, strict=True):
             assert torch.equal(one, other)
 
@@ -67,7 +68,7 @@ def test_a_rank_that_does_not_come_is_lost_within_the_limit():
     """
     store = HashStore()
 
-    def main(world, _):
+    def main(world):
         group = over_gloo(store, world.rank, world.size, timeout_s=1)
         if world.rank == 0:
             return None
@@ -75,24 +76,22 @@ def test_a_rank_that_does_not_come_is_lost_within_the_limit():
             group.broadcast(torch.zeros(1))
         return str(lost.value)
 
-    assert all(told and "\n" not in told for told in in_threads(2, 1, main)[1:])
+    assert all(told and "\n" not in told for told in ThreadRanks(2).run(main)[1:])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["uneven, biased", "qwen2_moe"])
-def test_a_model_computes_the_same_over_gloo(name, tmp_path):
+def test_a_model_computes_the_same_over_gloo(tmp_path):
     """
     Four ranks, two of each group.
     """
-    folder, store = written(name, tmp_path / "model"), HashStore()
+    folder, store = written("uneven, biased", tmp_path / "model"), HashStore()
 
     def main(world, attention):
         each = over_gloo(store, world.rank, world.size)
         inner = PrefixStore(f"group {world.rank // attention.size}", store)
         return compute(folder, each, over_gloo(inner, attention.rank, attention.size))
 
-    over_threads = in_threads(4, 2, lambda *ranks: compute(folder, *ranks))
-    for ours, expected in zip(in_threads(4, 2, main), over_threads, strict=True):
+    over_threads = ThreadRanks(4).run_in_groups(2, lambda *ranks: compute(folder, *ranks))
+    for ours, expected in zip(ThreadRanks(4).run_in_groups(2, main), over_threads, strict=True):
         for one, other in zip(ours, expected, strict=True):
             assert (one is None) == (other is None)
             assert one is None or torch.allclose(one, other, atol=1e-4)
