@@ -31,8 +31,14 @@ def control_plane(instance: Instance) -> list[str]:
     return ["router.control_plane", "--run-dir", instance.run_dir]
 
 
-def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank: int) -> list[str]:
-    """`python -m` arguments of a rank, in each of its lives."""
+def worker(
+    instance: Instance, options: ServeOptions, model_path: Path, dp_rank: int, tp_rank: int
+) -> list[str]:
+    """
+    `python -m` arguments of a rank, in each of its lives.
+
+    tp_rank: its number among all that compute together, if it does not alone.
+    """
     flags = {
         "instance": instance.name,
         "instance-epoch": instance.epoch,
@@ -45,6 +51,7 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
         "device": options.device,
         "dtype": options.dtype,
         "threads": threads_per_rank(options),
+        **_together(options, tp_rank),
         **emulation_flags(options),
         "max-model-len": options.max_model_len,
         "max-running-requests": options.max_running_requests,
@@ -63,9 +70,22 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
     switches = {
         "--disable-radix-cache": options.disable_radix_cache,
         "--disable-overlap-schedule": options.disable_overlap_schedule,
+        "--enable-dp-attention": options.enable_dp_attention,
+        "--enable-expert-parallel": options.enable_expert_parallel,
     }
     on = [switch for switch, is_on in switches.items() if is_on]
     return ["workers", *(word for pair in given for word in pair), *on]
+
+
+def _together(options: ServeOptions, tp_rank: int) -> dict[str, float | None]:
+    """What ranks are told that compute together."""
+    if not options.enable_dp_attention:
+        return {}
+    return {
+        "tp-size": options.tp_size,
+        "tp-rank": tp_rank,
+        "dist-timeout": options.dist_timeout_s,
+    }
 
 
 def emulation_flags(options: ServeOptions) -> dict[str, str | Path | None]:
@@ -113,4 +133,4 @@ def worker_environment(
 def threads_per_rank(options: ServeOptions) -> int:
     """CPU threads of each rank: as told, or the cores shared out, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return options.threads_per_rank or max(1, (cores or 1) // options.dp_size)
+    return options.threads_per_rank or max(1, (cores or 1) // options.num_ranks)
