@@ -56,8 +56,16 @@ class Reports(Protocol):
 
     own: LoadReport | None
 
-    def note(self, reports: Sequence[LoadReport]) -> None:
-        """All ranks' reports, of one gather."""
+    def note(self, rows: Sequence[StepRow]) -> None:
+        """All ranks' rows, of one gather."""
+
+
+class TimedCollectives(Collectives, Protocol):
+    """Collectives that know how long this rank has been in them."""
+
+    @property
+    def waited_ns(self) -> int:
+        """Since the beginning."""
 
 
 class Ranks(NamedTuple):
@@ -68,11 +76,17 @@ class Ranks(NamedTuple):
     are; may be the same.
     """
 
-    rows: Collectives
-    computing: Collectives
+    rows: TimedCollectives
+    computing: TimedCollectives
     pauses: Pauses
     reports: Reports
     num_front_doors: int
+
+    @property
+    def waited_ns(self) -> int:
+        """How long this rank has been in collectives."""
+        rows, computing = self.rows, self.computing
+        return rows.waited_ns + (0 if computing is rows else computing.waited_ns)
 
 
 class LockstepRunner:
@@ -88,7 +102,7 @@ class LockstepRunner:
         self._ranks = ranks
         self._clock_ns = clock_ns
         self._timing = Timing()
-        self._started_ns = 0
+        self._started_ns = self._waited_before_ns = 0
         self._is_leaving = False
 
     @property
@@ -141,13 +155,13 @@ class LockstepRunner:
         """Exchange rows; all ranks get the same, in their order."""
         ranks = self._ranks
         ranks.pauses.ring()
-        self._started_ns = self._clock_ns()
+        self._started_ns, self._waited_before_ns = self._clock_ns(), ranks.waited_ns
         row = StepRow(own, self._timing, self._is_leaving, 0, ranks.reports.own)
         words = torch.tensor(row.to_words(ranks.num_front_doors), dtype=torch.int64)
         gathered = words.new_empty(ranks.rows.size * len(words))
         ranks.rows.all_gather(gathered, words)
         rows = [StepRow.from_words(each) for each in gathered.view(ranks.rows.size, -1).tolist()]
-        ranks.reports.note([row.report for row in rows if row.report is not None])
+        ranks.reports.note(rows)
         return rows
 
     def _compute(self, plan: Plan, rows: Sequence[StepRow]) -> Callable[[], list[Sample]]:
@@ -156,7 +170,9 @@ class LockstepRunner:
 
     def _finish(self, wait: Callable[[], list[Sample]]) -> list[Sample]:
         samples = _unbroken(wait)
-        self._timing = Timing(self._clock_ns() - self._started_ns, 0)
+        self._timing = Timing(
+            self._clock_ns() - self._started_ns, self._ranks.waited_ns - self._waited_before_ns
+        )
         return samples
 
     def _exchange(self, rows: Sequence[StepRow]) -> StepExchange:
