@@ -145,7 +145,7 @@ class Supervisor:
 
     def _rank(self, model_path: Path, rank: int) -> Unit:
         dp_rank = rank * self._instance.dp_size // self._options.num_ranks
-        command = commands.worker(self._instance, self._options, model_path, dp_rank, rank)
+        command = commands.worker(self._instance, self._options, model_path, rank)
         environment = commands.worker_environment(self._instance, self._options, self._environment)
         name = f"rank {rank}"
         return Unit(

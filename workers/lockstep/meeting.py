@@ -31,6 +31,7 @@ from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defi
 from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 
 from workers.errors import InvalidConfig, RankLost
+from workers.ranks.links import cause
 from workers.ranks.rank_group import RankGroup
 
 logger = logging.getLogger("levelhead.workers.lockstep")
@@ -147,10 +148,10 @@ class Attendance:
         """
         if not _is_there(store, [_key(0)]):
             return False
-        self._check(0, store.get(_key(0)).decode())
         if store.add(f"taken-{self._rank}", 1) > 1:
             raise RankLost(f"the set has a rank {self._rank} already; it has to end first")
         store.set(_key(self._rank), self._settings)
+        self._check(0, store.get(_key(0)).decode())
         while not _is_there(store, [_COMPLETE]):
             if is_over():
                 return False
@@ -194,7 +195,7 @@ def make_group(store: Store, rank: int, size: int, timeout_s: float) -> RankGrou
             PrefixStore("ranks", store), rank, size, timedelta(seconds=timeout_s)
         )
     except RuntimeError as error:
-        raise RankLost(str(error).partition("\n")[0]) from error
+        raise RankLost(cause(error)) from error
     return RankGroup(cast(dist.ProcessGroup, group))
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from workers.errors import RankLost
+from workers.ranks.links import cause
 
 
 class RankGroup:
@@ -103,5 +104,5 @@ class RankGroup:
         try:
             work.wait()
         except RuntimeError as error:
-            raise RankLost(str(error).partition("\n")[0]) from error
+            raise RankLost(cause(error)) from error
         self.waited_ns += self._clock_ns() - began_ns
