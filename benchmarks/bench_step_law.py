@@ -8,7 +8,8 @@ Real ranks of one model compute batches that are made for it: one group has so m
 (K), requests that decode (n) and prompt tokens beside them (p); the others are idle, or have a
 quarter of it, or as much.  Each cell of the grid is some steps with the same requests, decoding
 on; its time is their median, of each step the slowest rank's, from the gather of rows to the
-samples.  The grid is shuffled, and gone through `--repeats` times.
+samples.  The grid is shuffled, and gone through `--repeats` times, of which the least counts:
+what disturbs the machine makes steps longer.
 
     T = base + a K + b n + c p
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -190,12 +192,12 @@ def _room(load: Load, num_steps: int) -> int:
 def cells_of(
     steps: Sequence[tuple[Load, ...]], times: Sequence[Sequence[Sequence[int]]]
 ) -> list[Cell]:
-    """times: by rank, by cell, by step."""
-    cells = []
+    """Each once.  times: by rank, by cell, by step."""
+    least: dict[tuple[Load, ...], float] = {}
     for number, loads in enumerate(steps):
         slowest = map(max, zip(*(own[number] for own in times), strict=True))
-        cells.append(Cell(loads, median(slowest) / 1e6))
-    return cells
+        least[loads] = min(median(slowest) / 1e6, least.get(loads, math.inf))
+    return [Cell(*each) for each in least.items()]
 
 
 def table(laws: dict[str, Law]) -> str:
