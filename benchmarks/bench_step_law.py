@@ -63,19 +63,19 @@ class Grid(NamedTuple):
     prefill_tokens: tuple[int, ...]
     parts: tuple[float, ...] = (0.0, 0.25, 1.0)
 
-    def steps(self, num_groups: int) -> list[tuple[Load, ...]]:
-        """Every cell once; a request has four tokens at least."""
+    def steps(self, num_groups: int, longest: int) -> list[tuple[Load, ...]]:
+        """Every cell once; a request has four tokens at least, and so many at most."""
         kinds = product(self.kv_tokens, self.requests, self.prefill_tokens, self.parts)
         return [
             (load, *[_part(load, part)] * (num_groups - 1))
             for kv_tokens, requests, prefill, part in kinds
-            if kv_tokens >= 4 * requests
+            if 4 * requests <= kv_tokens <= longest * requests
             for load in [Load(kv_tokens, requests, prefill)]
         ]
 
 
 QUICK = Grid((128, 1024), (1, 8), (0, 64))
-FULL = Grid((256, 1024, 4096, 8192), (1, 4, 16), (0, 64, 256))
+FULL = Grid((256, 1024, 3072, 6144), (1, 4, 16), (0, 64, 256))
 
 
 def _part(load: Load, part: float) -> Load:
@@ -225,10 +225,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     grid, repeats = (QUICK, 1) if arguments.quick else (FULL, arguments.repeats)
-    steps = grid.steps(arguments.ranks) * repeats
+    weights = Weights.named(arguments.model, arguments.dtype, arguments.threads)
+    longest = weights.max_model_len() - _SETTLING_STEPS - arguments.steps
+    steps = grid.steps(arguments.ranks, longest) * repeats
     random.Random(arguments.seed).shuffle(steps)
     torch.set_num_threads(1)
-    weights = Weights.named(arguments.model, arguments.dtype, arguments.threads)
     times = run_ranks(
         arguments.ranks, weights, time_steps, steps, arguments.steps, arguments.threads
     )
