@@ -12,7 +12,8 @@ in the same processes, and every other pair of turns begins with the other one, 
 disturbs the machine disturbs both.
 
 Read `ratio`: step time with over without (of a turn its median step), geometric mean over
-pairs of turns, and its 95 % interval; one that has 1 in it is no difference seen.  At most 1.01 is wanted.
+pairs of turns, and its 95 % interval; one that has 1 in it is no difference seen.  At most
+1.01 is wanted.
 
 The last line on stdout is one JSON object.
 """
