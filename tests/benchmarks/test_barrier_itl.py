@@ -2,8 +2,9 @@
 
 import pytest
 
+from benchmarks.barrier_rows import Run, make_row, table
 from benchmarks.barrier_share import Share
-from benchmarks.bench_barrier_itl import APART, Run, Traffic, flags_of, make_row, table
+from benchmarks.bench_barrier_itl import APART, Traffic, flags_of
 from router.flags import serve_parser
 
 TRAFFIC = Traffic(8, 16, 256, 1024, 4, rate=0.5, seconds=100.0)
