@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.workers.fakes import make_report, make_request
 from tests.workers.test_families import FAMILIES, reference
 from tests.workers.test_token_identity import GREEDY, MAX_TOKENS, NUM_OUTPUTS, SEED, Oracle
-from tests.workers.thread_ranks import NoBell, Reported, ThreadRanks
+from tests.workers.thread_ranks import WAIT_NS, NoBell, Reported, ThreadRanks
 from tests.workers.tiny import write_tiny_llama
 from workers.engine.batch import BatchBuilder
 from workers.engine.growth import GrowthEstimate
@@ -22,6 +22,7 @@ from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.engine.waiting import Order
 from workers.errors import PassFailed, RankLost
+from workers.lockstep.row import Timing
 from workers.lockstep.runner import LockstepRunner, Ranks
 from workers.model.checkpoint import open_checkpoint
 from workers.model.kv_cache import KVCache
@@ -182,7 +183,7 @@ def test_every_gather_has_all_reports(tiny):
     gathered = ThreadRanks(2).run(lambda ranks: _report_once(tiny, ranks))
 
     assert gathered[0] == gathered[1]
-    assert [report.dp_rank for report in gathered[0][0]] == [0, 1]
+    assert [row.report.dp_rank for row in gathered[0][0]] == [0, 1]
 
 
 def _report_once(folder, collectives):
@@ -191,6 +192,23 @@ def _report_once(folder, collectives):
     group.reports.own = make_report(rank, sampled_ns=17 + rank)
     group.runner.rest()
     return group.reports.noted
+
+
+def test_rows_tell_what_of_the_step_before_was_spent_in_collectives(tiny):
+    """
+    The gather of rows included, and nothing of the steps before that one; the same in all ranks.
+    """
+    arrivals = [{0: [greedy(0, PROMPTS[1])]}, {}]
+    groups = run_groups(tiny, 2, arrivals)
+
+    steps = [rows for rows in groups[0].reports.noted if any(row.work.num_tokens for row in rows)]
+    timings = [[row.timing for row in rows] for rows in steps]
+    assert len(steps) > 2
+    assert timings[0] == [Timing(), Timing()]
+    waited_ns = {timing.waited_ns for rows in timings[1:] for timing in rows}
+    assert len(waited_ns) == 1
+    assert min(waited_ns) > WAIT_NS
+    assert all(timing.step_ns > 0 for rows in timings[1:] for timing in rows)
 
 
 def test_a_pause_begins_when_nobody_has_anything_and_ends_with_a_ring(tiny):

@@ -13,6 +13,8 @@ import torch
 from workers.errors import RankLost
 
 LIMIT_S = 60.0
+WAIT_NS = 7
+"""That each collective is said to take."""
 
 
 class ThreadRanks:
@@ -64,6 +66,7 @@ class ThreadCollectives:
         self._ranks = ranks
         self.rank = rank
         self.size = ranks.size
+        self.waited_ns = 0
 
     def all_gather(self, gathered, own):
         gathered.copy_(torch.cat(self._all(own)).view(gathered.shape))
@@ -86,6 +89,7 @@ class ThreadCollectives:
 
     def _all(self, own):
         """What all have put on the board, copied before anybody puts something else there."""
+        self.waited_ns += WAIT_NS
         board, barrier = self._ranks.board, self._ranks.barrier
         board[self.rank] = own
         try:
@@ -119,11 +123,11 @@ class NoBell:
 
 
 class Reported:
-    """What a rank reports, and what all reported in each gather."""
+    """What a rank reports, and the rows of all in each gather."""
 
     def __init__(self, own=None):
         self.own = own
         self.noted = []
 
-    def note(self, reports):
-        self.noted.append(list(reports))
+    def note(self, rows):
+        self.noted.append(list(rows))

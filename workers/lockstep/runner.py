@@ -60,8 +60,16 @@ class Reports(Protocol):
 
     own: LoadReport | None
 
-    def note(self, reports: Sequence[LoadReport]) -> None:
-        """All ranks' reports, of one gather."""
+    def note(self, rows: Sequence[StepRow]) -> None:
+        """All ranks' rows, of one gather."""
+
+
+class TimedCollectives(Collectives, Protocol):
+    """Collectives that know how long this rank has been in them."""
+
+    @property
+    def waited_ns(self) -> int:
+        """Since the beginning."""
 
 
 class Ranks(NamedTuple):
@@ -72,12 +80,18 @@ class Ranks(NamedTuple):
     are; may be the same.  group: those of this rank's DP group, if they share its attention.
     """
 
-    rows: Collectives
-    computing: Collectives
+    rows: TimedCollectives
+    computing: TimedCollectives
     pauses: Pauses
     reports: Reports
     num_front_doors: int
-    group: Collectives | None = None
+    group: TimedCollectives | None = None
+
+    @property
+    def waited_ns(self) -> int:
+        """How long this rank has been in collectives."""
+        kinds = {id(each): each for each in (self.rows, self.computing, self.group) if each}
+        return sum(each.waited_ns for each in kinds.values())
 
 
 class LockstepRunner:
@@ -95,7 +109,7 @@ class LockstepRunner:
         self._plans = PlanWriter()
         self._clock_ns = clock_ns
         self._timing = Timing()
-        self._started_ns = 0
+        self._started_ns = self._waited_before_ns = 0
         self._is_leaving = False
 
     @property
@@ -160,10 +174,10 @@ class LockstepRunner:
         """Exchange rows; all ranks get the same, in their order."""
         ranks = self._ranks
         ranks.pauses.ring()
-        self._started_ns = self._clock_ns()
+        self._started_ns, self._waited_before_ns = self._clock_ns(), ranks.waited_ns
         row = StepRow(own, self._timing, self._is_leaving, num_plan_words, ranks.reports.own)
         rows = gather_rows(ranks.rows, row, ranks.num_front_doors)
-        ranks.reports.note([row.report for row in rows if row.report is not None])
+        ranks.reports.note(rows)
         return rows
 
     def _compute(self, plan: Plan, rows: Sequence[StepRow]) -> Callable[[], list[Sample]]:
@@ -173,7 +187,9 @@ class LockstepRunner:
 
     def _finish(self, wait: Callable[[], list[Sample]]) -> list[Sample]:
         samples = _unbroken(wait)
-        self._timing = Timing(self._clock_ns() - self._started_ns, 0)
+        self._timing = Timing(
+            self._clock_ns() - self._started_ns, self._ranks.waited_ns - self._waited_before_ns
+        )
         return samples
 
 
