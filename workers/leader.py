@@ -157,6 +157,7 @@ def _service(
         lambda: scheduler.totals,
         config.instance_key,
         feed,
+        None if loaded.barrier is None else loaded.barrier.read,
     )
 
 

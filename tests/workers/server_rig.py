@@ -30,7 +30,14 @@ class Rig:
     """The app, and the engine whose rounds are run by `serving` or by the test."""
 
     def __init__(
-        self, codec, max_queued=8, max_running=1, cache=None, runner=None, instance_key=None
+        self,
+        codec,
+        max_queued=8,
+        max_running=1,
+        cache=None,
+        runner=None,
+        instance_key=None,
+        barrier=None,
     ):
         self.reports, self.fatal = [], []
         self.runner = runner or SlotRunner(page_size=4)
@@ -63,6 +70,7 @@ class Rig:
                 is_ready,
                 lambda: self.scheduler.totals,
                 instance_key,
+                barrier=barrier,
             )
         )
 

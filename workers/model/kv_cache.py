@@ -9,6 +9,7 @@ import torch
 
 from workers.model.config import ModelConfig
 from workers.model.decode_window import DecodeWindows
+from workers.model.shard import WHOLE, Shard
 
 _WINDOW_SHARE = 0.5
 """Slots that windows may have, by slots of the cache; only on a CPU, where gathering is slow."""
@@ -31,7 +32,8 @@ class KVCache:
     is never read, so slots need no clearing.
 
     keys, values: [num_layers, num_kv_heads, num_slots, head_dim], so that what is
-    gathered of some slots is one matrix for each head; contiguous.
+    gathered of some slots is one matrix for each head; contiguous.  Of a model that keeps
+    latents both are the same tensor.
     windows: copies of what is read at every step.
     """
 
@@ -41,15 +43,22 @@ class KVCache:
 
     @classmethod
     def allocate(
-        cls, config: ModelConfig, num_slots: int, device: torch.device | str, dtype: torch.dtype
+        cls,
+        config: ModelConfig,
+        num_slots: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        attention_shard: Shard = WHOLE,
     ) -> KVCache:
-        """Return a cache of num_slots zeroed slots."""
-        shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
+        """Return a cache of num_slots zeroed slots, for the heads of that shard."""
+        num_kv_heads = len(config.kv_heads_of(attention_shard))
+        shape = (config.num_layers, num_kv_heads, num_slots, config.head_dim)
         keys = torch.zeros(shape, device=device, dtype=dtype)
         is_cpu = keys.device.type == "cpu"
         max_window_slots = int(num_slots * _WINDOW_SHARE) if is_cpu else 0
-        windows = DecodeWindows(keys.shape, keys, max_window_slots)
-        return cls(keys, torch.zeros_like(keys), windows)
+        is_latent = config.latent is not None
+        windows = DecodeWindows(keys.shape, keys, max_window_slots, keys_are_values=is_latent)
+        return cls(keys, keys if is_latent else torch.zeros_like(keys), windows)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from workers.engine.acceptance import ChargeDesk
 from workers.engine.totals import Totals
+from workers.lockstep.barrier_totals import BarrierFigures
 from workers.server.access import KeyOwner
 from workers.server.bodies import SettleBody, parse
 from workers.server.charge import ChargeOwner, check_epoch, read_charge
@@ -38,6 +39,8 @@ class Service(NamedTuple):
     takes requests, and gets on with them.  totals: what has left the engine amounts to.
     instance_key: what requests must bring; None: nothing.
     prefix_feed: tells what the prefix cache holds; None if there is none.
+    barrier: what waiting for each other costs the groups; None where they do not, or where
+    another leader knows it.
     """
 
     intake: Intake
@@ -51,6 +54,7 @@ class Service(NamedTuple):
     totals: Callable[[], Totals]
     instance_key: str | None = None
     prefix_feed: PrefixFeed | None = None
+    barrier: Callable[[], BarrierFigures] | None = None
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -94,7 +98,10 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
     @app.get("/totals")
     async def totals() -> Response:
-        return JSONResponse(service.totals()._asdict())
+        told: dict[str, Any] = service.totals()._asdict()
+        if service.barrier is not None:
+            told["barrier"] = service.barrier().as_dict()
+        return JSONResponse(told)
 
 
 def _add_tokenize(app: FastAPI, service: Service) -> None:
