@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shm.errors import SegmentError
+from workers import torchrun
 from workers.config import WorkerConfig, parse
 from workers.errors import InvalidConfig, RankLost, SetBroken
 from workers.model.errors import ModelError
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
+    torchrun.end_with_agent(os.environ)
     try:
         config = parse(arguments)
         logging.getLogger("levelhead").setLevel(config.log_level.upper())

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers import torchrun
 from workers.emulation.step_cost import StepCost
 from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
@@ -163,6 +164,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     _add_limits(parser)
     add_parallelism(parser)
     given = vars(parser.parse_args(arguments))
+    given |= torchrun.place(given, environment)
     return WorkerConfig(**given, instance_key=environment.get(INSTANCE_KEY))
 
 
@@ -171,7 +173,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     add("--instance", required=True, help="whose load segment is published")
     add("--instance-epoch", required=True, help="epoch of that segment", **_int(0))
     add("--run-dir", required=True, help="private folder for card and tokenizer", **_path("DIR"))
-    add("--dp-rank", required=True, help="number of this DP group", **_int(0))
+    add("--dp-rank", help="number of this DP group (default: as torchrun says)", **_int(0))
     add("--dp-size", required=True, help="number of DP groups", **_int(1))
     add("--num-front-doors", required=True, help="front-door slots in a report", **_int(1))
     add("--host", default="127.0.0.1", help="address of the HTTP server")

@@ -329,7 +329,7 @@ def test_a_port_in_use_is_refused_at_start():
         (("--dp-size", "0"), ("--dp-size", "'0'", "1 to 1024")),
         (("--load-balance-method", "best"), ("--load-balance-method", "best", "minimum_tokens")),
         (("--model", "/nowhere.gguf"), ("--model", "/nowhere.gguf", "SmolLM2-135M-Instruct")),
-        (("--tp-size", "2"), ("--tp-size", "2", "only 1")),
+        (("--tp-size", "2"), ("--tp-size", "2", "--enable-dp-attention")),
     ],
 )
 def test_a_bad_flag_is_refused_at_start(flags, words):
