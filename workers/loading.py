@@ -28,6 +28,7 @@ from workers.engine.runner import ModelRunner
 from workers.errors import InvalidConfig
 from workers.model.checkpoint import Checkpoint, open_checkpoint
 from workers.model.config import ModelConfig
+from workers.model.errors import InconsistentConfig
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
@@ -88,13 +89,32 @@ def _model_runner(
 ) -> ModelRunner:
     """Load the weights and allocate the KV cache."""
     device, dtype = _place(config)
-    model = LlamaModel(checkpoint.config, device, dtype)
-    model.load(checkpoint)
+    model = _loaded_model(checkpoint, device, dtype)
     kv = KVCache.allocate(model.config, capacity_tokens, device, dtype)
     batches = BatchBuilder(max_model_len, config.page_size, device)
     logger.info("%s on %s", dtype, device)
     lane = make_lane(config, device)
-    return ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
+    reload = partial(_reloaded_model, config.model, model.config, device, dtype)
+    return ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane, reload)
+
+
+def _loaded_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> LlamaModel:
+    model = LlamaModel(checkpoint.config, device, dtype)
+    model.load(checkpoint)
+    return model
+
+
+def _reloaded_model(
+    path: Path, was: ModelConfig, device: torch.device, dtype: torch.dtype
+) -> LlamaModel:
+    """The model once more.  Raises ModelError; InconsistentConfig if it is another one now."""
+    checkpoint = open_checkpoint(path)
+    try:
+        if checkpoint.config != was:
+            raise InconsistentConfig(f"{path} holds another model than the one that was loaded")
+        return _loaded_model(checkpoint, device, dtype)
+    finally:
+        checkpoint.close()
 
 
 def next_epoch(now_ns: int, card_epoch: int, reports: Iterable[LoadReport], dp_rank: int) -> int:

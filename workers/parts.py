@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 
 from workers.config import WorkerConfig
+from workers.engine.engine import Runner
 from workers.engine.forward_thread import ForwardThread, Lane, SameThread
+from workers.engine.occupation import Memory
 from workers.engine.pages import PagePool
 from workers.engine.prefix_cache import NoCache, PrefixCache
 from workers.engine.radix_cache import RadixCache
+from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.engine.waiting import Order, SchedulePolicy
 
@@ -23,6 +26,18 @@ def make_lane(config: WorkerConfig, device: torch.device) -> Lane:
     if device.type == "cpu" or config.disable_overlap_schedule:
         return SameThread()
     return ForwardThread()
+
+
+def memory_of(config: WorkerConfig, runner: Runner) -> Memory | str:
+    """Return what a group's memory is given back through, or why it cannot be."""
+    if isinstance(runner, ModelRunner):
+        return runner
+    if config.is_emulated:
+        return "an emulated rank has neither weights nor a KV cache: there is nothing to release"
+    return (
+        "with --enable-dp-attention all ranks compute with each other's weights: one group alone "
+        "cannot release its memory; stop the instance instead"
+    )
 
 
 def make_cache(config: WorkerConfig) -> PrefixCache:

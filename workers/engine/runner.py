@@ -29,6 +29,7 @@ from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
+from workers.model.resident import Part, Resident
 from workers.model.sampling import Sampler, TokenLogprobs, prompt_logprobs
 
 
@@ -41,7 +42,11 @@ class _Layout(NamedTuple):
 
 
 class ModelRunner:
-    """Owns the KV cache.  Every call comes from the step loop's thread.  lane: computes."""
+    """
+    Owns weights and KV cache.  Every call comes from the step loop's thread.
+
+    lane: computes.  reload: the model once more, after its memory was given back.
+    """
 
     def __init__(
         self,
@@ -51,8 +56,9 @@ class ModelRunner:
         sampler: Sampler,
         num_threads: int,
         lane: Lane | None = None,
+        reload: Callable[[], LlamaModel] | None = None,
     ) -> None:
-        self._model = model
+        self._resident = Resident(model, kv, reload)
         self._kv = kv
         self._batches = batches
         self._sampler = sampler
@@ -78,6 +84,15 @@ class ModelRunner:
         span = SequenceSpan(num_new=1, num_total=1, slot_index=zero)
         with torch.inference_mode():
             self._model(ForwardBatch(zero, zero, zero, (span,), zero), self._kv)
+
+    def give_back(self, part: Part) -> int:
+        """Free weights or KV cache, between steps; return the bytes."""
+        self._ahead = None
+        return self._lane.begin(partial(self._resident.give_back, part))()
+
+    def take_back(self, part: Part) -> int:
+        """Have them again; return the bytes.  Raises ModelError or what torch lacks memory with."""
+        return self._lane.begin(partial(self._resident.take_back, part))()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if copies of the cache have got out of bounds."""
@@ -119,6 +134,10 @@ class ModelRunner:
 
     def stop(self) -> None:
         """Nor does it wait for others: a pass comes to its end by itself."""
+
+    @property
+    def _model(self) -> LlamaModel:
+        return self._resident.model
 
     def _lay_out(self, places: Sequence[Place]) -> _Layout:
         batch = self._batches.lay_out(places)

@@ -51,6 +51,21 @@ class KVCache:
         windows = DecodeWindows(keys.shape, keys, max_window_slots)
         return cls(keys, torch.zeros_like(keys), windows)
 
+    def free(self) -> int:
+        """Free the slots and all copies of them; return how many bytes that were."""
+        self.windows.clear()
+        num_bytes = sum(part.untyped_storage().nbytes() for part in (self.keys, self.values))
+        for part in (self.keys, self.values):
+            part.untyped_storage().resize_(0)
+        return num_bytes
+
+    def allocate_again(self) -> int:
+        """Have the slots again that were freed, zeroed; return how many bytes that are."""
+        for part in (self.keys, self.values):
+            part.untyped_storage().resize_(part.numel() * part.element_size())
+            part.zero_()
+        return sum(part.untyped_storage().nbytes() for part in (self.keys, self.values))
+
     @property
     def dtype(self) -> torch.dtype:
         """Of keys and values."""
