@@ -23,7 +23,7 @@ Tag = Literal["kv_cache", "weights"]
 _MAX_TIMEOUT_S = 3600.0
 _LOADING_LIMIT_S = 1800.0
 _CONNECT_LIMIT_S = 5.0
-_NOBODY_TO_ASK = (GroupState.STARTING, GroupState.DEAD)
+_COMING_OR_GOING = (GroupState.STARTING, GroupState.DRAINING, GroupState.DEAD)
 
 
 class Tags(BaseModel):
@@ -109,7 +109,8 @@ def _entry(membership: Members, dp_rank: int) -> GroupEntry:
             continue
         if entry.is_backend:
             raise HTTPException(409, f"DP group {dp_rank} is a backend: ask its engine itself")
-        if entry.state in _NOBODY_TO_ASK:
-            raise HTTPException(409, f"DP group {dp_rank} is {entry.state}: nobody is there to ask")
+        if entry.state in _COMING_OR_GOING:
+            message = f"DP group {dp_rank} is {entry.state}: its memory stays as it is"
+            raise HTTPException(409, message)
         return entry
     raise no_group(dp_rank, membership.groups)
