@@ -9,6 +9,7 @@ import torch
 
 from workers.model.config import ModelConfig
 from workers.model.decode_window import DecodeWindows
+from workers.model.prefill_mask import PrefillMask, choose_prefill_mask
 
 _WINDOW_SHARE = 0.5
 """Slots that windows may have, by slots of the cache; only on a CPU, where gathering is slow."""
@@ -32,24 +33,31 @@ class KVCache:
 
     keys, values: [num_layers, num_kv_heads, num_slots, head_dim], so that what is
     gathered of some slots is one matrix for each head; contiguous.
-    windows: copies of what is read at every step.
+    One slot more than there are pages for is nobody's: rows that only fill a batch up write there.
+    windows: copies of what is read at every step.  prefill_mask: how attention is told it.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     windows: DecodeWindows
+    prefill_mask: PrefillMask
 
     @classmethod
     def allocate(
         cls, config: ModelConfig, num_slots: int, device: torch.device | str, dtype: torch.dtype
     ) -> KVCache:
-        """Return a cache of num_slots zeroed slots."""
-        shape = (config.num_layers, config.num_kv_heads, num_slots, config.head_dim)
+        """Return a cache of num_slots zeroed slots, and a spare one."""
+        shape = (config.num_layers, config.num_kv_heads, num_slots + 1, config.head_dim)
         keys = torch.zeros(shape, device=device, dtype=dtype)
         is_cpu = keys.device.type == "cpu"
         max_window_slots = int(num_slots * _WINDOW_SHARE) if is_cpu else 0
         windows = DecodeWindows(keys.shape, keys, max_window_slots)
-        return cls(keys, torch.zeros_like(keys), windows)
+        return cls(keys, torch.zeros_like(keys), windows, choose_prefill_mask(keys))
+
+    @property
+    def spare_slot(self) -> int:
+        """The one that belongs to no page."""
+        return self.keys.shape[2] - 1
 
     def free(self) -> int:
         """Free the slots and all copies of them; return how many bytes that were."""
