@@ -31,29 +31,17 @@ def control_plane(instance: Instance) -> list[str]:
     return ["router.control_plane", "--run-dir", instance.run_dir]
 
 
-def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank: int) -> list[str]:
-    """`python -m` arguments of a rank, in each of its lives."""
+def worker(instance: Instance, options: ServeOptions, model_path: Path, rank: int) -> list[str]:
+    """`python -m` arguments of a rank, by its number among all, in each of its lives."""
     flags = {
-        "instance": instance.name,
-        "instance-epoch": instance.epoch,
-        "run-dir": instance.run_dir,
-        "dp-rank": dp_rank,
-        "dp-size": instance.dp_size,
-        "num-front-doors": instance.num_front_doors,
+        **_place(instance, options, rank),
         "model": model_path,
         "served-model-name": instance.served_model_name,
         "device": options.device,
         "dtype": options.dtype,
         "threads": threads_per_rank(options),
         **emulation_flags(options),
-        "max-model-len": options.max_model_len,
-        "max-running-requests": options.max_running_requests,
-        "max-queued-requests": options.max_queued_requests,
-        "max-total-tokens": options.max_total_tokens,
-        "chunked-prefill-size": options.chunked_prefill_size,
-        "page-size": options.page_size,
-        "schedule-policy": options.schedule_policy,
-        "max-request-bytes": options.max_request_bytes,
+        **_limits(options),
         "drain-timeout-s": options.drain_timeout_s,
         "watchdog-timeout": options.watchdog_timeout_s,
         "seed": options.seed,
@@ -63,9 +51,41 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, dp_rank:
     switches = {
         "--disable-radix-cache": options.disable_radix_cache,
         "--disable-overlap-schedule": options.disable_overlap_schedule,
+        "--enable-dp-attention": options.enable_dp_attention,
+        "--enable-expert-parallel": options.enable_expert_parallel,
     }
     on = [switch for switch, is_on in switches.items() if is_on]
     return ["workers", *(word for pair in given for word in pair), *on]
+
+
+def _place(
+    instance: Instance, options: ServeOptions, rank: int
+) -> dict[str, str | int | float | None]:
+    together = options.enable_dp_attention
+    return {
+        "instance": instance.name,
+        "instance-epoch": instance.epoch,
+        "run-dir": instance.run_dir,
+        "dp-rank": rank * options.dp_size // options.num_ranks,
+        "dp-size": options.dp_size,
+        "tp-rank": rank if together else None,
+        "tp-size": options.tp_size if together else None,
+        "dist-timeout": options.dist_timeout_s if together else None,
+        "num-front-doors": instance.num_front_doors,
+    }
+
+
+def _limits(options: ServeOptions) -> dict[str, str | int | None]:
+    return {
+        "max-model-len": options.max_model_len,
+        "max-running-requests": options.max_running_requests,
+        "max-queued-requests": options.max_queued_requests,
+        "max-total-tokens": options.max_total_tokens,
+        "chunked-prefill-size": options.chunked_prefill_size,
+        "page-size": options.page_size,
+        "schedule-policy": options.schedule_policy,
+        "max-request-bytes": options.max_request_bytes,
+    }
 
 
 def emulation_flags(options: ServeOptions) -> dict[str, str | Path | None]:
@@ -113,4 +133,4 @@ def worker_environment(
 def threads_per_rank(options: ServeOptions) -> int:
     """CPU threads of each rank: as told, or the cores shared out, at least one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return options.threads_per_rank or max(1, (cores or 1) // options.dp_size)
+    return options.threads_per_rank or max(1, (cores or 1) // options.num_ranks)

@@ -20,11 +20,11 @@ from router.errors import ConfigError
 from router.health_flags import add_health
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
+from router.parallel_flags import add_parallelism
 from router.waiting_flags import add_waiting
 
 _DEVICES = ("cpu", "cuda", EMULATED)
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
-_MAX_GROUPS = 1024
 _MAX_FRONT_DOORS = 64
 _MAX_RETRIES = 16
 _LEAST_LOAD_AGE_S = 0.001
@@ -46,6 +46,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_backends(parser)
+    add_parallelism(parser)
     _add_balance(parser)
     add_waiting(parser, is_bounded=True)
     add_health(parser)
@@ -58,23 +59,7 @@ def serve_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 def _add_balance(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("data parallelism")
-    group.add_argument(
-        "--dp-size",
-        "--data-parallel-size",
-        type=values.integer(1, _MAX_GROUPS),
-        default=2,
-        metavar="N",
-        help="number of DP groups",
-    )
-    group.add_argument(
-        "--tp-size",
-        "--tensor-parallel-size",
-        type=values.integer(1),
-        default=1,
-        metavar="N",
-        help="ranks in a DP group; only 1 for now",
-    )
+    group = parser.add_argument_group("balance")
     group.add_argument(
         "--load-balance-method",
         default=DEFAULT_METHOD,

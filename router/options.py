@@ -25,6 +25,7 @@ from router.errors import ConfigError
 from router.flags import serve_parser
 from router.health_flags import take_health_rules
 from router.health_rules import HealthRules
+from router.parallel_flags import check_parallelism
 from router.tokenizer_flag import check_tokenizer
 
 _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
@@ -32,7 +33,8 @@ _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_K
 
 # What the engine of a backend decides, and what needs reports of what a group has room for.
 _OF_OUR_WORKERS = (
-    "dp_size", "model", "served_model_name", "max_model_len", "device", "dtype",
+    "dp_size", "tp_size", "enable_dp_attention", "enable_expert_parallel", "dist_timeout_s",
+    "model", "served_model_name", "max_model_len", "device", "dtype",
     "threads_per_rank", "max_running_requests", "max_queued_requests", "max_total_tokens",
     "chunked_prefill_size", "page_size", "schedule_policy", "disable_radix_cache",
     "disable_overlap_schedule", "admission", "prefill_align",
@@ -58,6 +60,10 @@ class ServeOptions:
     served_model_name: str | None
     dp_size: int
     tp_size: int
+    """Ranks of the set that computes together; 1 if each group is one rank alone."""
+    enable_dp_attention: bool
+    enable_expert_parallel: bool
+    dist_timeout_s: float
     load_balance_method: str
     max_load_age_s: float
     in_flight_board: bool
@@ -100,6 +106,11 @@ class ServeOptions:
     """Slots for groups of backends; None: as many as usual."""
 
     @property
+    def num_ranks(self) -> int:
+        """Processes that compute, in all."""
+        return self.tp_size if self.enable_dp_attention else self.dp_size
+
+    @property
     def has_backends(self) -> bool:
         """Whether groups are other people's engines, of which there may be none yet."""
         sources = (self.backends_file, self.backend_dns, self.backend_kubernetes)
@@ -129,12 +140,8 @@ def parse_serve(
     check_tokenizer(given)
     check_emulation(given)
     given["health"] = take_health_rules(given)
-    options = ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)
-    if options.tp_size != 1:
-        raise ConfigError(
-            "--tp-size", options.tp_size, "only 1 is supported: each DP group is one rank for now"
-        )
-    return options
+    check_parallelism(given)
+    return ServeOptions(in_flight_board=not given.pop("no_in_flight_board"), **given)
 
 
 def _refuse_for_backends(given: Mapping[str, Any], default: Callable[[str], Any]) -> None:

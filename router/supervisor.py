@@ -72,8 +72,8 @@ class Supervisor:
             question.of_control_plane(instance),
             clock_s,
         )
-        ranks = range(0 if model_path is None else instance.dp_size)
-        self.ranks = [self._rank(model_path or Path(), dp_rank) for dp_rank in ranks]
+        ranks = range(0 if model_path is None else options.num_ranks)
+        self.ranks = [self._rank(model_path or Path(), rank) for rank in ranks]
         self.front_doors = [self._front_door(slot) for slot in range(instance.num_front_doors)]
         self._watching: set[asyncio.Task[None]] = set()
         self._has_failed = asyncio.Event()
@@ -143,10 +143,11 @@ class Supervisor:
                 pause_s = self._pauses.after(pause_s, _NEVER_READY)
                 await asyncio.sleep(pause_s or 0)
 
-    def _rank(self, model_path: Path, dp_rank: int) -> Unit:
-        command = commands.worker(self._instance, self._options, model_path, dp_rank)
+    def _rank(self, model_path: Path, rank: int) -> Unit:
+        dp_rank = rank * self._instance.dp_size // self._options.num_ranks
+        command = commands.worker(self._instance, self._options, model_path, rank)
         environment = commands.worker_environment(self._instance, self._options, self._environment)
-        name = f"rank {dp_rank}"
+        name = f"rank {rank}"
         return Unit(
             name,
             partial(Child.start, name, command, environment),

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from shm.errors import SegmentError
 from workers.config import WorkerConfig, parse
-from workers.errors import InvalidConfig
+from workers.errors import InvalidConfig, RankLost, SetBroken
 from workers.model.errors import ModelError
 
 logger = logging.getLogger("levelhead.workers")
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     except (InvalidConfig, ModelError, SegmentError) as error:
         logger.error("%s", error)
         return 2
+    except SetBroken as error:
+        logger.error("%s", error)
+        return 1
     except Exception:
         logger.exception("the worker ends")
         return 1
@@ -83,6 +86,9 @@ class SignalWatch:
 
 
 def _die(error: BaseException) -> None:
+    if isinstance(error, RankLost):  # the reason stands in that rank's log
+        logger.critical("a rank of the set is lost, and this one ends with it: %s", error)
+        _leave(1)
     logger.critical("a thread broke, and the worker ends with it", exc_info=error)
     _leave(1)
 

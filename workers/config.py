@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 from workers.emulation.step_cost import StepCost
 from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
+from workers.flag_types import at_least, not_negative, positive
+from workers.parallelism import Parallelism, add_parallelism
 
 EMULATED = "emulated"
 MAX_HEARTBEAT_S = 30.0
@@ -64,6 +66,11 @@ class WorkerConfig:
     drain_timeout_s: float
     watchdog_timeout_s: float
     log_level: str
+    enable_dp_attention: bool = False
+    tp_size: int = 1
+    tp_rank: int | None = None
+    enable_expert_parallel: bool = False
+    dist_timeout_s: float = 120.0
     instance_key: str | None = field(default=None, repr=False)
 
     @property
@@ -71,12 +78,22 @@ class WorkerConfig:
         """Whether steps are not computed, but only take their time."""
         return self.device == EMULATED
 
+    @property
+    def parallelism(self) -> Parallelism:
+        """This rank's place in the set that computes together, which may be a set of one."""
+        if not self.enable_dp_attention:
+            return Parallelism(0, 1, 0, 1)
+        first = self.dp_rank * (self.tp_size // self.dp_size)
+        tp_rank = first if self.tp_rank is None else self.tp_rank
+        return Parallelism(tp_rank, self.tp_size, self.dp_rank, self.dp_size)
+
     def __post_init__(self) -> None:
         if self.dp_rank >= self.dp_size:
             raise InvalidConfig(
                 f"--dp-rank is {self.dp_rank}; with --dp-size {self.dp_size} it must be in "
                 f"[0, {self.dp_size - 1}]"
             )
+        self._check_parallelism()
         if self.max_total_tokens < self.page_size:
             raise InvalidConfig(
                 f"--max-total-tokens is {self.max_total_tokens}; it must be at least "
@@ -96,6 +113,24 @@ class WorkerConfig:
             raise InvalidConfig(f"{INSTANCE_KEY} is empty; an empty key would let everybody in")
         if not self.run_dir.is_dir():
             raise InvalidConfig(f"--run-dir {self.run_dir}: no such folder")
+
+    def _check_parallelism(self) -> None:
+        if self.enable_dp_attention:
+            if self.is_emulated:
+                raise InvalidConfig(
+                    f"--enable-dp-attention computes, and --device {EMULATED} does not; emulated "
+                    "ranks wait for each other with --emulated-engine lockstep"
+                )
+            self.parallelism.check()
+            return
+        together = {
+            "--tp-size": self.tp_size if self.tp_size != 1 else None,
+            "--tp-rank": self.tp_rank,
+            "--enable-expert-parallel": self.enable_expert_parallel or None,
+        }
+        for flag, value in together.items():
+            if value is not None:
+                raise InvalidConfig(f"{flag} is {value}: only with --enable-dp-attention")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,6 +152,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     _add_model(parser)
     _add_emulation(parser)
     _add_limits(parser)
+    add_parallelism(parser)
     given = vars(parser.parse_args(arguments))
     return WorkerConfig(**given, instance_key=environment.get(INSTANCE_KEY))
 
@@ -130,14 +166,14 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     add("--dp-size", required=True, help="number of DP groups", **_int(1))
     add("--num-front-doors", required=True, help="front-door slots in a report", **_int(1))
     add("--host", default="127.0.0.1", help="address of the HTTP server")
-    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **_s(_positive))
-    add("--drain-timeout-s", default=30.0, help="for what runs at SIGTERM", **_s(_not_negative))
+    add("--heartbeat-s", default=0.25, help="seconds between reports when idle", **_s(positive))
+    add("--drain-timeout-s", default=30.0, help="for what runs at SIGTERM", **_s(not_negative))
     add(
         "--watchdog-timeout",
         default=300.0,
         dest="watchdog_timeout_s",
         help="seconds without a finished step after which /health says that the group hangs",
-        **_s(_positive),
+        **_s(positive),
     )
     levels = ("debug", "info", "warning", "error")
     add("--log-level", default="info", choices=levels, help="least severe message to log")
@@ -185,7 +221,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _int(least: int) -> dict[str, Any]:
-    return {"type": _at_least(least), "metavar": "INT"}
+    return {"type": at_least(least), "metavar": "INT"}
 
 
 def _s(kind: Callable[[str], float]) -> dict[str, Any]:
@@ -201,27 +237,3 @@ def _cost(text: str) -> StepCost:
 
 def _path(metavar: str) -> dict[str, Any]:
     return {"type": Path, "metavar": metavar}
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
-
-    return integer
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds, 0 or more")
-    return value

@@ -7,7 +7,9 @@ What can go wrong in a worker.
     + GroupBusy         the group holds requests
     + NotReleasable     it cannot be, here
   - LinkLost            the leader at the other end of a link is gone, or did not come
-  - RankLost            a rank that this one computes with is gone, or stuck
+  - SetBroken           ranks that compute together cannot go on; all have to begin anew
+    + RankLost            one of them is gone, or stuck
+    + PassFailed          a pass of theirs failed in this one
   - ReportRefused       what came on a link is no report of the leader at its other end
   - RequestRefused      this request gets no (further) output
     + QueueFull         the group holds as many requests as it may
@@ -56,8 +58,19 @@ class LinkLost(WorkerError):
     """The leader at the other end of a link is gone, or did not come."""
 
 
-class RankLost(WorkerError):
-    """A rank that this one computes with is gone, or stuck; the whole set has to begin anew."""
+class SetBroken(WorkerError):
+    """Ranks that compute together cannot go on; all of them have to begin anew."""
+
+
+class RankLost(SetBroken):
+    """One of the others is gone, or stuck."""
+
+
+class PassFailed(SetBroken):
+    """A pass that all compute together failed in this rank, and the others wait in it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"a pass of all ranks failed here: {type(cause).__name__}: {cause}")
 
 
 class ReportRefused(WorkerError):

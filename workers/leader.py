@@ -4,9 +4,10 @@ Puts one rank together and runs it: model, load reports, step loop, HTTP server.
     open the model ─► save the tokenizer ─► load weights ─► step loop ─► HTTP server ─► card
       ─► load reports
 
-No rank waits for another: each loads, serves, reports and ends for itself.  The
-tokenizer is there before any card, because each rank saves it, and a save of the
-same replaces the same.
+No rank waits for another: each loads, serves, reports and ends for itself.  Where ranks
+compute together (workers.lockstep), they meet before the step loop, and each step is all of
+theirs.  The tokenizer is there before any card, because each rank saves it, and a save of
+the same replaces the same.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     finally:
         posted.remove()
         engine.stop()
-        await asyncio.to_thread(engine.join, STEP_LIMIT_S)
+        await asyncio.to_thread(engine.join, _end_limit_s(config))
         logger.info("stopped: group %d", card.dp_rank)
 
 
@@ -116,6 +117,11 @@ def _occupation(
     occupation = Occupation(scheduler, memory_of(loaded.config, loaded.runner))
     around = Surroundings(posted.post, loaded.config.drain_timeout_s)
     return OccupationDesk(occupation, client, around)
+
+
+def _end_limit_s(config: WorkerConfig) -> float:
+    """For the step under way; with others, for all that they still have to drain."""
+    return STEP_LIMIT_S + (config.drain_timeout_s if config.enable_dp_attention else 0.0)
 
 
 def _prefix_feed(

@@ -1,8 +1,8 @@
 """
 A rank from its flags to the moment at which it could serve: device, weights, KV cache, reports.
 
-No rank waits for another here.  A life is begun once, while loading: its epoch is later
-than that of any life before it.
+No rank waits for another here, unless they compute together: those meet once they are
+loaded.  A life is begun once, while loading: its epoch is later than that of any before it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -26,21 +27,33 @@ from workers.engine.meter import GroupId
 from workers.engine.pages import PagePool
 from workers.engine.runner import ModelRunner
 from workers.errors import InvalidConfig
+from workers.lockstep.assembly import in_lockstep
+from workers.lockstep.reporting import RowReporting
 from workers.model.checkpoint import Checkpoint, open_checkpoint
 from workers.model.config import ModelConfig
-from workers.model.errors import InconsistentConfig
 from workers.model.kv_cache import KVCache
-from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
+from workers.model.shard import Shard
 from workers.model.text import TextCodec
 from workers.parts import make_lane
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
-from workers.ranks.reporting import Place, Reporting, last_reports
+from workers.ranks.reporting import TP0, Place, Reporting, last_reports
 from workers.ranks.thread import OnFatal
 from workers.server.serving import bind
+from workers.weights import Weights
 
 logger = logging.getLogger("levelhead.workers")
+
+
+class Reports(Protocol):
+    """Where the step loop's reports go: Reporting, or RowReporting."""
+
+    def put(self, report: LoadReport) -> None:
+        """Replace what was handed over before; never waits."""
+
+    def start(self) -> None:
+        """Begin to send or publish: this rank serves."""
 
 
 class Loaded(NamedTuple):
@@ -52,7 +65,7 @@ class Loaded(NamedTuple):
     runner: Runner
     pool: PagePool
     max_model_len: int
-    reports: Reporting
+    reports: Reports
     seen_as: Callable[[LoadReport], LoadReport]
 
 
@@ -71,15 +84,22 @@ def load(config: WorkerConfig, on_fatal: OnFatal) -> Loaded:
         codec.save(tokenizer_dir(config))
         group = _group(config)
         pool = PagePool(config.max_total_tokens // config.page_size, config.page_size)
-        if config.is_emulated:
-            runner: Runner = make_runner(config, codec, on_fatal)
-        else:
-            runner = _model_runner(config, checkpoint, max_model_len, pool.capacity_tokens)
+        model = None
+        if not config.is_emulated:
+            model = _model_runner(config, checkpoint, max_model_len, pool.capacity_tokens)
     finally:
         checkpoint.close()
     took_s = time.monotonic() - started
     logger.info("loaded in %.1f s, room for %d tokens", took_s, pool.capacity_tokens)
-    reports = _reporting(config, group, on_fatal)
+    runner: Runner = make_runner(config, codec, on_fatal) if model is None else model
+    choose_interface(config.host)
+    place = _in_the_instance(config, group)
+    if config.enable_dp_attention and model is not None:
+        rows = RowReporting(place, on_fatal, publishes=config.parallelism.tp_rank == TP0)
+        reports: Reports = rows
+        runner = in_lockstep(config, model, rows, partial(bind, config.host))
+    else:
+        reports = Reporting(place, partial(bind, config.host), on_fatal)
     seen_as = view_of_reports(config)
     return Loaded(config, group, codec, runner, pool, max_model_len, reports, seen_as)
 
@@ -89,32 +109,25 @@ def _model_runner(
 ) -> ModelRunner:
     """Load the weights and allocate the KV cache."""
     device, dtype = _place(config)
-    model = _loaded_model(checkpoint, device, dtype)
+    ranks, found = config.parallelism, checkpoint.config
+    shard = Shard(ranks.tp_rank, ranks.tp_size)
+    weights = Weights(config.model, found, _model_config(config, found), device, dtype, shard)
+    model = weights.load(checkpoint)
     kv = KVCache.allocate(model.config, capacity_tokens, device, dtype)
     batches = BatchBuilder(max_model_len, config.page_size, device)
     logger.info("%s on %s", dtype, device)
     lane = make_lane(config, device)
-    reload = partial(_reloaded_model, config.model, model.config, device, dtype)
-    return ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane, reload)
+    sampler, again = Sampler(config.seed), weights.load_again
+    return ModelRunner(model, kv, batches, sampler, config.threads, lane, again)
 
 
-def _loaded_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> LlamaModel:
-    model = LlamaModel(checkpoint.config, device, dtype)
-    model.load(checkpoint)
-    return model
-
-
-def _reloaded_model(
-    path: Path, was: ModelConfig, device: torch.device, dtype: torch.dtype
-) -> LlamaModel:
-    """The model once more.  Raises ModelError; InconsistentConfig if it is another one now."""
-    checkpoint = open_checkpoint(path)
-    try:
-        if checkpoint.config != was:
-            raise InconsistentConfig(f"{path} holds another model than the one that was loaded")
-        return _loaded_model(checkpoint, device, dtype)
-    finally:
-        checkpoint.close()
+def _model_config(config: WorkerConfig, model: ModelConfig) -> ModelConfig:
+    """The model's, with what flags say of its experts.  Raises InvalidConfig if it has none."""
+    if not config.enable_expert_parallel:
+        return model
+    if model.experts is None:
+        raise InvalidConfig(f"--enable-expert-parallel: {config.model} has no experts")
+    return replace(model, experts=replace(model.experts, is_expert_parallel=True))
 
 
 def next_epoch(now_ns: int, card_epoch: int, reports: Iterable[LoadReport], dp_rank: int) -> int:
@@ -164,15 +177,17 @@ def _max_model_len(config: WorkerConfig, model: ModelConfig) -> int:
 def _place(config: WorkerConfig) -> tuple[torch.device, torch.dtype]:
     """Choose device and dtype; a CUDA device is made this process's own."""
     machine = Machine.here()
-    device = choose_device(config.device, config.dp_rank, config.dp_size, machine)
+    number, size = config.dp_rank, config.dp_size
+    if config.enable_dp_attention:
+        number, size = config.parallelism[:2]
+    device = choose_device(config.device, number, size, machine)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device, choose_dtype(config.dtype, device, machine)
 
 
-def _reporting(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Reporting:
-    choose_interface(config.host)
-    place = Place(
+def _in_the_instance(config: WorkerConfig, group: GroupId) -> Place:
+    return Place(
         group,
         config.dp_size,
         config.num_front_doors,
@@ -180,4 +195,3 @@ def _reporting(config: WorkerConfig, group: GroupId, on_fatal: OnFatal) -> Repor
         config.instance_epoch,
         config.run_dir,
     )
-    return Reporting(place, partial(bind, config.host), on_fatal)

@@ -20,7 +20,8 @@ BAD = [
     (("--dp-size", "²"), "1 to 1024"),
     (("--data-parallel-size", "-1"), "1 to 1024"),
     (("--tp-size", "0"), "1 or more"),
-    (("--tp-size", "2"), "only 1 is supported"),
+    (("--tp-size", "2"), "--enable-dp-attention as well"),
+    (("--dist-timeout", "0"), "seconds, 1 to"),
     (("--load-balance-method", "best"), "minimum_tokens"),
     (("--max-model-len", "0"), "1 or more"),
     (("--device", "tpu"), "cuda"),
@@ -67,6 +68,34 @@ def test_a_bad_value_names_flag_value_and_what_is_allowed(arguments, allowed):
     assert flag in told
     assert value in told
     assert allowed in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--dp-size", "4", "--tp-size", "6"), "--tp-size 6: a multiple of --dp-size, 4"),
+        (("--device", "emulated"), "--emulated-engine lockstep"),
+    ],
+)
+def test_ranks_that_cannot_compute_together_are_refused(arguments, told):
+    """
+    Before anything starts, with what would be allowed.
+    """
+    with pytest.raises(ConfigError) as refused:
+        parse("--enable-dp-attention", *arguments)
+
+    assert told in str(refused.value)
+
+
+def test_ranks_that_compute_together_are_as_many_as_groups_unless_told():
+    """
+    As in SGLang --tp-size counts all ranks of the set.
+    """
+    assert parse("--enable-dp-attention", "--dp-size", "3").num_ranks == 3
+    assert parse("--enable-dp-attention", "--dp-size", "3", "--tp-size", "6").num_ranks == 6
+    assert parse("--dp-size", "3").num_ranks == 3
+    with pytest.raises(ConfigError, match="only with --enable-dp-attention"):
+        parse("--enable-expert-parallel")
 
 
 @pytest.mark.parametrize("arguments", [("--no-such-flag", "1"), ("extra",), ("--port",)])

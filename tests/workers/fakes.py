@@ -75,9 +75,11 @@ class SlotRunner:
         self.errors = {}  # by the number of the step that raises
         self.foreseen = []
         self.num_rests = 0
+        self.others_compute = False
+        self.has_left = False
         self.is_stopped = False
 
-    def warm_up(self):
+    def warm_up(self, wake):
         pass
 
     def launch(self, plan):
@@ -89,6 +91,10 @@ class SlotRunner:
 
     def rest(self):
         self.num_rests += 1
+        return self.others_compute
+
+    def leave(self):
+        self.has_left = True
 
     def stop(self):
         self.is_stopped = True

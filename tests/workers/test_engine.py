@@ -339,7 +339,7 @@ def test_a_failure_of_the_loop_itself_is_told(bench):
     """
     The thread does not die silently.
     """
-    bench.runner.warm_up = lambda: 1 / 0
+    bench.runner.warm_up = lambda wake: 1 / 0
     bench.engine.start()
 
     assert bench.engine.join(10.0)

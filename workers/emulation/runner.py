@@ -34,7 +34,7 @@ class EmulatedRunner:
         self._pace = pace
         self._token_ids = token_ids
 
-    def warm_up(self) -> None:
+    def warm_up(self, wake: Callable[[], None]) -> None:
         """Nothing has to be got ready."""
 
     def prepare(self, decodes: Sequence[Chunk]) -> None:
@@ -44,8 +44,13 @@ class EmulatedRunner:
         """Return what waits for the end of the step."""
         return partial(self._finish, plan)
 
-    def rest(self) -> None:
-        """Nobody is to wait for this rank."""
+    def rest(self) -> bool:
+        """Nobody is to wait for this rank, nor does it keep others company."""
+        self._pace.rest()
+        return False
+
+    def leave(self) -> None:
+        """Nobody is to wait for this rank any more."""
         self._pace.rest()
 
     def stop(self) -> None:

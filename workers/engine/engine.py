@@ -20,7 +20,8 @@ reports through `report`, both of which return at once.
 
 A step that raises ends its own requests, with the cause; the loop goes on.
 After max_failed_steps in a row, or if anything else raises, the loop ends and
-`on_fatal` is told why: what is left then is not worth trusting.
+`on_fatal` is told why: what is left then is not worth trusting.  So it does at
+once if ranks compute together and one of them cannot: none can go on alone.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from workers.engine.meter import LoadMeter
 from workers.engine.plan import Chunk, Plan
 from workers.engine.request import Output, Request, Sample
 from workers.engine.scheduler import Scheduler
-from workers.errors import RequestRefused, StepFailed, Stopping
+from workers.errors import RequestRefused, SetBroken, StepFailed, Stopping
 
 logger = logging.getLogger("levelhead.workers.engine")
 
@@ -48,8 +49,13 @@ MAX_FAILED_STEPS = 3
 class Runner(Protocol):
     """What computes a plan; workers.engine.runner has the real one."""
 
-    def warm_up(self) -> None:
-        """Get ready to compute; called once, in the step loop's thread."""
+    def warm_up(self, wake: Callable[[], None]) -> None:
+        """
+        Get ready to compute; called once, in the step loop's thread.
+
+        wake: for whoever finds, while the loop waits for arrivals, that it is to go on.
+        From any thread.
+        """
 
     @property
     def looks_ahead(self) -> bool:
@@ -65,8 +71,15 @@ class Runner(Protocol):
     def prepare(self, decodes: Sequence[Chunk]) -> None:
         """Get ready for what probably follows the plan being computed; it may be nothing."""
 
-    def rest(self) -> None:
-        """There is nothing to compute until the next launch; said at every idle round, and last."""
+    def rest(self) -> bool:
+        """
+        There is nothing to compute until the next launch; said at every idle round.
+
+        Whether others compute, and the loop is not to wait for arrivals.
+        """
+
+    def leave(self) -> None:
+        """There is nothing to compute any more; said last."""
 
     def stop(self) -> None:
         """The loop is to end: whatever waits for others waits no more.  From any thread."""
@@ -125,7 +138,7 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._runner.warm_up()
+            self._runner.warm_up(self._inbox.wake)
             is_idle = False
             while not self._inbox.is_closed:
                 is_idle = self.step(self._heartbeat_s if is_idle else 0.0)
@@ -134,7 +147,7 @@ class Engine:
             self._ports.on_fatal(error)
 
     def step(self, wait_s: float) -> bool:
-        """One round; waits at most wait_s for an arrival.  Whether there was nothing to do."""
+        """One round; waits at most wait_s for an arrival.  Whether nobody had anything to do."""
         arrivals = self._inbox.take(wait_s)
         outputs = self._take_in(arrivals)
         plan = self._scheduler.plan()
@@ -148,10 +161,9 @@ class Engine:
                 # Whoever has a whole answer may ask again at once: what it held is free by then.
                 self._report()
             self._ports.deliver(outputs)
-        else:
-            self._runner.rest()
+        others_compute = not plan.chunks and self._runner.rest()
         self._check_when_idle(has_news=bool(arrivals or plan.chunks))
-        return not plan.chunks
+        return not plan.chunks and not others_compute
 
     def _report(self, computing_tokens: int = 0) -> None:
         """What has left since the last report ends in this one."""
@@ -199,6 +211,8 @@ class Engine:
         started_ns = time.monotonic_ns()
         try:
             samples = self._run_plan(plan)
+        except SetBroken:
+            raise
         except Exception as error:
             self._num_failed_steps += 1
             logger.exception("step %d failed, its requests end", self._meter.num_steps + 1)
@@ -220,8 +234,8 @@ class Engine:
         return samples
 
     def _end(self) -> None:
-        self._runner.rest()
         outputs = self._take_in(self._inbox.take(0.0))
         outputs += self._scheduler.abort_all(Stopping())
         self._ports.deliver(outputs)
         self._report()
+        self._runner.leave()

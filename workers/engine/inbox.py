@@ -55,6 +55,7 @@ class Inbox:
         self._changed = threading.Condition()
         self._arrivals: list[Arrival] = []
         self._closed = False
+        self._woken = False
 
     def put(self, *arrivals: Arrival) -> None:
         """Leave something for the next step, all of it for the same.  Raises Stopping if closed."""
@@ -65,12 +66,19 @@ class Inbox:
             self._changed.notify()
 
     def take(self, timeout_s: float) -> list[Arrival]:
-        """Everything that arrived; if nothing did, wait for it at most timeout_s."""
+        """Everything that arrived; if nothing did, wait at most timeout_s for it or to be woken."""
         with self._changed:
-            if not self._arrivals and not self._closed and timeout_s > 0:
-                self._changed.wait(timeout_s)
+            if timeout_s > 0:
+                self._changed.wait_for(self._has_news, timeout_s)
+            self._woken = False
             arrivals, self._arrivals = self._arrivals, []
             return arrivals
+
+    def wake(self) -> None:
+        """End the loop's wait, if it waits, although nothing may have arrived.  Any thread."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
 
     def close(self) -> None:
         """Let nothing more in, and wake the loop."""
@@ -82,3 +90,6 @@ class Inbox:
     def is_closed(self) -> bool:
         """Whether the step loop is to end."""
         return self._closed
+
+    def _has_news(self) -> bool:
+        return bool(self._arrivals) or self._closed or self._woken

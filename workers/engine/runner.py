@@ -30,6 +30,7 @@ from workers.model.batch import ForwardBatch, SequenceSpan
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.resident import Part, Resident
+from workers.model.row_exchange import ALONE, StepExchange
 from workers.model.sampling import Sampler, TokenLogprobs, prompt_logprobs
 
 
@@ -67,23 +68,26 @@ class ModelRunner:
         self._ahead: _Layout | None = None
         self.num_foreseen = 0
 
-    def warm_up(self) -> None:
+    def warm_up(
+        self, wake: Callable[[], None] | None = None, exchange: StepExchange = ALONE
+    ) -> None:
         """
-        Compute one token into slot 0, which holds nothing yet.
+        Compute one token into slot 0, which holds nothing yet; wake is not needed.
 
         The number of threads is set where it is computed because OpenMP keeps it per
         thread, and no other thread may have a team: GNU's OpenMP counts the threads of
         all teams, and if they are more than the cores, each sleeps after every operation
         and is woken for the next, which makes a decode step half as long again.
         """
-        self._lane.begin(self._warm_up)()
+        self._lane.begin(partial(self._warm_up, exchange))()
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, exchange: StepExchange) -> None:
         torch.set_num_threads(self._num_threads)
         zero = torch.zeros(1, dtype=torch.int64, device=self._kv.keys.device)
         span = SequenceSpan(num_new=1, num_total=1, slot_index=zero)
         with torch.inference_mode():
-            self._model(ForwardBatch(zero, zero, zero, (span,), zero), self._kv)
+            batch = ForwardBatch(zero, zero, zero, (span,), zero)
+            self._model(batch, self._kv, exchange=exchange)
 
     def give_back(self, part: Part) -> int:
         """Free weights or KV cache, between steps; return the bytes."""
@@ -107,11 +111,12 @@ class ModelRunner:
         """Compute the plan's chunks and wait for it."""
         return self.launch(plan)()
 
-    def launch(self, plan: Plan) -> Callable[[], list[Sample]]:
+    def launch(self, plan: Plan, exchange: StepExchange = ALONE) -> Callable[[], list[Sample]]:
         """
         Begin to compute the plan's chunks.
 
         What comes back waits for one sample of each that yields any, in order.
+        exchange: with ranks that compute at the same time; then the plan may have no chunks.
         """
         places = [Place.of(chunk) for chunk in plan.chunks]
         ahead, self._ahead = self._ahead, None
@@ -121,7 +126,7 @@ class ModelRunner:
             else:
                 self.num_foreseen += 1
             batch = self._batches.fill(ahead.batch, plan)
-        return self._lane.begin(partial(self._compute, plan, batch, ahead.attention))
+        return self._lane.begin(partial(self._compute, plan, batch, ahead.attention, exchange))
 
     def prepare(self, decodes: Sequence[Chunk]) -> None:
         """Lay out a step that may follow the one being computed; their tokens are not known."""
@@ -129,8 +134,12 @@ class ModelRunner:
             with torch.inference_mode():
                 self._ahead = self._lay_out([Place.foreseen(chunk) for chunk in decodes])
 
-    def rest(self) -> None:
+    def rest(self) -> bool:
         """Nobody waits for this rank's steps."""
+        return False
+
+    def leave(self) -> None:
+        """Nor at the end."""
 
     def stop(self) -> None:
         """Nor does it wait for others: a pass comes to its end by itself."""
@@ -143,9 +152,11 @@ class ModelRunner:
         batch = self._batches.lay_out(places)
         return _Layout(places, batch, AttentionPlan.of(batch, self._kv))
 
-    def _compute(self, plan: Plan, batch: ForwardBatch, attention: AttentionPlan) -> list[Sample]:
+    def _compute(
+        self, plan: Plan, batch: ForwardBatch, attention: AttentionPlan, exchange: StepExchange
+    ) -> list[Sample]:
         with torch.inference_mode():
-            logits = self._model(batch, self._kv, attention)
+            logits = self._model(batch, self._kv, attention, exchange)
             chunks = [chunk for chunk in plan.chunks if chunk.yields]
             if not any(chunk.scored for chunk in chunks):
                 return self._draw(logits, [chunk.request for chunk in chunks])

@@ -94,7 +94,7 @@ class Link:
         try:
             group = ProcessGroupGloo(PrefixStore(name, store), side, len(Side), JOIN_TIMEOUT)
         except RuntimeError as error:
-            raise LinkLost(_cause(error)) from error
+            raise LinkLost(cause(error)) from error
         # Its stub lacks send and recv.
         self._group: dist.ProcessGroup | None = cast(dist.ProcessGroup, group)
 
@@ -126,10 +126,10 @@ class Link:
         try:
             start(self._group).wait(self._timeout)
         except RuntimeError as error:
-            raise LinkLost(_cause(error)) from error
+            raise LinkLost(cause(error)) from error
 
 
-def _cause(error: RuntimeError) -> str:
+def cause(error: RuntimeError) -> str:
     """Return what gloo says has happened, without its line of source and its advice."""
     first_line = str(error).partition("\n")[0]
     return _SOURCE_LINE.sub("", first_line).partition(". ")[0]

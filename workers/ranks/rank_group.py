@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from workers.errors import RankLost
+from workers.ranks.links import cause
 
 
 class RankGroup:
@@ -88,4 +89,4 @@ def _wait(work: dist.Work) -> None:
     try:
         work.wait()
     except RuntimeError as error:
-        raise RankLost(str(error).partition("\n")[0]) from error
+        raise RankLost(cause(error)) from error

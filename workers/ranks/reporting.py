@@ -84,7 +84,10 @@ class Reporting:
         self.won = threading.Event()
         """Set once this leader publishes itself."""
         self._lock: BinaryIO | None = None
-        self.put: Callable[[LoadReport], None] = self._newest.put
+
+    def put(self, report: LoadReport) -> None:
+        """Replace what was handed over before; never waits."""
+        self._newest.put(report)
 
     def start(self) -> None:
         """Begin to send, and to wait for the lock."""
