@@ -35,7 +35,7 @@ from workers.model.kv_cache import KVCache
 from workers.model.sampling import Sampler
 from workers.model.shard import Shard
 from workers.model.text import TextCodec
-from workers.parts import make_lane
+from workers.parts import make_graphs, make_lane
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
 from workers.ranks.reporting import TP0, Place, Reporting, last_reports
@@ -118,7 +118,8 @@ def _model_runner(
     logger.info("%s on %s", dtype, device)
     lane = make_lane(config, device)
     sampler, again = Sampler(config.seed), weights.load_again
-    return ModelRunner(model, kv, batches, sampler, config.threads, lane, again)
+    graphs = make_graphs(config, device, model.config.experts is not None, max_model_len)
+    return ModelRunner(model, kv, batches, sampler, config.threads, lane, again, graphs)
 
 
 def _model_config(config: WorkerConfig, model: ModelConfig) -> ModelConfig:

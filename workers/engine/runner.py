@@ -27,6 +27,7 @@ from workers.engine.plan import Chunk, Plan
 from workers.engine.request import Request, Sample
 from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
+from workers.model.decode_graphs import DecodeGraphs
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
 from workers.model.resident import Part, Resident
@@ -35,11 +36,11 @@ from workers.model.sampling import Sampler, TokenLogprobs, prompt_logprobs
 
 
 class _Layout(NamedTuple):
-    """Tensors of a step, but for its token ids."""
+    """Tensors of a step, but for its token ids.  attention: None if a recorded pass computes it."""
 
     places: Sequence[Place]
     batch: ForwardBatch
-    attention: AttentionPlan
+    attention: AttentionPlan | None
 
 
 class ModelRunner:
@@ -47,6 +48,7 @@ class ModelRunner:
     Owns weights and KV cache.  Every call comes from the step loop's thread.
 
     lane: computes.  reload: the model once more, after its memory was given back.
+    make_graphs: what decode batches are recorded in, if they are.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ModelRunner:
         num_threads: int,
         lane: Lane | None = None,
         reload: Callable[[], LlamaModel] | None = None,
+        make_graphs: Callable[[LlamaModel, KVCache], DecodeGraphs] | None = None,
     ) -> None:
         self._resident = Resident(model, kv, reload)
         self._kv = kv
@@ -65,6 +68,8 @@ class ModelRunner:
         self._sampler = sampler
         self._num_threads = num_threads
         self._lane: Lane = lane or SameThread()
+        self._make_graphs = make_graphs
+        self._graphs: DecodeGraphs | None = None
         self._ahead: _Layout | None = None
         self.num_foreseen = 0
 
@@ -88,10 +93,13 @@ class ModelRunner:
         with torch.inference_mode():
             batch = ForwardBatch(zero, zero, zero, (span,), zero)
             self._model(batch, self._kv, exchange=exchange)
+            if self._make_graphs is not None:
+                self._graphs = self._make_graphs(self._model, self._kv)
+                self._graphs.logits(batch)  # whether it works is found out now
 
     def give_back(self, part: Part) -> int:
         """Free weights or KV cache, between steps; return the bytes."""
-        self._ahead = None
+        self._ahead = self._graphs = None
         return self._lane.begin(partial(self._resident.give_back, part))()
 
     def take_back(self, part: Part) -> int:
@@ -150,13 +158,23 @@ class ModelRunner:
 
     def _lay_out(self, places: Sequence[Place]) -> _Layout:
         batch = self._batches.lay_out(places)
+        if self._graphs is not None and self._graphs.takes(batch):
+            return _Layout(places, batch, None)
         return _Layout(places, batch, AttentionPlan.of(batch, self._kv))
 
     def _compute(
-        self, plan: Plan, batch: ForwardBatch, attention: AttentionPlan, exchange: StepExchange
+        self,
+        plan: Plan,
+        batch: ForwardBatch,
+        attention: AttentionPlan | None,
+        exchange: StepExchange,
     ) -> list[Sample]:
         with torch.inference_mode():
-            logits = self._model(batch, self._kv, attention, exchange)
+            if attention is None:
+                assert self._graphs is not None, "a layout outlived the graphs that it is for"
+                logits = self._graphs.logits(batch)
+            else:
+                logits = self._model(batch, self._kv, attention, exchange)
             chunks = [chunk for chunk in plan.chunks if chunk.yields]
             if not any(chunk.scored for chunk in chunks):
                 return self._draw(logits, [chunk.request for chunk in chunks])

@@ -51,23 +51,29 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """CUDA's graphs, with one pool of memory for all.  They are replayed one after the other."""
+    """
+    CUDA's graphs, with one pool of memory for all: they are replayed one after the other.
 
-    def __init__(self) -> None:
+    device: made the thread's own meanwhile, which need not be the one that chose it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool: Any = None  # torch's handle, a type of which is not in every torch
 
     def record(self, compute: Compute) -> Compute:
         """Compute once beside, so that libraries are set up; then record."""
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            compute()
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile: they lay out the next batch.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            output = compute()
-        self._pool = self._pool or graph.pool()
+        with torch.cuda.device(self._device):
+            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                compute()
+            torch.cuda.current_stream().wait_stream(beside)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may allocate meanwhile: they lay out the next batch.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                output = compute()
+            self._pool = self._pool or graph.pool()
 
         def replay() -> torch.Tensor:
             graph.replay()
@@ -149,7 +155,7 @@ class DecodeGraphs:
         num_rows = len(batch.sequences)
         return (
             0 < num_rows <= self._bounds.max_rows
-            and len(batch.output_index) == num_rows
+            and len(batch.output_index) == num_rows  # nobody's prompt is scored, or goes on
             and all(span.num_new == 1 for span in batch.sequences)
             and max(span.num_total for span in batch.sequences) <= self._bounds.max_len
         )
