@@ -99,8 +99,14 @@ class ModelRunner:
 
     def give_back(self, part: Part) -> int:
         """Free weights or KV cache, between steps; return the bytes."""
-        self._ahead = self._graphs = None
-        return self._lane.begin(partial(self._resident.give_back, part))()
+        self._ahead = None
+        return self._lane.begin(partial(self._give_back, part))()
+
+    def _give_back(self, part: Part) -> int:
+        if self._graphs is not None:
+            self._graphs.drop()
+            self._graphs = None
+        return self._resident.give_back(part)
 
     def take_back(self, part: Part) -> int:
         """Have them again; return the bytes.  Raises ModelError or what torch lacks memory with."""

@@ -171,6 +171,10 @@ class DecodeGraphs:
             replay = self._recorded[shape] = self._recorder.record(lambda: self._compute(shape))
         return replay()[: len(batch.sequences)]
 
+    def drop(self) -> None:
+        """Give up what was recorded, which may hold on to model and cache; it is of no use then."""
+        self._recorded.clear()
+
     def _copy_in(self, batch: ForwardBatch, shape: Shape) -> None:
         num_rows, spare = len(batch.sequences), self._kv.spare_slot
         filling = slice(num_rows, shape.num_rows)
