@@ -50,9 +50,12 @@ def _run(config: WorkerConfig) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
     # Of a lost connection torch prints its own stack; we say in a line what it means.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from workers.leader import run
+    from workers import follower, leader
 
-    run(config, on_loaded=watch.close, on_fatal=_die)
+    if config.parallelism.is_leader:
+        leader.run(config, on_loaded=watch.close, on_fatal=_die)
+    else:
+        follower.run(config, on_loaded=watch.close)
 
 
 class SignalWatch:

@@ -116,6 +116,14 @@ class WorkerConfig:
         if not self.run_dir.is_dir():
             raise InvalidConfig(f"--run-dir {self.run_dir}: no such folder")
 
+    def _check_followers(self) -> None:
+        """They wait in a collective while nobody has anything to do."""
+        if self.parallelism.attention_size > 1 and self.dist_timeout_s <= self.heartbeat_s:
+            raise InvalidConfig(
+                f"--dist-timeout is {self.dist_timeout_s:g}; where ranks share the attention of a "
+                f"group it must be more than --heartbeat-s, {self.heartbeat_s:g}"
+            )
+
     def _check_parallelism(self) -> None:
         if self.enable_dp_attention:
             if self.is_emulated:
@@ -124,6 +132,7 @@ class WorkerConfig:
                     "ranks wait for each other with --emulated-engine lockstep"
                 )
             self.parallelism.check()
+            self._check_followers()
             return
         together = {
             "--tp-size": self.tp_size if self.tp_size != 1 else None,

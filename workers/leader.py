@@ -167,7 +167,8 @@ def _service(
         lambda: scheduler.totals,
         config.instance_key,
         feed,
-        _occupation(loaded, client, scheduler, posted),
+        occupation=_occupation(loaded, client, scheduler, posted),
+        barrier=None if loaded.barrier is None else loaded.barrier.read,
     )
 
 

@@ -28,10 +28,11 @@ class Weights:
     device: torch.device
     dtype: torch.dtype
     shard: Shard
+    attention_shard: Shard
 
     def load(self, checkpoint: Checkpoint) -> LlamaModel:
         """Return the model, with weights.  Raises ModelError."""
-        model = LlamaModel(self.config, self.device, self.dtype, self.shard)
+        model = LlamaModel(self.config, self.device, self.dtype, self.shard, self.attention_shard)
         model.load(checkpoint)
         return model
 

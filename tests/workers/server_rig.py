@@ -41,6 +41,7 @@ class Rig:
         instance_key=None,
         memory="there is none",
         clock=None,
+        barrier=None,
     ):
         self.announced, self.pauses = [], 0
         self.reports, self.fatal = [], []
@@ -77,6 +78,7 @@ class Rig:
                 lambda: self.scheduler.totals,
                 instance_key,
                 occupation=desk_of_memory,
+                barrier=barrier,
             )
         )
 

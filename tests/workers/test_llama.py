@@ -15,6 +15,7 @@ from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.llama import KVCache, LlamaModel
 from workers.model.row_exchange import ALONE
+from workers.model.shard import WHOLE
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -55,9 +56,9 @@ def load_reference(folder):
 class Run:
     """Sequences in one KV cache, each at slots drawn at random from the whole of it."""
 
-    def __init__(self, model, seed=0):
+    def __init__(self, model, seed=0, attention_shard=WHOLE):
         self.model = model
-        self.kv = KVCache.allocate(model.config, NUM_SLOTS, "cpu", model.dtype)
+        self.kv = KVCache.allocate(model.config, NUM_SLOTS, "cpu", model.dtype, attention_shard)
         self.free = torch.randperm(NUM_SLOTS, generator=torch.Generator().manual_seed(seed))
         self.slots = {}
 

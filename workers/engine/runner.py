@@ -139,8 +139,17 @@ class ModelRunner:
                 ahead = self._lay_out(places)
             else:
                 self.num_foreseen += 1
-            batch = self._batches.fill(ahead.batch, plan)
+            batch = self._batches.fill(ahead.batch, plan.token_ids)
         return self._lane.begin(partial(self._compute, plan, batch, ahead.attention, exchange))
+
+    def follow(
+        self, places: Sequence[Place], token_ids: Sequence[int], exchange: StepExchange
+    ) -> None:
+        """Compute what another rank leads, which has the other heads of the same tokens."""
+        with torch.inference_mode():
+            layout = self._lay_out(places)
+            batch = self._batches.fill(layout.batch, token_ids)
+        self._lane.begin(partial(self._forward, batch, layout.attention, exchange))()
 
     def prepare(self, decodes: Sequence[Chunk]) -> None:
         """Lay out a step that may follow the one being computed; their tokens are not known."""
@@ -176,15 +185,20 @@ class ModelRunner:
         exchange: StepExchange,
     ) -> list[Sample]:
         with torch.inference_mode():
-            if attention is None:
-                assert self._graphs is not None, "a layout outlived the graphs that it is for"
-                logits = self._graphs.logits(batch)
-            else:
-                logits = self._model(batch, self._kv, attention, exchange)
+            logits = self._forward(batch, attention, exchange)
             chunks = [chunk for chunk in plan.chunks if chunk.yields]
             if not any(chunk.scored for chunk in chunks):
                 return self._draw(logits, [chunk.request for chunk in chunks])
             return self._score(logits, chunks)
+
+    def _forward(
+        self, batch: ForwardBatch, attention: AttentionPlan | None, exchange: StepExchange
+    ) -> torch.Tensor:
+        if attention is None:
+            assert self._graphs is not None, "a layout outlived the graphs that it is for"
+            return self._graphs.logits(batch)
+        logits: torch.Tensor = self._model(batch, self._kv, attention, exchange)
+        return logits
 
     def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[Sample]:
         if not requests:

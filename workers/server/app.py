@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -18,6 +18,7 @@ from workers.engine.acceptance import ChargeDesk
 from workers.engine.occupation import Change
 from workers.engine.totals import Totals
 from workers.errors import WorkerError
+from workers.lockstep.barrier_totals import BarrierFigures
 from workers.server.access import KeyOwner
 from workers.server.bodies import SettleBody, parse
 from workers.server.charge import ChargeOwner, check_epoch, read_charge
@@ -42,6 +43,8 @@ class Service(NamedTuple):
     instance_key: what requests must bring; None: nothing.
     prefix_feed: tells what the prefix cache holds; None if there is none.
     occupation: gives memory back and takes it; None: nobody may ask for that.
+    barrier: what waiting for each other costs the groups; None where they do not, or where
+    another leader knows it.
     """
 
     intake: Intake
@@ -56,6 +59,7 @@ class Service(NamedTuple):
     instance_key: str | None = None
     prefix_feed: PrefixFeed | None = None
     occupation: OccupationDesk | None = None
+    barrier: Callable[[], BarrierFigures] | None = None
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -101,7 +105,10 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
     @app.get("/totals")
     async def totals() -> Response:
-        return JSONResponse(service.totals()._asdict())
+        told: dict[str, Any] = service.totals()._asdict()
+        if service.barrier is not None:
+            told["barrier"] = service.barrier().as_dict()
+        return JSONResponse(told)
 
 
 def _add_tokenize(app: FastAPI, service: Service) -> None:
