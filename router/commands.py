@@ -57,6 +57,7 @@ def worker(
     switches = {
         "--disable-radix-cache": options.disable_radix_cache,
         "--disable-overlap-schedule": options.disable_overlap_schedule,
+        "--disable-cuda-graph": options.disable_cuda_graph,
         "--enable-dp-attention": options.enable_dp_attention,
         "--enable-expert-parallel": options.enable_expert_parallel,
     }
@@ -99,6 +100,7 @@ def _limits(options: ServeOptions) -> dict[str, str | int | None]:
         "chunked-prefill-size": options.chunked_prefill_size,
         "page-size": options.page_size,
         "schedule-policy": options.schedule_policy,
+        "cuda-graph-max-bs": options.cuda_graph_max_bs,
         "max-request-bytes": options.max_request_bytes,
     }
 

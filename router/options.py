@@ -38,8 +38,8 @@ _OF_OUR_WORKERS = (
     "model", "served_model_name", "max_model_len", "device", "dtype",
     "threads_per_rank", "max_running_requests", "max_queued_requests", "max_total_tokens",
     "chunked_prefill_size", "page_size", "schedule_policy", "disable_radix_cache",
-    "disable_overlap_schedule", "admission", "prefill_align",
-    "max_restart_wait_s",
+    "disable_overlap_schedule", "disable_cuda_graph", "cuda_graph_max_bs",
+    "admission", "prefill_align", "max_restart_wait_s",
 )  # fmt: skip
 
 
@@ -97,6 +97,8 @@ class ServeOptions:
     schedule_policy: str
     disable_radix_cache: bool
     disable_overlap_schedule: bool
+    disable_cuda_graph: bool
+    cuda_graph_max_bs: int | None
     max_request_bytes: int
     retry_max_retries: int
     drain_timeout_s: float

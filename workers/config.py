@@ -61,6 +61,8 @@ class WorkerConfig:
     schedule_policy: str
     disable_radix_cache: bool
     disable_overlap_schedule: bool
+    disable_cuda_graph: bool = False
+    cuda_graph_max_bs: int | None = None
     max_request_bytes: int
     seed: int
     heartbeat_s: float
@@ -228,6 +230,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--disable-radix-cache", default=False, action="store_true", help=cache_help)
     overlap_help = "prepare no step while another is computed; on a CPU none is anyway"
     add("--disable-overlap-schedule", default=False, action="store_true", help=overlap_help)
+    graph_help = "on a GPU, launch each operation of a decode batch anew"
+    add("--disable-cuda-graph", default=False, action="store_true", help=graph_help)
+    bs_help = "requests of the largest decode batch that is recorded; default: of any"
+    add("--cuda-graph-max-bs", help=bs_help, **_int(1))
     add("--max-request-bytes", default=32 * 2**20, help="bytes of a request body", **_int(1))
 
 

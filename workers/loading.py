@@ -34,15 +34,15 @@ from workers.lockstep.reporting import RowReporting
 from workers.model.checkpoint import Checkpoint, open_checkpoint
 from workers.model.config import ModelConfig
 from workers.model.kv_cache import KVCache
-from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
 from workers.model.text import TextCodec
-from workers.parts import make_lane
+from workers.parts import make_graphs, make_lane
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
 from workers.ranks.reporting import TP0, Place, Reporting, last_reports
 from workers.ranks.thread import OnFatal
 from workers.server.serving import bind
+from workers.weights import Weights
 
 logger = logging.getLogger("levelhead.workers")
 
@@ -141,18 +141,20 @@ def _model_runner(
     config: WorkerConfig, checkpoint: Checkpoint, max_model_len: int, capacity_tokens: int
 ) -> ModelRunner:
     """Load the weights and allocate the KV cache."""
-    ranks = config.parallelism
-    ranks.check_heads(checkpoint.config.num_shareable_heads)
+    ranks, found = config.parallelism, checkpoint.config
+    ranks.check_heads(found.num_shareable_heads)
     device, dtype = _place(config)
     heads = ranks.attention_shard
-    of_model = _model_config(config, checkpoint.config)
-    model = LlamaModel(of_model, device, dtype, ranks.shard, heads)
-    model.load(checkpoint)
+    of_model = _model_config(config, found)
+    weights = Weights(config.model, found, of_model, device, dtype, ranks.shard, heads)
+    model = weights.load(checkpoint)
     kv = KVCache.allocate(model.config, capacity_tokens, device, dtype, heads)
     batches = BatchBuilder(max_model_len, config.page_size, device)
     logger.info("%s on %s", dtype, device)
     lane = make_lane(config, device)
-    return ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
+    sampler, again = Sampler(config.seed), weights.load_again
+    graphs = make_graphs(config, device, model.config.experts is not None, max_model_len)
+    return ModelRunner(model, kv, batches, sampler, config.threads, lane, again, graphs)
 
 
 def _model_config(config: WorkerConfig, model: ModelConfig) -> ModelConfig:

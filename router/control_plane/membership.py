@@ -42,7 +42,7 @@ from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 _LOOK_PERIOD_S = 0.2
 _PROBE_PERIOD_S = 1.0
 _NOBODY_TO_TELL = (GroupState.STARTING, GroupState.DEAD)
-_STEADY = (GroupState.READY, GroupState.DRAINING)
+_STEADY = (GroupState.READY, GroupState.DRAINING, GroupState.RELEASED)
 
 
 class Membership:

@@ -192,8 +192,8 @@ def test_scores_out_of_the_range_of_half_precision_are_no_harm():
     They are sums of float32, as in a prompt's attention, and the largest gets all the weight.
     """
     kv = KVCache.allocate(TINY, 2, "cpu", torch.float16)
-    kv.keys[0, 0] = torch.tensor([[150.0] * 8, [160.0] * 8])
-    kv.values[0, 0] = torch.tensor([[1.0] * 8, [2.0] * 8])
+    kv.keys[0, 0, :2] = torch.tensor([[150.0] * 8, [160.0] * 8])
+    kv.values[0, 0, :2] = torch.tensor([[1.0] * 8, [2.0] * 8])
     row, span = torch.tensor([1]), SequenceSpan(1, 2, torch.arange(2))
     plan = AttentionPlan.of(ForwardBatch(row, row, row, (span,), row), kv)
     query = torch.full((1, 1, 8), 160.0, dtype=torch.float16)

@@ -117,6 +117,10 @@ class DecodeWindows:
             found.append((window, is_new))
         return found
 
+    def clear(self) -> None:
+        """Give all windows up."""
+        self._windows, self._seen = [], set()
+
     def check_integrity(self) -> None:
         """Raise AssertionError if there is more than there may be."""
         assert sum(window.num_slots for window in self._windows) <= self.max_slots

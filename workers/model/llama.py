@@ -131,6 +131,13 @@ class LlamaModel(torch.nn.Module):
         values = torch.empty(shape, device=self.device, dtype=self.dtype)
         return torch.nn.Parameter(values, requires_grad=False)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all weights, each once."""
+        plain = (weight.numel() * weight.element_size() for weight in self.parameters())
+        packed = (m.num_packed_bytes for m in self.modules() if isinstance(m, Projection))
+        return sum(plain) + sum(packed)
+
     def places(self) -> dict[str, Place]:
         """Return where each Hugging Face weight is kept, by its name."""
         vocabulary = (0, self._words, self.config.vocab_size)
