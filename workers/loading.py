@@ -153,7 +153,7 @@ def _model_runner(
     logger.info("%s on %s", dtype, device)
     lane = make_lane(config, device)
     sampler, again = Sampler(config.seed), weights.load_again
-    graphs = make_graphs(config, device, model.config.experts is not None, max_model_len)
+    graphs = make_graphs(config, device, model.config, max_model_len)
     return ModelRunner(model, kv, batches, sampler, config.threads, lane, again, graphs)
 
 

@@ -17,6 +17,7 @@ from workers.engine.radix_cache import RadixCache
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.engine.waiting import Order, SchedulePolicy
+from workers.model.config import ModelConfig
 from workers.model.decode_graphs import Bounds, CudaRecorder, DecodeGraphs
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
@@ -37,10 +38,10 @@ def make_lane(config: WorkerConfig, device: torch.device) -> Lane:
 
 
 def make_graphs(
-    config: WorkerConfig, device: torch.device, has_experts: bool, max_model_len: int
+    config: WorkerConfig, device: torch.device, model: ModelConfig, max_model_len: int
 ) -> Callable[[LlamaModel, KVCache], DecodeGraphs] | None:
     """Return what makes recorded passes of decode batches; None if each is launched anew."""
-    why_not = why_no_graphs(config, device.type, has_experts)
+    why_not = why_no_graphs(config, device.type, model)
     if why_not is not None:
         if device.type == "cuda":
             logger.info("decode batches are not recorded as CUDA graphs: %s", why_not)
@@ -50,7 +51,7 @@ def make_graphs(
     return lambda model, kv: DecodeGraphs(model, kv, bounds, CudaRecorder(device))
 
 
-def why_no_graphs(config: WorkerConfig, device_type: str, has_experts: bool) -> str | None:
+def why_no_graphs(config: WorkerConfig, device_type: str, model: ModelConfig) -> str | None:
     """Return why decode batches cannot be, or are not to be, recorded; None if they are."""
     if device_type != "cuda":
         return f"a {device_type} launches nothing"
@@ -58,8 +59,10 @@ def why_no_graphs(config: WorkerConfig, device_type: str, has_experts: bool) -> 
         return "--disable-cuda-graph"
     if config.enable_dp_attention:
         return "with --enable-dp-attention ranks exchange rows whose number changes"
-    if has_experts:
+    if model.experts is not None:
         return "how many rows an expert computes is not known before"
+    if model.latent is not None:
+        return "for attention over latents that has not been tried"
     return None
 
 

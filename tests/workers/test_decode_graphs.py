@@ -2,6 +2,7 @@
 
 import random
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from workers.engine.pages import PagePool
 from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.model.batch import ForwardBatch, SequenceSpan
+from workers.model.config import ExpertsConfig, LatentConfig
 from workers.model.decode_graphs import Bounds, DecodeGraphs, Shape
 from workers.model.kv_cache import KVCache
 from workers.model.resident import Part
@@ -21,6 +23,7 @@ from workers.model.sampling import Sampler, SamplingParams
 from workers.parts import why_no_graphs
 
 CPU = torch.device("cpu")
+LATENT = {"latent": LatentConfig(4, None, 4, 4, 4, 1.0), "num_kv_heads": 1, "head_dim": 8}
 NUM_SLOTS = 3000
 GREEDY = SamplingParams(temperature=0)
 
@@ -281,17 +284,18 @@ def test_graphs_go_with_the_memory_that_they_are_over(model):
 
 
 @pytest.mark.parametrize(
-    ("device", "flags", "has_experts", "said"),
+    ("device", "flags", "parts", "said"),
     [
-        ("cuda", [], False, None),
-        ("cuda", ["--cuda-graph-max-bs", "8"], False, None),
-        ("cuda", ["--disable-cuda-graph"], False, "--disable-cuda-graph"),
-        ("cuda", ["--enable-dp-attention"], False, "--enable-dp-attention"),
-        ("cuda", [], True, "expert"),
-        ("cpu", [], False, "cpu"),
+        ("cuda", [], {}, None),
+        ("cuda", ["--cuda-graph-max-bs", "8"], {}, None),
+        ("cuda", ["--disable-cuda-graph"], {}, "--disable-cuda-graph"),
+        ("cuda", ["--enable-dp-attention"], {}, "--enable-dp-attention"),
+        ("cuda", [], {"experts": ExpertsConfig(4, 2, 8)}, "expert"),
+        ("cuda", [], LATENT, "latents"),
+        ("cpu", [], {}, "cpu"),
     ],
 )
-def test_why_batches_are_not_recorded(tmp_path, device, flags, has_experts, said):
+def test_why_batches_are_not_recorded(model, tmp_path, device, flags, parts, said):
     """
     Where nothing launches, where it was switched off, and where a pass is not the same each time.
     """
@@ -301,6 +305,6 @@ def test_why_batches_are_not_recorded(tmp_path, device, flags, has_experts, said
         "--model", "m.gguf", "--served-model-name", "m", *flags,
     ])  # fmt: skip
 
-    why_not = why_no_graphs(config, device, has_experts)
+    why_not = why_no_graphs(config, device, replace(model.config, **parts))
 
     assert (why_not is None) if said is None else (said in why_not)

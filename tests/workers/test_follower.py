@@ -47,7 +47,7 @@ def run_set(folder, size, arrivals, limits=None, is_expert_parallel=False, **mor
         model, number = model_of(world.rank), world.rank // each
         if attention.rank:
             inner = make_inner(model, options["num_pages"], Shard(attention.rank, each))
-            return Follower(inner, world, ComputingRanks(world, attention), 1).run()
+            return Follower(inner, world, attention, ComputingRanks(world, attention), 1).run()
         own = arrivals[number] | {last: arrivals[number].get(last, [])}
         limits_ = limits or Limits(4, 10, 20)
         return Group(model, world, own, limits_, **options, attention=attention).run()
@@ -105,7 +105,7 @@ def test_a_leader_that_is_gone_ends_its_followers(folder):
         model = load(folder, Shard(1, 2), False, Shard(1, 2))
         inner = make_inner(model, 60, Shard(1, 2))
         try:
-            Follower(inner, world, ComputingRanks(world, attention), 1).run()
+            Follower(inner, world, attention, ComputingRanks(world, attention), 1).run()
         except RankLost as error:
             lost.append(error)
 

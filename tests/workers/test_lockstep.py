@@ -82,7 +82,9 @@ class Group:
         heads = WHOLE if attention is None else Shard(attention.rank, attention.size)
         inner = make_inner(model, num_pages, heads)
         self.bell, self.reports = NoBell(), Reported()
-        ranks = Ranks(collectives, collectives, self.bell, self.reports, 1, attention)
+        ranks = Ranks(
+            collectives, collectives, self.bell, self.reports, 1, attention, plans=attention
+        )
         self.runner = LockstepRunner(inner, ranks)
         self.arrivals, self.retractions = arrivals, retractions
         self.requests, self.num_rounds = [], 0

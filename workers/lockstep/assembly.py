@@ -7,13 +7,16 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
+import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from workers.config import WorkerConfig
 from workers.engine.runner import ModelRunner
+from workers.lockstep.backend import choose_backend
 from workers.lockstep.bell import Bell
 from workers.lockstep.follower import Follower
-from workers.lockstep.meeting import Attendance, make_group, meet
+from workers.lockstep.meeting import Attendance, make_group, make_nccl_group, meet
 from workers.lockstep.pass_exchange import ComputingRanks
 from workers.lockstep.reporting import RowReporting
 from workers.lockstep.runner import LockstepRunner, Ranks
@@ -35,8 +38,11 @@ def in_lockstep(
     """
     met = _meet(config, bind)
     bell = Bell(met.store, met.own_store, sweeps=config.parallelism.tp_rank == 0)
-    ranks = Ranks(met.all, met.all, bell, reports, config.num_front_doors, met.group)
-    return LockstepRunner(inner, ranks)
+    rows, computing = met.all
+    plans, group = met.group or (None, None)
+    return LockstepRunner(
+        inner, Ranks(rows, computing, bell, reports, config.num_front_doors, group, plans)
+    )
 
 
 def following(
@@ -44,28 +50,49 @@ def following(
 ) -> Follower:
     """As in_lockstep, for a rank that another one of its group leads."""
     met = _meet(config, bind)
-    return Follower(inner, met.all, ComputingRanks(met.all, met.group), config.num_front_doors)
+    assert met.group is not None
+    computing = ComputingRanks(met.all.computing, met.group.computing)
+    return Follower(inner, met.all.on_cpu, met.group.on_cpu, computing, config.num_front_doors)
+
+
+class _Connected(NamedTuple):
+    """The same ranks, over what is on the CPU and what they compute; may be the same."""
+
+    on_cpu: RankGroup
+    computing: RankGroup
 
 
 class _Met(NamedTuple):
     """Ranks that have met: all, and those of the own group, if there is more than one."""
 
-    all: RankGroup
-    group: RankGroup | None
+    all: _Connected
+    group: _Connected | None
     store: Store
     own_store: Store
 
 
 def _meet(config: WorkerConfig, bind: Callable[[], socket.socket]) -> _Met:
-    place, limit_s = config.parallelism, config.dist_timeout_s
+    place = config.parallelism
+    num_devices = torch.cuda.device_count() if config.device == "cuda" else 0
+    backend = choose_backend(config.device, place.tp_size, num_devices, dist.is_nccl_available())
     attendance = Attendance(place.tp_rank, place.tp_size, _settings(config))
     store, own_store = meet(config.run_dir, attendance, place.tp_rank, bind)
-    everybody = make_group(store, place.tp_rank, place.tp_size, limit_s)
-    group = None
+
+    def connect(name: str, rank: int, size: int) -> _Connected:
+        here, limit_s = PrefixStore(name, store), config.dist_timeout_s
+        on_cpu = make_group(here, rank, size, limit_s, is_staged=backend.is_staged)
+        if backend.name != "nccl":
+            return _Connected(on_cpu, on_cpu)
+        return _Connected(on_cpu, make_nccl_group(here, rank, size, limit_s))
+
+    everybody, group = connect("all", place.tp_rank, place.tp_size), None
     if place.attention_size > 1:
-        name = PrefixStore(f"group-{place.dp_rank}", store)
-        group = make_group(name, place.attention_rank, place.attention_size, limit_s)
-    logger.info("rank %d of %d computes with the others", place.tp_rank, place.tp_size)
+        name = f"group-{place.dp_rank}"
+        group = connect(name, place.attention_rank, place.attention_size)
+    logger.info(
+        "rank %d of %d computes with the others, over %s: %s",
+        *(place.tp_rank, place.tp_size, backend.name, backend.why),
+    )
     return _Met(everybody, group, store, own_store)
 
 

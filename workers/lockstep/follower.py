@@ -31,20 +31,24 @@ class Follower:
     """
     Everything happens in the thread that runs it.
 
-    rows: over which rows are gathered, on the CPU; so are plans, over those of the group.
+    rows: over which rows are gathered, plans: over which the leader's come, both on the CPU.
     """
 
     def __init__(
-        self, inner: ModelRunner, rows: Collectives, computing: ComputingRanks, num_front_doors: int
+        self,
+        inner: ModelRunner,
+        rows: Collectives,
+        plans: Collectives,
+        computing: ComputingRanks,
+        num_front_doors: int,
     ) -> None:
-        assert computing.group is not None
         self._inner = inner
         self._rows = rows
         self._computing = computing
-        self._group = computing.group
-        self._leader = computing.all.rank - computing.group.rank
+        self._plans = plans
+        self._leader = rows.rank - plans.rank
         self._num_front_doors = num_front_doors
-        self._plans = PlanReader()
+        self._reader = PlanReader()
 
     def run(self) -> None:
         """Compute until all leave.  Raises RankLost, or what a pass raises: all is over then."""
@@ -65,5 +69,5 @@ class Follower:
         if not num_words:
             return NO_PLAN
         words = torch.zeros(num_words, dtype=torch.int64)
-        self._group.broadcast(words)
-        return self._plans.read(words.tolist())
+        self._plans.broadcast(words)
+        return self._reader.read(words.tolist())

@@ -77,7 +77,8 @@ class Ranks(NamedTuple):
     What a rank needs to step with others.
 
     rows: over which rows are gathered, on the CPU.  computing: over which tensors of a pass
-    are; may be the same.  group: those of this rank's DP group, if they share its attention.
+    are; may be the same.  group, plans: the same two, of the ranks that share this one's
+    attention, if there are any.
     """
 
     rows: TimedCollectives
@@ -86,12 +87,16 @@ class Ranks(NamedTuple):
     reports: Reports
     num_front_doors: int
     group: TimedCollectives | None = None
+    plans: TimedCollectives | None = None
 
     @property
     def waited_ns(self) -> int:
         """How long this rank has been in collectives."""
-        kinds = {id(each): each for each in (self.rows, self.computing, self.group) if each}
+        kinds = {id(each): each for each in self._all() if each}
         return sum(each.waited_ns for each in kinds.values())
+
+    def _all(self) -> tuple[TimedCollectives | None, ...]:
+        return self.rows, self.computing, self.group, self.plans
 
 
 class LockstepRunner:
@@ -162,13 +167,13 @@ class LockstepRunner:
 
     def _words(self, plan: Plan) -> list[int]:
         """What followers need to know of it, if there are any."""
-        if self._ranks.group is None:
+        if self._ranks.plans is None:
             return []
         return self._plans.write([Place.of(chunk) for chunk in plan.chunks], plan.token_ids)
 
     def _send(self, words: Sequence[int]) -> None:
-        if self._ranks.group is not None and words:
-            self._ranks.group.broadcast(torch.tensor(words, dtype=torch.int64))
+        if self._ranks.plans is not None and words:
+            self._ranks.plans.broadcast(torch.tensor(words, dtype=torch.int64))
 
     def _gather(self, own: Work, num_plan_words: int = 0) -> list[StepRow]:
         """Exchange rows; all ranks get the same, in their order."""
