@@ -64,7 +64,8 @@ def sweep_run_folders(folder: Path) -> list[Path]:
 def running_instances(environment: Mapping[str, str]) -> list[Instance]:
     """Those of this user whose root is alive, by name; of another version: left out."""
     user = f"levelhead-{os.geteuid()}"
-    above = {_above(environment), Path(tempfile.gettempdir())}
+    temporary = environment.get("TMPDIR") or tempfile.gettempdir()
+    above = {_above(environment), Path(temporary)}  # who looks may have a session, `serve` none
     folders = [folder for each in above for folder in (each / user).glob("*") if folder.is_dir()]
     found = {}
     for folder in folders:

@@ -99,18 +99,18 @@ def _imbalance(picture: Picture, glyphs: Glyphs, width: int) -> Text:
 
 
 def _rates(picture: Picture) -> Text:
-    rates = picture.rates
-    line = Text("per s")
-    told = (
-        ("requests", words.rate(rates and rates.requests), ""),
-        ("5xx", words.rate(rates and rates.errors), "bold red" if rates and rates.errors else ""),
-        ("prompt tokens", words.rate(rates and rates.prompt_tokens), ""),
-        ("streamed", words.rate(rates and rates.streamed_tokens), ""),
-    )
-    for name, value, style in told:
-        line.append(f"  {name} ").append(value, style or "bold")
-    line.append("  open ").append(words.count(picture.open_requests), "bold")
-    return line.append("  waiting ").append(words.count(picture.waiting_requests), "bold")
+    rates, line = picture.rates, Text()
+    failed = "bold red" if rates and rates.errors else "bold"
+    for name, value, style in (
+        ("req/s", words.rate(rates and rates.requests), "bold"),
+        ("  5xx/s", words.rate(rates and rates.errors), failed),
+        ("  tok/s in", words.rate(rates and rates.prompt_tokens), "bold"),
+        (" out", words.rate(rates and rates.streamed_tokens), "bold"),
+        ("  open", words.count(picture.open_requests), "bold"),
+        ("  waiting", words.count(picture.waiting_requests), "bold"),
+    ):
+        line.append(f"{name} ").append(value, style)
+    return line
 
 
 def _latencies(picture: Picture) -> Text:
