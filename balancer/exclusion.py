@@ -23,13 +23,24 @@ class Exclusion(Enum):
     """Nobody said why."""
 
 
+Exclusions = Mapping[int, Exclusion]
+"""Groups that a request may not go to, by dp_rank, each with the reason."""
+
+
 def because(groups: Collection[int], why: Exclusion) -> dict[int, Exclusion]:
     """These groups, all for that reason."""
     return dict.fromkeys(groups, why)
 
 
+def reasons(excluded: Collection[int]) -> dict[int, Exclusion]:
+    """Each with its reason; `excluded` says it if it is a mapping."""
+    return {dp_rank: _why(excluded, dp_rank) for dp_rank in excluded}
+
+
 def why_excluded(excluded: Collection[int], dp_rank: int) -> Exclusion | None:
-    """None if it is not; `excluded` says why if it is a mapping."""
-    if dp_rank not in excluded:
-        return None
+    """None if it is not excluded."""
+    return _why(excluded, dp_rank) if dp_rank in excluded else None
+
+
+def _why(excluded: Collection[int], dp_rank: int) -> Exclusion:
     return excluded[dp_rank] if isinstance(excluded, Mapping) else Exclusion.EXCLUDED
