@@ -27,6 +27,7 @@ _DEVICES = ("cpu", "cuda", EMULATED)
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MAX_FRONT_DOORS = 64
 _MAX_RETRIES = 16
+_MAX_DECISIONS = 65_536
 _LEAST_LOAD_AGE_S = 0.001
 
 
@@ -149,10 +150,17 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
     )
     _add_keys(group)
     _add_request_limits(group)
-    _add_request_log(group)
+    _add_records(group)
 
 
-def _add_request_log(group: argparse._ArgumentGroup) -> None:
+def _add_records(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-decisions",
+        type=values.integer(0, _MAX_DECISIONS),
+        default=1024,
+        metavar="N",
+        help="last decisions of each front door that GET /admin/decisions tells of; 0: none",
+    )
     group.add_argument(
         "--request-log",
         type=Path,

@@ -96,6 +96,7 @@ class ServeOptions:
     max_request_bytes: int
     retry_max_retries: int
     drain_timeout_s: float
+    max_decisions: int
     request_log: Path | None
     watchdog_timeout_s: float
     instance: str | None

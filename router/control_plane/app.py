@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from router.backends.sources import standings
 from router.control_plane.admin import add_admin
+from router.control_plane.decisions import add_decisions
 from router.control_plane.door_figures import front_doors_of
 from router.control_plane.enrolled import Enrolled
 from router.control_plane.figures import Figures
@@ -90,6 +91,7 @@ def build_app(control: ControlPlane) -> FastAPI:
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures, control.enrolled)
+    add_decisions(app, control.instance)
     if control.kv_readers is not None:
         add_prefix_events(app, control.kv_readers, control.instance.instance_key)
     add_document(app)

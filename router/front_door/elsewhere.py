@@ -21,9 +21,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from balancer.assignment import Assignment
+from balancer.exclusion import Exclusion, Exclusions, because
 from balancer.load import RequestShape
 from router.errors import NoGroup
 from router.front_door.attempt import Attempt
+from router.front_door.decision_log import FIRST, Occasion
 from router.front_door.services import Services
 from router.front_door.upstream import Address
 
@@ -35,11 +37,12 @@ COSTLY = frozenset(("lost", "refused"))
 class Elsewhere:
     """The groups that one request was sent to, and where else it may go."""
 
-    __slots__ = ("_num_retries", "_places", "_ranks", "_services")
+    __slots__ = ("_num_retries", "_occasion", "_places", "_ranks", "_services")
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._num_retries = 0
+        self._occasion = FIRST
         self._ranks: tuple[int, ...] = ()
         self._places: tuple[Address, ...] = ()
 
@@ -47,21 +50,25 @@ class Elsewhere:
         """It is sent to that group, and never again."""
         self._ranks += (attempt.dp_rank,)
         self._places += (attempt.address,)
+        mine, first = attempt.dp_balance_id, self._occasion.first_id or attempt.dp_balance_id
+        self._occasion = Occasion(len(self._ranks) + 1, first_id=first, follows=mine)
 
-    def assign(self, reason: str, shape: RequestShape, unfit: Collection[int]) -> Assignment | None:
+    def assign(self, reason: str, shape: RequestShape, unfit: Exclusions) -> Assignment | None:
         """Choose another group, none of the unfit; None if there is none, or it may not."""
+        self._occasion = self._occasion._replace(left_because=reason)
         if reason == NOT_THERE:
-            return self._assign(shape, {*unfit, *self._at(self._places)})
+            return self._assign(shape, {**self._at(self._places), **self._tried(), **unfit})
         if self._num_retries >= self._services.max_retries:
             return None
         if reason not in COSTLY:
-            assignment = self._assign(shape, {*self._tried(), *unfit, *self._at(self._places[-1:])})
+            near = self._at(self._places[-1:])
+            assignment = self._assign(shape, {**near, **self._tried(), **unfit})
         else:
-            assignment = self._affordable(shape, {*self._tried(), *unfit})
+            assignment = self._affordable(shape, {**self._tried(), **unfit})
         self._num_retries += assignment is not None
         return assignment
 
-    def _affordable(self, shape: RequestShape, excluded: set[int]) -> Assignment | None:
+    def _affordable(self, shape: RequestShape, excluded: Exclusions) -> Assignment | None:
         """Of those not excluded, rather none at the address that was left."""
         services = self._services
         budget, now_ns = services.retry_budget, services.dispatcher.now_ns()
@@ -70,27 +77,28 @@ class Elsewhere:
         if not budget.affords(now_ns):
             services.meters.retries_over_budget += 1
             return None
-        assignment = self._assign(shape, {*excluded, *self._at(self._places[-1:])})
+        assignment = self._assign(shape, {**self._at(self._places[-1:]), **excluded})
         if assignment is None:
             assignment = self._assign(shape, excluded)
         if assignment is not None:
             budget.withdraw()
         return assignment
 
-    def _assign(self, shape: RequestShape, excluded: Collection[int]) -> Assignment | None:
+    def _assign(self, shape: RequestShape, excluded: Exclusions) -> Assignment | None:
         try:
-            return self._services.dispatcher.assign(shape, excluded)
+            return self._services.dispatcher.assign(shape, excluded, self._occasion)
         except NoGroup:
             return None
 
-    def _tried(self) -> set[int]:
+    def _tried(self) -> Exclusions:
         """Groups that it was sent to; a slot that another engine has got since is none of them."""
         now = {row.dp_rank: row for row in self._services.dispatcher.rows if row.is_backend}
         return {
-            rank
+            rank: Exclusion.TRIED
             for rank, place in zip(self._ranks, self._places, strict=True)
             if rank not in now or Address.of(now[rank]) == place
         }
 
-    def _at(self, places: Collection[Address]) -> set[int]:
-        return {rank for place in places for rank in self._services.dispatcher.groups_at(place)}
+    def _at(self, places: Collection[Address]) -> Exclusions:
+        ranks = [rank for place in places for rank in self._services.dispatcher.groups_at(place)]
+        return because(ranks, Exclusion.SAME_ENGINE)

@@ -30,9 +30,11 @@ from functools import partial
 from typing import Protocol
 
 from balancer.assignment import Assignment
+from balancer.exclusion import Exclusion, because
 from balancer.room import all_idle, groups_without_room, may_have_room
 from balancer.waiting_room import Admission, Waiter, WaitingRoom
 from router.errors import NoGroup, RequestError, WaitingRoomFull
+from router.front_door.decision_log import Occasion
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
 from router.instance import Instance
@@ -154,7 +156,9 @@ class Lobby:
         if may_wait and len(full) == self._num_groups:
             return None
         try:
-            return self._dispatcher.assign(request, full)
+            occasion = Occasion(waited_ns=self.now_ns() - waiter.arrived_ns)
+            excluded = because(full, Exclusion.NO_ROOM)
+            return self._dispatcher.assign(request, excluded, occasion)
         except NoGroup as error:
             return None if may_wait else error
 

@@ -13,18 +13,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 
 import orjson
 
-from balancer.controller import Controller
 from balancer.cost_model import CostFit
-from balancer.ledger import Ledger
-from balancer.methods import PREFIX_METHODS, make_policy
-from balancer.prefix_index import PrefixIndex
 from balancer.retry_budget import RetryBudget
-from balancer.slow_start import SlowStart
+from router.front_door.assembly import make_controller
 from router.front_door.client import ClientConnection
+from router.front_door.decision_log import DecisionLog
+from router.front_door.decision_teller import DecisionTeller
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.engine_prompts import engine_prompts
 from router.front_door.exchange import Client, Exchange
@@ -50,7 +47,6 @@ _BACKLOG = 4096
 _TICK_S = 0.25
 _MAX_IDLE_TICKS = 12  # 3 s: uvicorn and llama.cpp close after 5 s
 _TICKS_PER_CHECK = 8  # of how long clients have been silent
-_NS_PER_S = 1_000_000_000
 
 
 class FrontDoor:
@@ -82,6 +78,8 @@ class FrontDoor:
         self._nobody = asyncio.Event()
         self._nobody.set()
         self.meters = Meters(instance.num_slots)
+        self._decisions = DecisionLog(instance.max_decisions)
+        self._teller = DecisionTeller(self._decisions, slot, instance.method, clock_ns)
         self._counter = PromptCounter()
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
@@ -98,8 +96,11 @@ class FrontDoor:
         self._reception = Reception(instance, self._services, self._lobby)
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
+        board = self._segments.board
         return Dispatcher(
-            self._controller(clock_ns()),
+            make_controller(
+                self._instance, self._slot, self._epoch, board, self._costs, clock_ns()
+            ),
             self._segments,
             self._slot,
             self.meters,
@@ -109,6 +110,7 @@ class FrontDoor:
             self._pool.spare,
             rows_read=None if self._instance.in_flight_board else (),
             passive_health=self._passive_health,
+            decisions=self._decisions,
         )
 
     def _questions(self) -> Settlement:
@@ -140,25 +142,6 @@ class FrontDoor:
             request_log=RequestLog.opened(self._instance.request_log),
             instance_key=self._instance.instance_key,
         )
-
-    def _controller(self, now_ns: int) -> Controller:
-        instance = self._instance
-        rng = random.Random(instance.seed)
-        ledger = Ledger(
-            slot=self._slot,
-            epoch=self._epoch,
-            num_front_doors=instance.num_front_doors,
-            num_groups=instance.num_slots,
-            note=partial(self._segments.board.write, self._slot),
-        )
-        # Ids must differ between front doors and lives, whatever the seed.
-        ids = random.Random(self._epoch)
-        max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
-        policy = make_policy(instance.method, rng, self._costs)
-        slots, has_prefixes = instance.num_slots, instance.method in PREFIX_METHODS
-        prefixes = PrefixIndex(slots) if has_prefixes else None
-        slow_start = SlowStart(instance.health.slow_start_ns, now_ns)
-        return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs, slow_start)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         self.prefixes.follow(groups)
@@ -202,6 +185,9 @@ class FrontDoor:
         meters = await asyncio.start_unix_server(
             self._tell_meters, self._instance.meters_socket(self._slot)
         )
+        decisions = await asyncio.start_unix_server(
+            self._teller.tell, self._instance.decisions_socket(self._slot)
+        )
         _log.info("front door %d listens on %s", self._slot, listening.getsockname()[:2])
         async with asyncio.TaskGroup() as beside:
             ticking = beside.create_task(self._tick_on())
@@ -211,6 +197,7 @@ class FrontDoor:
             ticking.cancel()
         self.dispatcher.tick()  # what stays on the board are the books as they are now
         meters.close()
+        decisions.close()
         self.prefixes.stop()
         await self.settlement.stop()
         self._pool.close()
