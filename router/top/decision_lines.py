@@ -13,7 +13,7 @@ from router.top import words
 
 def decision_line(decision: Mapping[str, Any], now_s: float) -> Text:
     """Of what `/admin/decisions` tells, what fits in a line; now_s by the instance's clock."""
-    line = Text(f"{_age(decision.get('decided_at'), now_s):>8}  ", "dim")
+    line = Text(f"{_age(decision.get('decided_at'), now_s):>10}  ", "dim")
     line.append(f"group {words.plain(decision.get('dp_rank', '?')):<3}", "bold not dim")
     prompt, attempt = decision.get("prompt_tokens"), decision.get("attempt")
     if isinstance(prompt, int):

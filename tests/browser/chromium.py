@@ -116,6 +116,8 @@ class Browser:
         """Go there."""
         self.told.clear()
         assert "errorText" not in self.call("Page.navigate", url=url)
+        there = f"location.href === {json.dumps(url)} && document.readyState === 'complete'"
+        self.eventually(there)
 
     def run(self, script):
         """The value of an expression in the page."""

@@ -133,7 +133,7 @@ def test_a_decision_tells_when_where_to_how_long_and_why():
     )
     lines = shown(picture(look(decisions=told)))
 
-    assert "1.5s ago  group 1    1,200 tok  attempt 2  its turn" in lines
+    assert "  1.5s ago  group 1    1,200 tok  attempt 2  its turn" in lines
 
 
 def test_why_there_are_no_decisions_is_told():
