@@ -47,8 +47,8 @@ def test_two_groups_are_seen_at_80_by_24():
     first, second = (line for line in lines if " ready " in line and line.startswith("    "))
 
     assert any(line.startswith("imbalance 1.33") for line in lines)
-    assert (first.count("█"), first.count("▓"), first.count("░")) == (10, 5, 5)
-    assert (second.count("█"), second.count("▓"), second.count("░")) == (10, 0, 0)
+    assert (first.count("█"), first.count("▓"), first.count("░")) == (8, 5, 4)
+    assert (second.count("█"), second.count("▓"), second.count("░")) == (8, 0, 0)
     assert first.split()[3:5] == ["300", "100"]
     assert "spirit" in lines[0]
     assert "minimum_tokens" in lines[0]
