@@ -79,7 +79,7 @@ class FrontDoor:
         self._nobody.set()
         self.meters = Meters(instance.num_slots)
         self._decisions = DecisionLog(instance.max_decisions)
-        self._teller = DecisionTeller(self._decisions, slot, instance.method, clock_ns)
+        self._teller = DecisionTeller(self._decisions, slot, instance.method)
         self._counter = PromptCounter()
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
