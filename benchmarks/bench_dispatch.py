@@ -1,8 +1,7 @@
 """
 What one live decision costs: read the segments, choose a group, note the charge.
 
-    python -m benchmarks.bench_dispatch --quick
-    python -m benchmarks.bench_dispatch --groups 72 --methods minimum_tokens
+    python -m benchmarks.bench_dispatch --quick --groups 72 --methods minimum_tokens
     python -m benchmarks.bench_dispatch --groups 8 --front-doors 1,2,16,64
     python -m benchmarks.bench_dispatch --groups 2 --max-decisions 0
 
@@ -15,11 +14,9 @@ doors unless told otherwise, in three cases:
 
 Prompts have 1 to 2,000 tokens.  Methods that look at prefixes get them with named pages of 16,
 of one of 64 beginnings that a group each has cached, and note what they expect.
-
 A front door that decides more often than groups report sees mostly the first;
 the second is the worst that a decision can meet.  Publishing is not timed.
-Garbage is collected as in service.  Targets are for the 99th
-percentile.  Other processes on the machine show there first, so the last
+Garbage is collected as in service.  Targets are for the 99th percentile.  Other processes on the machine show there first, so the last
 column is the same percentile in CPU time of the deciding thread, which they
 do not lengthen: `busy` says that a target was missed only because of them.
 
@@ -187,15 +184,8 @@ def make_dispatcher(
         PrefixIndex(num_groups) if method in PREFIX_METHODS else None,
         keeps_decisions=max_decisions > 0,
     )
-    return Dispatcher(
-        controller,
-        segments,
-        _SLOT,
-        Meters(num_groups),
-        time.monotonic_ns,
-        lambda groups: None,
-        decisions=DecisionLog(max_decisions),
-    )
+    told = (controller, segments, _SLOT, Meters(num_groups), time.monotonic_ns, lambda _: None)
+    return Dispatcher(*told, decisions=DecisionLog(max_decisions))
 
 
 def cached_beginnings(controller: Controller) -> list[list[int]]:

@@ -37,6 +37,7 @@ from router.front_door.request_log import RequestLog
 from router.front_door.request_reader import Limits
 from router.front_door.services import Services
 from router.front_door.settlement import Settlement
+from router.front_door.tracing import SpanSink, Tracing
 from router.front_door.upstream_pool import UpstreamPool
 from router.front_door.wishes import Wishes
 from router.instance import Instance
@@ -61,11 +62,13 @@ class FrontDoor:
         clock_s: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         executor: Executor | None = None,
+        sink: SpanSink | None = None,
     ) -> None:
         """
         `clock_ns` is the one of the groups' samples.
 
-        `executor` counts long prompts beside the loop: one thread unless given.
+        `executor` counts long prompts beside the loop: one thread unless given.  `sink`: where
+        spans of dispatches go, closed when this stops; None: there are none.
         """
         self._instance = instance
         self._slot = slot
@@ -91,6 +94,7 @@ class FrontDoor:
         tellers = Whereabouts(instance.control_socket, instance.instance_key)
         self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
         self.settlement = self._questions()
+        self._sink = sink
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
         self._reception = Reception(instance, self._services, self._lobby)
@@ -140,8 +144,14 @@ class FrontDoor:
             retry_budget=RetryBudget(self._instance.health.retry_budget_percent),
             max_retries=self._instance.retry_max_retries,
             request_log=RequestLog.opened(self._instance.request_log),
+            tracing=self._tracing(),
             instance_key=self._instance.instance_key,
         )
+
+    def _tracing(self) -> Tracing | None:
+        if self._sink is None:
+            return None
+        return Tracing(self._sink, self._slot, self._instance.method, self.clock_s, time.time_ns)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         self.prefixes.follow(groups)
@@ -204,6 +214,8 @@ class FrontDoor:
         self._services.executor.shutdown(cancel_futures=True)
         if self._services.request_log is not None:
             self._services.request_log.close()
+        if self._sink is not None:
+            await asyncio.to_thread(self._sink.close)
 
     def stop(self) -> None:
         """Accept nobody any more, and finish what is under way."""
