@@ -16,9 +16,9 @@ Prompts have 1 to 2,000 tokens.  Methods that look at prefixes get them with nam
 of one of 64 beginnings that a group each has cached, and note what they expect.
 A front door that decides more often than groups report sees mostly the first;
 the second is the worst that a decision can meet.  Publishing is not timed.
-Garbage is collected as in service.  Targets are for the 99th percentile.  Other processes on the machine show there first, so the last
-column is the same percentile in CPU time of the deciding thread, which they
-do not lengthen: `busy` says that a target was missed only because of them.
+Garbage is collected as in service.  Targets are for the 99th percentile.  Other
+processes on the machine show there first, so the last column is the same percentile in CPU time of
+the deciding thread, which they do not lengthen: `busy` says that only they made it miss a target.
 
 The last line on stdout is one JSON object.
 """

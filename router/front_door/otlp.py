@@ -12,11 +12,8 @@ Imported only where it is wanted: it is no small library.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -27,6 +24,9 @@ from opentelemetry.trace import (
 
 from router.front_door.tracing import SPAN_NAME, Parent, Value
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
 _TIMEOUT_S = 2.0  # of one batch, and so of what a front door waits for as it stops
 _SERVICE = "service.name"
 
@@ -36,12 +36,7 @@ class OtlpSink:
 
     def __init__(self, endpoint: str, instance: str) -> None:
         """endpoint: whole URL of the collector's path for traces."""
-        resource = Resource.create({"levelhead.instance": instance})
-        if str(resource.attributes.get(_SERVICE, "")).startswith("unknown_service"):
-            resource = resource.merge(Resource({_SERVICE: "levelhead"}))
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT_S)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider = _provider(endpoint, instance)
         self._tracer = self._provider.get_tracer("levelhead")
 
     def send(
@@ -63,3 +58,19 @@ class OtlpSink:
     def close(self) -> None:
         """Send what waits."""
         self._provider.shutdown()
+
+
+def _provider(endpoint: str, instance: str) -> TracerProvider:
+    # Of an extra, which who only looks at this module need not have.
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    resource = Resource.create({"levelhead.instance": instance})
+    if str(resource.attributes.get(_SERVICE, "")).startswith("unknown_service"):
+        resource = resource.merge(Resource({_SERVICE: "levelhead"}))
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT_S)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    return provider

@@ -67,11 +67,10 @@ class FrontDoor:
         """
         `clock_ns` is the one of the groups' samples.
 
-        `executor` counts long prompts beside the loop: one thread unless given.  `sink`: where
-        spans of dispatches go, closed when this stops; None: there are none.
+        `executor` counts long prompts beside the loop: one thread unless given.  `sink`: gets
+        spans of dispatches, and is closed at the end.
         """
-        self._instance = instance
-        self._slot = slot
+        self._instance, self._slot = instance, slot
         self._epoch = segments.next_epoch(slot, time.time_ns())
         self._segments = segments
         self.clock_s = clock_s
@@ -82,22 +81,26 @@ class FrontDoor:
         self._nobody.set()
         self.meters = Meters(instance.num_slots)
         self._decisions = DecisionLog(instance.max_decisions)
-        self._teller = DecisionTeller(self._decisions, slot, instance.method)
         self._counter = PromptCounter()
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
-        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
-        self._passive_health = PassiveHealth(instance.health, self.meters, chance, clock_ns)
+        self._passive_health = self._watch(clock_ns)
         self.dispatcher = self._dispatcher(clock_ns)
-        controller = self.dispatcher.controller
-        tellers = Whereabouts(instance.control_socket, instance.instance_key)
-        self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
+        self.prefixes = self._prefixes()
         self.settlement = self._questions()
         self._sink = sink
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
         self._reception = Reception(instance, self._services, self._lobby)
+
+    def _watch(self, clock_ns: Callable[[], int]) -> PassiveHealth:
+        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
+        return PassiveHealth(self._instance.health, self.meters, chance, clock_ns)
+
+    def _prefixes(self) -> Prefixes:
+        tellers = Whereabouts(self._instance.control_socket, self._instance.instance_key)
+        return Prefixes(self._pool, self.dispatcher.controller, self._counter, tellers)
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
         board = self._segments.board
@@ -195,8 +198,9 @@ class FrontDoor:
         meters = await asyncio.start_unix_server(
             self._tell_meters, self._instance.meters_socket(self._slot)
         )
+        teller = DecisionTeller(self._decisions, self._slot, self._instance.method)
         decisions = await asyncio.start_unix_server(
-            self._teller.tell, self._instance.decisions_socket(self._slot)
+            teller.tell, self._instance.decisions_socket(self._slot)
         )
         _log.info("front door %d listens on %s", self._slot, listening.getsockname()[:2])
         async with asyncio.TaskGroup() as beside:
