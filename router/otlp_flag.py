@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,8 +25,12 @@ def add_otlp(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_otlp(given: dict[str, Any]) -> None:
-    """Complete the URL; raise ConfigError if it is none, or the library is not installed."""
+def check_otlp(given: dict[str, Any], find: Callable[[str], object] = find_spec) -> None:
+    """
+    Complete the URL; raise ConfigError if it is none, or the library is not installed.
+
+    `find`: looks for a module by name.
+    """
     url = given["otlp_traces_endpoint"]
     if url is None:
         return
@@ -37,7 +42,7 @@ def check_otlp(given: dict[str, Any]) -> None:
     if not is_url:
         allowed = f"must be http://HOST:PORT[/PATH] or https://...: OTLP over HTTP (usually {_PATH}"
         raise ConfigError(_FLAG, url, f"{allowed} at port 4318), not gRPC")
-    if not all(map(_is_there, _PARTS)):
+    if not all(_is_there(part, find) for part in _PARTS):
         raise ConfigError(
             _FLAG, url, "needs packages that are not there: pip install 'levelhead[otel]'"
         )
@@ -45,8 +50,8 @@ def check_otlp(given: dict[str, Any]) -> None:
         given["otlp_traces_endpoint"] = parts._replace(path=_PATH).geturl()
 
 
-def _is_there(name: str) -> bool:
+def _is_there(name: str, find: Callable[[str], object]) -> bool:
     try:
-        return find_spec(name) is not None
+        return find(name) is not None
     except ModuleNotFoundError:
         return False

@@ -10,6 +10,7 @@ from router.errors import ConfigError
 from router.front_door.assembly import make_sink
 from router.front_door.tracing import Parent, sampled_parent
 from router.options import parse_serve
+from router.otlp_flag import check_otlp
 from tests.router.clients import post
 from tests.router.failures import refuse
 from tests.router.site import Site
@@ -171,6 +172,14 @@ def test_an_endpoint_that_is_no_url_of_http_is_refused(url):
     """
     with pytest.raises(ConfigError, match=r"--otlp-traces-endpoint.*must be http://HOST:PORT"):
         parse_serve(["--otlp-traces-endpoint", url], {})
+
+
+def test_without_the_library_an_endpoint_is_refused_before_anything_starts():
+    """
+    It is said how to install it.
+    """
+    with pytest.raises(ConfigError, match=r"pip install 'levelhead\[otel\]'"):
+        check_otlp({"otlp_traces_endpoint": "http://otel:4318"}, find=lambda name: None)
 
 
 def test_an_endpoint_without_a_path_gets_the_usual_one():
