@@ -185,14 +185,17 @@ def test_of_many_groups_that_are_no_candidates_some_are_named_and_all_counted():
 
 def test_a_group_that_comes_back_is_left_out_no_more():
     """
-    What the table says is worked out anew when it has changed.
+    What the table says is worked out anew when it has changed, though as many are ready.
     """
     controller = made("minimum_tokens", 2)
     controller.observe_group(group(1, GroupState.DRAINING))
     assert left_out(decided(controller)) == {1: "draining"}
 
     controller.observe_group(group(1))
+    controller.observe_group(group(0, GroupState.DRAINING))
+    assert left_out(decided(controller)) == {0: "draining"}
 
+    controller.observe_group(group(0))
     assert left_out(decided(controller)) == {}
 
 

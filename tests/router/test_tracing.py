@@ -41,6 +41,7 @@ class Collected:
         (f"00-{TRACE}-{SPAN}-03", PARENT),
         (f"cc-{TRACE}-{SPAN}-01-what-comes-one-day", PARENT),
         (f"00-{TRACE}-{SPAN}-00", None),
+        (f"00-{TRACE}-{SPAN}-02", None),
         (f"00-{TRACE}-{SPAN}-01-more", None),
         (f"ff-{TRACE}-{SPAN}-01", None),
         (f"00-{TRACE.upper()}-{SPAN}-01", None),
