@@ -17,11 +17,11 @@ from balancer.choice import Why
 from balancer.decision import Decision, Weighed
 
 _COMPARED = {
-    Why.FEWEST_TOKENS: "least holding + in-flight",
-    Why.FEWEST_REQUESTS: "fewest requests",
-    Why.LEAST_STEP_COST: "least step cost",
-    Why.FEWEST_PUBLISHED_TOKENS: "fewest tokens, as published last",
-    Why.LEAST_SCORE: "least score",
+    Why.FEWEST_TOKENS: ("least holding + in-flight", " tokens"),
+    Why.FEWEST_REQUESTS: ("fewest requests", ""),
+    Why.LEAST_STEP_COST: ("least step cost", " ms"),
+    Why.FEWEST_PUBLISHED_TOKENS: ("fewest tokens, as published last", ""),
+    Why.LEAST_SCORE: ("least score", ""),
 }
 
 
@@ -37,14 +37,14 @@ def reason(decision: Decision) -> str:
 
 def _least(decision: Decision) -> str:
     """Where figures were compared, and the least won."""
-    name, unit = _COMPARED[decision.why], decision.why.unit
+    name, unit = _COMPARED[decision.why]
     mine, second = decision.chosen, _second(decision)
-    told = f"{name}: {_figure(mine)} {unit}"
+    told = f"{name}: {_figure(mine)}{unit}"
     if decision.num_equal > 1:
         told = f"{told}, as {_others(decision.num_equal - 1)}: they take turns"
     elif second is not None:
         least, other = _apart(mine, second)
-        told = f"{name}: {least} v {other} {unit} (DP group {second.load.dp_rank})"
+        told = f"{name}: {least} v {other}{unit} (DP group {second.load.dp_rank})"
     return told + _passed_over(decision, 0)
 
 

@@ -20,6 +20,7 @@ from router.errors import ConfigError
 from router.health_flags import add_health
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
+from router.otlp_flag import add_otlp
 from router.parallel_flags import add_parallelism
 from router.waiting_flags import add_waiting
 
@@ -161,6 +162,7 @@ def _add_records(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="last decisions of each front door that GET /admin/decisions tells of; 0: none",
     )
+    add_otlp(group)
     group.add_argument(
         "--request-log",
         type=Path,

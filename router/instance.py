@@ -68,6 +68,8 @@ class Instance:
     """Time that running requests get when a front door or a group stops."""
     max_decisions: int = 1024
     """Of which each front door can say why; 0: of none."""
+    otlp_traces_endpoint: str | None = None
+    """Where spans of dispatches are sent; None: there are none."""
     request_log: str | None = None
     """File that front doors append a line to for each request; None: they write none."""
     instance_key: str = field(default="", repr=False)

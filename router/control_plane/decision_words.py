@@ -110,19 +110,17 @@ def told(answer: Mapping[str, Any]) -> list[DecisionTold]:
         entry = entry._replace(
             occasion=Occasion._make(entry.occasion), decision=Decision.from_wire(entry.decision)
         )
-        wall_ns = answer["wall_ns"] - (answer["now_ns"] - entry.decided_ns)
-        decided_at = datetime.fromtimestamp(wall_ns / _NS_PER_S, UTC)
-        found.append(_decision(entry, answer["front_door"], answer["method"], decided_at))
+        found.append(_decision(entry, answer["front_door"], answer["method"]))
     return found
 
 
-def _decision(entry: Entry, slot: int, method: str, decided_at: datetime) -> DecisionTold:
+def _decision(entry: Entry, slot: int, method: str) -> DecisionTold:
     decision, occasion = entry.decision, entry.occasion
     named, counts = decision.left_out
     return DecisionTold(
         dp_balance_id=entry.dp_balance_id,
         request=entry.request_id,
-        decided_at=decided_at,
+        decided_at=datetime.fromtimestamp(entry.wall_ns / _NS_PER_S, UTC),
         front_door=slot,
         dp_rank=decision.dp_rank,
         method=method,

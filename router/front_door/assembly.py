@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import TYPE_CHECKING
 
 from balancer.controller import Controller
 from balancer.cost_model import CostFit
@@ -13,6 +14,9 @@ from balancer.prefix_index import PrefixIndex
 from balancer.slow_start import SlowStart
 from router.instance import Instance
 from shm.board import Board
+
+if TYPE_CHECKING:
+    from router.front_door.otlp import OtlpSink
 
 _NS_PER_S = 1_000_000_000
 
@@ -38,5 +42,14 @@ def make_controller(
         PrefixIndex(instance.num_slots) if instance.method in PREFIX_METHODS else None,
         costs,
         SlowStart(instance.health.slow_start_ns, now_ns),
-        keeps_decisions=instance.max_decisions > 0,
+        keeps_decisions=instance.max_decisions > 0 or instance.otlp_traces_endpoint is not None,
     )
+
+
+def make_sink(instance: Instance) -> OtlpSink | None:
+    """Where its spans go; None: nobody wants any, and the library need not be there."""
+    if instance.otlp_traces_endpoint is None:
+        return None
+    from router.front_door.otlp import OtlpSink
+
+    return OtlpSink(instance.otlp_traces_endpoint, instance.name)

@@ -9,8 +9,9 @@ which is another process.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -42,6 +43,8 @@ class Entry(NamedTuple):
     dp_balance_id: str
     decided_ns: int
     """On the clock of the reports' samples."""
+    wall_ns: int
+    """The same since 1970."""
     charge_tokens: int
     num_outputs: int
     occasion: Occasion
@@ -65,8 +68,9 @@ class Wanted(NamedTuple):
 class DecisionLog:
     """Belongs to one front door."""
 
-    def __init__(self, max_entries: int) -> None:
-        """max_entries: 0, and none is kept."""
+    def __init__(self, max_entries: int, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        """max_entries: 0, and none is kept.  wall_ns: the time since 1970."""
+        self._wall_ns = wall_ns
         self._entries: deque[Entry] = deque(maxlen=max_entries)
 
     def __len__(self) -> int:
@@ -79,6 +83,7 @@ class DecisionLog:
                 Entry(
                     assignment.dp_balance_id,
                     decided_ns,
+                    self._wall_ns(),
                     assignment.charge_tokens,
                     assignment.num_outputs,
                     occasion,

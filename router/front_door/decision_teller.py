@@ -2,7 +2,7 @@
 Tells the control plane of the last decisions, at a Unix socket of the front door.
 
     asked    one line of JSON: [limit, dp_rank or null, dp_balance_id or null]
-    told     one JSON object: who tells, what time it is on both clocks, and the facts
+    told     one JSON object: who tells, its method, and the facts
 
 Facts go as they are, and the control plane makes text of them: so an operator who asks for a
 thousand costs requests a few milliseconds here, and not the tenths of a second of explaining them.
@@ -11,8 +11,6 @@ thousand costs requests a few milliseconds here, and not the tenths of a second 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import orjson
@@ -25,19 +23,9 @@ _TIMEOUT_S = 2.0
 class DecisionTeller:
     """Answers whoever connects."""
 
-    def __init__(
-        self,
-        log: DecisionLog,
-        slot: int,
-        method: str,
-        clock_ns: Callable[[], int],
-        wall_ns: Callable[[], int] = time.time_ns,
-    ) -> None:
-        """clock_ns: the decisions' own; wall_ns: since 1970."""
+    def __init__(self, log: DecisionLog, slot: int, method: str) -> None:
         self._log = log
         self._who = {"front_door": slot, "method": method}
-        self._clock_ns = clock_ns
-        self._wall_ns = wall_ns
 
     async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One question, one answer; whoever asks nothing in time is told nothing."""
@@ -52,6 +40,5 @@ class DecisionTeller:
                 await writer.wait_closed()
 
     def _told(self, wanted: Wanted) -> bytes:
-        now = {"now_ns": self._clock_ns(), "wall_ns": self._wall_ns()}
-        told = self._who | now | {"num_kept": len(self._log), "entries": self._log.found(wanted)}
+        told = self._who | {"entries": self._log.found(wanted)}
         return orjson.dumps(told, default=list)  # of tuples with names

@@ -91,8 +91,7 @@ class Dispatcher:
         self._on_back = on_back
         self._passive_health = passive_health
         self._decisions = DecisionLog(0) if decisions is None else decisions
-        self._table_sequence = 0
-        self._load_sequence = 0
+        self._table_sequence = self._load_sequence = 0
         self.num_changes = 0
         """Times that something was taken over which may change what groups have room for."""
         self._groups: dict[int, GroupEntry] = {}

@@ -46,6 +46,11 @@ class Elsewhere:
         self._ranks: tuple[int, ...] = ()
         self._places: tuple[Address, ...] = ()
 
+    @property
+    def num_attempts(self) -> int:
+        """Times that it was sent to a group."""
+        return len(self._ranks)
+
     def sent_to(self, attempt: Attempt) -> None:
         """It is sent to that group, and never again."""
         self._ranks += (attempt.dp_rank,)

@@ -131,6 +131,9 @@ class InferenceExchange(Exchange):
         """Send the request to the group that was chosen."""
         attempt = self._attempt = Attempt(self._services, assignment)
         self._elsewhere.sent_to(attempt)
+        if self._services.tracing is not None:
+            num_attempts = self._elsewhere.num_attempts
+            self._services.tracing.dispatched(self._request, assignment, num_attempts)
         self._send(attempt.address, attempt.forwarded(self._request))
 
     def _write(self, connection: UpstreamConnection, payload: bytes) -> None:

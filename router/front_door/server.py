@@ -37,6 +37,7 @@ from router.front_door.request_log import RequestLog
 from router.front_door.request_reader import Limits
 from router.front_door.services import Services
 from router.front_door.settlement import Settlement
+from router.front_door.tracing import SpanSink, Tracing
 from router.front_door.upstream_pool import UpstreamPool
 from router.front_door.wishes import Wishes
 from router.instance import Instance
@@ -61,14 +62,15 @@ class FrontDoor:
         clock_s: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         executor: Executor | None = None,
+        sink: SpanSink | None = None,
     ) -> None:
         """
         `clock_ns` is the one of the groups' samples.
 
-        `executor` counts long prompts beside the loop: one thread unless given.
+        `executor` counts long prompts beside the loop: one thread unless given.  `sink`: gets
+        spans of dispatches, and is closed at the end.
         """
-        self._instance = instance
-        self._slot = slot
+        self._instance, self._slot = instance, slot
         self._epoch = segments.next_epoch(slot, time.time_ns())
         self._segments = segments
         self.clock_s = clock_s
@@ -79,21 +81,26 @@ class FrontDoor:
         self._nobody.set()
         self.meters = Meters(instance.num_slots)
         self._decisions = DecisionLog(instance.max_decisions)
-        self._teller = DecisionTeller(self._decisions, slot, instance.method, clock_ns)
         self._counter = PromptCounter()
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
-        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
-        self._passive_health = PassiveHealth(instance.health, self.meters, chance, clock_ns)
+        self._passive_health = self._watch(clock_ns)
         self.dispatcher = self._dispatcher(clock_ns)
-        controller = self.dispatcher.controller
-        tellers = Whereabouts(instance.control_socket, instance.instance_key)
-        self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
+        self.prefixes = self._prefixes()
         self.settlement = self._questions()
+        self._sink = sink
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
         self._reception = Reception(instance, self._services, self._lobby)
+
+    def _watch(self, clock_ns: Callable[[], int]) -> PassiveHealth:
+        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
+        return PassiveHealth(self._instance.health, self.meters, chance, clock_ns)
+
+    def _prefixes(self) -> Prefixes:
+        tellers = Whereabouts(self._instance.control_socket, self._instance.instance_key)
+        return Prefixes(self._pool, self.dispatcher.controller, self._counter, tellers)
 
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
         board = self._segments.board
@@ -140,8 +147,14 @@ class FrontDoor:
             retry_budget=RetryBudget(self._instance.health.retry_budget_percent),
             max_retries=self._instance.retry_max_retries,
             request_log=RequestLog.opened(self._instance.request_log),
+            tracing=self._tracing(),
             instance_key=self._instance.instance_key,
         )
+
+    def _tracing(self) -> Tracing | None:
+        if self._sink is None:
+            return None
+        return Tracing(self._sink, self._slot, self._instance.method, self.clock_s, time.time_ns)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         self.prefixes.follow(groups)
@@ -185,8 +198,9 @@ class FrontDoor:
         meters = await asyncio.start_unix_server(
             self._tell_meters, self._instance.meters_socket(self._slot)
         )
+        teller = DecisionTeller(self._decisions, self._slot, self._instance.method)
         decisions = await asyncio.start_unix_server(
-            self._teller.tell, self._instance.decisions_socket(self._slot)
+            teller.tell, self._instance.decisions_socket(self._slot)
         )
         _log.info("front door %d listens on %s", self._slot, listening.getsockname()[:2])
         async with asyncio.TaskGroup() as beside:
@@ -204,6 +218,8 @@ class FrontDoor:
         self._services.executor.shutdown(cancel_futures=True)
         if self._services.request_log is not None:
             self._services.request_log.close()
+        if self._sink is not None:
+            await asyncio.to_thread(self._sink.close)
 
     def stop(self) -> None:
         """Accept nobody any more, and finish what is under way."""
