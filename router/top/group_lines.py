@@ -12,7 +12,8 @@ from shm.group_table import GroupState
 # head, width
 _BEFORE = (("group", 5), ("state", 8))
 _AFTER = (
-    ("holding", 7), ("in flight", 9), ("run", 4), ("wait", 4), ("req/s", 5), ("step", 6), ("age", 6),
+    ("holding", 7), ("in flight", 9), ("run", 4), ("wait", 4), ("req/s", 5), ("step", 6),
+    ("age", 6),
 )  # fmt: skip
 _LEAST_BAR = 4
 _STATE_STYLES = {

@@ -35,7 +35,7 @@ class HttpSource:
     @classmethod
     def of_url(cls, url: str, api_key: str | None, admin_key: str | None) -> HttpSource:
         """A front door's."""
-        client = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S)
+        client = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
         return cls(client, url, api_key, admin_key)
 
     @classmethod
