@@ -57,7 +57,7 @@ class LeftOutTold(BaseModel):
 
     groups: list[GroupLeftOut] = Field(description="Eight at most")
     counts: dict[str, int] = Field(
-        description="All of them by reason: starting, dead, draining, suspect, full, no_room, "
+        description="All of them by reason: starting, dead, draining, released, suspect, full, no_room, "
         "tried, same_engine, other_model, other_rank, breaker_open, not_asked_for"
     )
 
