@@ -1,10 +1,10 @@
 """
 Groups that were no candidates when a request was dispatched, and why.
 
-    starting dead draining   by the group table
-    suspect                  likewise, while another group is ready
-    full                     it has as many requests as it takes
-    others                   see balancer.exclusion
+    starting, dead, draining, released   by the group table
+    suspect                              likewise, while another group is ready
+    full                                 it has as many requests as it takes
+    others                               see balancer.exclusion
 
 At most MAX_NAMED are named, the rest is counted.  What the table alone says is worked out
 once for each table; only where a ready group is left out too are all slots looked at.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+from balancer.candidates import CANDIDATES
 from balancer.decision import MAX_NAMED, LeftOut
 from balancer.exclusion import why_excluded
 from balancer.load import GroupLoad
@@ -65,7 +66,7 @@ class Bystanders:
 
 
 def _why_not(dp_rank: int, state: GroupState, excluded: Collection[int]) -> str:
-    if state in (GroupState.DEAD, GroupState.STARTING, GroupState.DRAINING):
+    if state not in CANDIDATES:
         return state.value
     why = why_excluded(excluded, dp_rank)
     if why is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,8 +57,8 @@ class LeftOutTold(BaseModel):
 
     groups: list[GroupLeftOut] = Field(description="Eight at most")
     counts: dict[str, int] = Field(
-        description="All of them by reason: starting, dead, draining, suspect, full, no_room, "
-        "tried, same_engine, other_model, other_rank, breaker_open, not_asked_for"
+        description="All of them by reason: starting, dead, draining, released, suspect, full, "
+        "no_room, tried, same_engine, other_model, other_rank, breaker_open, not_asked_for"
     )
 
 
@@ -102,16 +102,21 @@ class DecisionsTold(BaseModel):
     )
 
 
-def told(answer: Mapping[str, Any]) -> list[DecisionTold]:
-    """What one front door answered, in words; its own order."""
-    found = []
-    for wire in answer["entries"]:
-        entry = Entry._make(wire)
-        entry = entry._replace(
-            occasion=Occasion._make(entry.occasion), decision=Decision.from_wire(entry.decision)
-        )
-        found.append(_decision(entry, answer["front_door"], answer["method"]))
-    return found
+def newest(answers: Iterable[Mapping[str, Any]], limit: int) -> list[DecisionTold]:
+    """What front doors answered, in words, the newest first: of no more than are wanted."""
+    found = [
+        (Entry._make(wire), answer["front_door"], answer["method"])
+        for answer in answers
+        for wire in answer["entries"]
+    ]
+    found.sort(key=lambda each: each[0].wall_ns, reverse=True)
+    return [_decision(_read(entry), slot, method) for entry, slot, method in found[:limit]]
+
+
+def _read(wire: Entry) -> Entry:
+    """With what is in it as what it was before it was sent."""
+    occasion, decision = Occasion._make(wire.occasion), Decision.from_wire(wire.decision)
+    return wire._replace(occasion=occasion, decision=decision)
 
 
 def _decision(entry: Entry, slot: int, method: str) -> DecisionTold:

@@ -16,7 +16,7 @@ import orjson
 from fastapi import FastAPI, Path, Query
 from fastapi.exceptions import HTTPException
 
-from router.control_plane.decision_words import DecisionsTold, DecisionTold, told
+from router.control_plane.decision_words import DecisionsTold, newest
 from router.control_plane.standing import REFUSALS
 from router.instance import Instance
 
@@ -31,7 +31,7 @@ _BALANCE_ID = "^[0-9a-f]{16}$"
 class _Answers(NamedTuple):
     """What front doors told, and which of them told nothing."""
 
-    decisions: list[DecisionTold]
+    answers: list[dict[str, Any]]
     silent: list[int]
 
 
@@ -47,9 +47,8 @@ def add_decisions(app: FastAPI, instance: Instance) -> None:
         if group is not None and group >= instance.num_slots:
             there = f"dp_ranks are 0 to {instance.num_slots - 1}"
             raise HTTPException(404, f"there is no DP group {group}: {there}")
-        found, silent = await _asked(instance, [limit, group, None])
-        found.sort(key=lambda each: each.decided_at, reverse=True)
-        return DecisionsTold(decisions=found[:limit], silent_front_doors=silent)
+        answers, silent = await _asked(instance, [limit, group, None])
+        return DecisionsTold(decisions=newest(answers, limit), silent_front_doors=silent)
 
     @app.get("/admin/decisions/{dp_balance_id}", tags=["admin"], responses=REFUSALS)
     async def decision(dp_balance_id: Annotated[str, Path(pattern=_BALANCE_ID)]) -> DecisionsTold:
@@ -59,7 +58,8 @@ def add_decisions(app: FastAPI, instance: Instance) -> None:
         A client finds it in the header `x-levelhead-dp-balance-id` of its answer.  503 if a front
         door that may know it does not answer.
         """
-        found, silent = await _asked(instance, [_MAX_ATTEMPTS, None, dp_balance_id])
+        answers, silent = await _asked(instance, [_MAX_ATTEMPTS, None, dp_balance_id])
+        found = newest(answers, _MAX_ATTEMPTS)
         if not found:
             raise _unknown(instance, dp_balance_id, silent)
         found.sort(key=lambda each: each.attempt)
@@ -85,10 +85,10 @@ async def _asked(instance: Instance, wanted: Sequence[Any]) -> _Answers:
         *(_ask(instance.decisions_socket(slot), question) for slot in slots)
     )
     silent = [slot for slot, answer in zip(slots, answers, strict=True) if answer is None]
-    return _Answers([each for answer in answers for each in answer or ()], silent)
+    return _Answers([answer for answer in answers if answer is not None], silent)
 
 
-async def _ask(path: str, question: bytes) -> list[DecisionTold] | None:
+async def _ask(path: str, question: bytes) -> dict[str, Any] | None:
     try:
         async with asyncio.timeout(_TIMEOUT_S):
             reader, writer = await asyncio.open_unix_connection(path)
@@ -97,7 +97,8 @@ async def _ask(path: str, question: bytes) -> list[DecisionTold] | None:
                 answer = await reader.read()
             finally:
                 writer.close()
-        return told(orjson.loads(answer))
+        told: dict[str, Any] = orjson.loads(answer)
     except (OSError, orjson.JSONDecodeError) as error:
         _log.debug("no decisions from %s: %s", path, error)
         return None
+    return told

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 
 from router.backends.standing import Standing
 from router.control_plane.backend_metrics import source_metrics
+from router.control_plane.barrier_metrics import barrier_metrics
 from router.control_plane.figures import GroupFigures
 from router.control_plane.group_metrics import group_metrics, group_totals
 from router.control_plane.health_metrics import health_metrics
@@ -95,6 +96,7 @@ def exposition(
     metrics = (
         *group_metrics(figures, meters),
         *group_totals(totals),
+        *barrier_metrics(totals),
         *front_door_metrics(meters, {group.entry.dp_rank for group in figures}),
         *source_metrics(sources),
         *kv_metrics(kv_readers),

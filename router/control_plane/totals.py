@@ -1,6 +1,8 @@
 """
 Asks the groups what the requests that have left them amounted to.
 
+Of groups that wait for each other, one leader tells with it what that costs them all.
+
 Each question names the life of the group that the table has, so no figures of
 another life come under its name.  A group that does not answer in time, or has
 no such figures, is left out: no scrape fails for it.  Its series are missing then,
@@ -12,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
+from router.control_plane.barrier_figures import BarrierFigures
 from shm.group_table import GroupEntry, GroupState
 
 _log = logging.getLogger("levelhead.control_plane")
@@ -33,6 +36,17 @@ class Totals(NamedTuple):
     recomputed_tokens: int
     output_tokens: int
     retractions: int
+    barrier: BarrierFigures | None = None
+    """Of all groups; from the one whose leader knows."""
+
+    @classmethod
+    def from_json(cls, told: Any) -> Totals:
+        """What a leader answers.  Raises ValueError, KeyError or TypeError for anything else."""
+        fields = dict(told)
+        barrier = fields.get("barrier")
+        figures = [int(fields[name]) for name in cls._fields[:-1]]
+        known = None if barrier is None else BarrierFigures.from_json(barrier)
+        return cls._make([*figures, known])
 
 
 class TotalsReader:
@@ -59,8 +73,7 @@ class TotalsReader:
                     headers={"x-levelhead-group-epoch": str(entry.epoch)},
                 )
             answer.raise_for_status()
-            told = answer.json()
-            totals = Totals(*(int(told[name]) for name in Totals._fields))
+            totals = Totals.from_json(answer.json())
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, *_NO_TOTALS) as error:
             if entry.dp_rank not in self._silent:
                 _log.warning("DP group %d tells no totals: %r", entry.dp_rank, error)

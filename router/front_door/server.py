@@ -157,6 +157,8 @@ class FrontDoor:
         return Tracing(self._sink, self._slot, self._instance.method, self.clock_s, time.time_ns)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
+        if self._lobby is not None:
+            self._lobby.observe_groups(groups)
         self.prefixes.follow(groups)
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:

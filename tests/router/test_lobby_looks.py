@@ -10,6 +10,7 @@ from balancer.load import RequestShape
 from balancer.methods import make_policy
 from balancer.waiting_room import Waiter
 from router.errors import NoGroup
+from router.front_door.decision_log import Occasion
 from router.front_door.lobby import Lobby
 from router.front_door.meters import Meters
 from router.instance import Instance
@@ -64,6 +65,12 @@ class FullDispatcher:
         raise NoGroup("full")
 
 
+class Guest:
+    """May go anywhere, at any time."""
+
+    unfit, not_before_ns, occasion = {}, 0, Occasion()
+
+
 class Visit:
     """A lobby, and who waits in it."""
 
@@ -73,7 +80,7 @@ class Visit:
         self.lobby = Lobby(instance, self.dispatcher, Meters(num_groups), self.loop)
 
     def enter(self):
-        waiter = Waiter(None, RequestShape(10), self.dispatcher.ns)
+        waiter = Waiter(Guest(), RequestShape(10), self.dispatcher.ns)
         self.lobby.enter(waiter)
         return waiter
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.workers.fakes import make_report, make_request
 from tests.workers.test_families import FAMILIES, reference
 from tests.workers.test_token_identity import GREEDY, MAX_TOKENS, NUM_OUTPUTS, SEED, Oracle
-from tests.workers.thread_ranks import NoBell, Reported, ThreadRanks
+from tests.workers.thread_ranks import WAIT_NS, NoBell, Reported, ThreadRanks
 from tests.workers.tiny import write_tiny_llama
 from workers.engine.batch import BatchBuilder
 from workers.engine.growth import GrowthEstimate
@@ -22,6 +22,7 @@ from workers.engine.runner import ModelRunner
 from workers.engine.scheduler import Limits, Scheduler
 from workers.engine.waiting import Order
 from workers.errors import PassFailed, RankLost
+from workers.lockstep.row import Timing
 from workers.lockstep.runner import LockstepRunner, Ranks
 from workers.model.checkpoint import open_checkpoint
 from workers.model.kv_cache import KVCache
@@ -37,7 +38,7 @@ PROMPTS += [[*prompt, 9, 31] for prompt in PROMPTS]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(name="folder", scope="module", params=["llama", "mixtral", "qwen2_moe"])
+@pytest.fixture(name="folder", scope="module", params=["llama", "deepseek_v3", "qwen2_moe"])
 def _folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "llama":
@@ -47,13 +48,13 @@ def _folder(request, tmp_path_factory):
 
 
 @functools.cache
-def load(folder, shard=WHOLE, is_expert_parallel=False):
+def load(folder, shard=WHOLE, is_expert_parallel=False, attention_shard=WHOLE):
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
     if config.experts is not None:
         experts = dataclasses.replace(config.experts, is_expert_parallel=is_expert_parallel)
         config = dataclasses.replace(config, experts=experts)
-    model = LlamaModel(config, CPU, torch.float32, shard)
+    model = LlamaModel(config, CPU, torch.float32, shard, attention_shard)
     model.load(checkpoint)
     return model
 
@@ -63,17 +64,27 @@ def oracle(folder):
     return Oracle(load(folder))
 
 
+def make_inner(model, num_pages, attention_shard=WHOLE):
+    slots = num_pages * PAGE_SIZE
+    kv = KVCache.allocate(model.config, slots, CPU, torch.float32, attention_shard)
+    return ModelRunner(model, kv, BatchBuilder(MAX_TOKENS, PAGE_SIZE, CPU), Sampler(0), 1)
+
+
 class Group:
     """One DP group: a scheduler and a runner in lock step.  arrivals: by the round they come in."""
 
-    def __init__(self, model, collectives, arrivals, limits, num_pages, retractions=()):
+    def __init__(
+        self, model, collectives, arrivals, limits, num_pages, retractions=(), attention=None
+    ):
         pool = PagePool(num_pages, PAGE_SIZE)
         cache = RadixCache(PAGE_SIZE)
         self.scheduler = Scheduler(limits, pool, cache, Order(), GrowthEstimate(initial=0.0))
-        kv = KVCache.allocate(model.config, pool.capacity_tokens, CPU, torch.float32)
-        inner = ModelRunner(model, kv, BatchBuilder(MAX_TOKENS, PAGE_SIZE, CPU), Sampler(0), 1)
+        heads = WHOLE if attention is None else Shard(attention.rank, attention.size)
+        inner = make_inner(model, num_pages, heads)
         self.bell, self.reports = NoBell(), Reported()
-        ranks = Ranks(collectives, collectives, self.bell, self.reports, 1)
+        ranks = Ranks(
+            collectives, collectives, self.bell, self.reports, 1, attention, plans=attention
+        )
         self.runner = LockstepRunner(inner, ranks)
         self.arrivals, self.retractions = arrivals, retractions
         self.requests, self.num_rounds = [], 0
@@ -174,7 +185,7 @@ def test_every_gather_has_all_reports(tiny):
     gathered = ThreadRanks(2).run(lambda ranks: _report_once(tiny, ranks))
 
     assert gathered[0] == gathered[1]
-    assert [report.dp_rank for report in gathered[0][0]] == [0, 1]
+    assert [row.report.dp_rank for row in gathered[0][0]] == [0, 1]
 
 
 def _report_once(folder, collectives):
@@ -183,6 +194,23 @@ def _report_once(folder, collectives):
     group.reports.own = make_report(rank, sampled_ns=17 + rank)
     group.runner.rest()
     return group.reports.noted
+
+
+def test_rows_tell_what_of_the_step_before_was_spent_in_collectives(tiny):
+    """
+    The gather of rows included, and nothing of the steps before that one; the same in all ranks.
+    """
+    arrivals = [{0: [greedy(0, PROMPTS[1])]}, {}]
+    groups = run_groups(tiny, 2, arrivals)
+
+    steps = [rows for rows in groups[0].reports.noted if any(row.work.num_tokens for row in rows)]
+    timings = [[row.timing for row in rows] for rows in steps]
+    assert len(steps) > 2
+    assert timings[0] == [Timing(), Timing()]
+    waited_ns = {timing.waited_ns for rows in timings[1:] for timing in rows}
+    assert len(waited_ns) == 1
+    assert min(waited_ns) > WAIT_NS
+    assert all(timing.step_ns > 0 for rows in timings[1:] for timing in rows)
 
 
 def test_a_pause_begins_when_nobody_has_anything_and_ends_with_a_ring(tiny):

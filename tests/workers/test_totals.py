@@ -1,4 +1,5 @@
 import asyncio
+import json
 import random
 
 import httpx
@@ -8,6 +9,7 @@ from tests.workers.scheduler_bench import Bench
 from tests.workers.server_rig import serving
 from workers.engine.totals import Totals
 from workers.errors import StepFailed
+from workers.lockstep.barrier_totals import BarrierTotals
 from workers.model.checkpoint import open_checkpoint
 
 
@@ -93,3 +95,20 @@ def test_totals_are_told_as_the_answers_usage_has_them(tiny_llama):
 
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (3, 4)
     assert told == Totals(prompt_tokens=3, computed_tokens=3, output_tokens=4)._asdict()
+
+
+def test_the_leader_that_knows_tells_what_the_barrier_costs_with_its_totals(tiny_llama):
+    """
+    Others say nothing of it.
+    """
+    barrier = BarrierTotals(2)
+
+    async def asked(**options):
+        async with serving(open_checkpoint(tiny_llama).tokenizer(), **options) as (_, client):
+            return (await client.get("/totals")).json()
+
+    told = asyncio.run(asked(barrier=barrier.read))
+
+    assert told["barrier"] == json.loads(json.dumps(barrier.read().as_dict()))
+    assert told["prompt_tokens"] == 0
+    assert "barrier" not in asyncio.run(asked())

@@ -13,6 +13,8 @@ import torch
 from workers.errors import RankLost
 
 LIMIT_S = 60.0
+WAIT_NS = 7
+"""That each collective is said to take."""
 
 
 class ThreadRanks:
@@ -23,15 +25,18 @@ class ThreadRanks:
         self.board = [None] * size
         self.barrier = threading.Barrier(size)
         self.num_collectives = 0
+        self.groups = []
 
     def run(self, main):
         """Call main(collectives) for all ranks at the same time; return what they return."""
 
         def guarded(collectives):
+            torch.set_num_threads(1)
             try:
                 return main(collectives)
             except BaseException:
-                self.barrier.abort()
+                for ranks in (self, *self.groups):
+                    ranks.barrier.abort()
                 raise
 
         with ThreadPoolExecutor(self.size) as threads:
@@ -42,6 +47,17 @@ class ThreadRanks:
             raise error
         return [future.result() for future in futures]
 
+    def run_in_groups(self, num_groups, main):
+        """As run, with main(collectives of all, collectives of the DP group)."""
+        each = self.size // num_groups
+        self.groups = [ThreadRanks(each) for _ in range(num_groups)]
+
+        def grouped(collectives):
+            number, rank = divmod(collectives.rank, each)
+            return main(collectives, ThreadCollectives(self.groups[number], rank))
+
+        return self.run(grouped)
+
 
 class ThreadCollectives:
     """One rank's."""
@@ -50,12 +66,16 @@ class ThreadCollectives:
         self._ranks = ranks
         self.rank = rank
         self.size = ranks.size
+        self.waited_ns = 0
 
     def all_gather(self, gathered, own):
         gathered.copy_(torch.cat(self._all(own)).view(gathered.shape))
 
     def all_reduce(self, summand):
         summand.copy_(sum(self._all(summand)))
+
+    def broadcast(self, values):
+        values.copy_(self._all(values)[0])
 
     def reduce_scatter(self, own, summands):
         parts = [each.view(self.size, *own.shape)[self.rank] for each in self._all(summands)]
@@ -69,6 +89,7 @@ class ThreadCollectives:
 
     def _all(self, own):
         """What all have put on the board, copied before anybody puts something else there."""
+        self.waited_ns += WAIT_NS
         board, barrier = self._ranks.board, self._ranks.barrier
         board[self.rank] = own
         try:
@@ -102,11 +123,11 @@ class NoBell:
 
 
 class Reported:
-    """What a rank reports, and what all reported in each gather."""
+    """What a rank reports, and the rows of all in each gather."""
 
     def __init__(self, own=None):
         self.own = own
         self.noted = []
 
-    def note(self, reports):
-        self.noted.append(list(reports))
+    def note(self, rows):
+        self.noted.append(list(rows))

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from shm.load import LoadReport, LoadWriter
+from workers.lockstep.barrier_totals import BarrierTotals
+from workers.lockstep.common_step import CommonStep
+from workers.lockstep.row import StepRow
 from workers.ranks.newest import Newest
 from workers.ranks.publisher import Publisher
 from workers.ranks.reporting import Place, last_reports
@@ -25,12 +28,21 @@ logger = logging.getLogger("levelhead.workers.lockstep")
 
 
 class RowReporting:
-    """One rank's part.  publishes: whether it is rank 0."""
+    """
+    One rank's part.
 
-    def __init__(self, place: Place, on_fatal: OnFatal, *, publishes: bool) -> None:
+    publishes: whether it is rank 0, which counts what the barrier costs, too.
+    attention_size: ranks of a group.
+    """
+
+    def __init__(
+        self, place: Place, on_fatal: OnFatal, *, publishes: bool, attention_size: int = 1
+    ) -> None:
         self._place = place
         self._on_fatal = on_fatal
         self._publishes = publishes
+        self._common_step = CommonStep()
+        self.barrier = BarrierTotals(place.dp_size, attention_size) if publishes else None
         self._newest = Newest()
         self._lock: BinaryIO | None = None
         self.own: LoadReport | None = None
@@ -40,10 +52,11 @@ class RowReporting:
         """Replace what was handed over before."""
         self.own = report
 
-    def note(self, reports: Sequence[LoadReport]) -> None:
-        """All ranks' reports, of one gather."""
-        if self._publishes:
-            self._newest.put(*reports)
+    def note(self, rows: Sequence[StepRow]) -> None:
+        """All ranks' rows, of one gather."""
+        if self.barrier is not None:
+            self.barrier.note(rows)
+            self._newest.put(*self._common_step.reports(rows))
 
     def start(self) -> None:
         """Begin to publish, if this is the rank that does."""
