@@ -22,6 +22,7 @@ _STATE_STYLES = {
     GroupState.DEAD: "bold red",
     GroupState.DRAINING: "magenta",
     GroupState.STARTING: "blue",
+    GroupState.RELEASED: "blue",
 }
 
 

@@ -103,6 +103,18 @@ def test_lines_are_shared_out_within_the_height(height, num_groups):
     assert height is None or groups + decisions <= max(2, height - 9)
 
 
+def test_a_group_has_a_line_in_whatever_state_it_is():
+    """
+    That says its state.
+    """
+    groups = [group_figures(rank, state) for rank, state in enumerate(GroupState)]
+    doors = front_doors(meters(to=(0,) * len(groups)))
+    lines = shown(picture(look(told=loads(*groups, doors=doors))))
+
+    states = [line.split()[1] for line in lines if line.startswith("    ")]
+    assert states == [state.value for state in GroupState]
+
+
 def test_foreign_text_cannot_command_the_terminal():
     """
     Escapes, line breaks and the like in what an instance tells are shown as signs.
