@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import tempfile
 from contextlib import asynccontextmanager
 
 import httpx
@@ -108,11 +109,17 @@ async def test_an_instance_that_ends_tells_nothing_and_its_next_life_is_found():
     assert after.loads.front_doors.instance_epoch == 99
 
 
-async def test_the_only_instance_is_taken_and_of_several_one_must_be_named(tmp_path):
+@pytest.fixture
+def environment():
+    """Folders of instances in one of their own, whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="lh-") as folder:
+        yield dict.fromkeys(("XDG_RUNTIME_DIR", "TMPDIR"), folder)
+
+
+async def test_the_only_instance_is_taken_and_of_several_one_must_be_named(environment):
     """
     The error names those that run; the dead do not.
     """
-    environment = dict.fromkeys(("XDG_RUNTIME_DIR", "TMPDIR"), str(tmp_path))
     with pytest.raises(ConfigError, match="no instance"):
         source_of(parse_top([], environment), environment)
     first = save_instance(environment)
