@@ -31,7 +31,10 @@ check: $(VENV)/installed  ## format, lint, types, rooms: what CI refuses
 	$(BIN)/lint-imports
 
 test: $(VENV)/installed  ## set all up, then every test that needs no accelerator
-	$(BIN)/python -m pytest -m 'not gpu and not peer'
+	$(BIN)/python -m pytest -m 'not gpu and not peer and not browser'
+
+test-views: $(VENV)/installed  ## the page in headless Chromium, and levelhead top in a terminal of 80x24
+	$(BIN)/python -m pytest -m browser tests/browser
 
 peers: $(VENV)/installed  ## install real engines for test-peers: vLLM, SGLang, llama.cpp, on the CPU (.peers, 8 GB)
 	$(BIN)/python -m tests.peers.install
@@ -48,4 +51,4 @@ bench: $(VENV)/installed  ## every benchmark, quick settings
 chaos: $(VENV)/installed  ## kill and stop an instance's processes under load, and audit it (SEED=1 SECONDS=300)
 	@$(BIN)/python -m tests.faults.chaos --seed $(SEED) --seconds $(SECONDS)
 
-.PHONY: help serve install fix check test peers test-peers bench-peers bench chaos
+.PHONY: help serve install fix check test test-views peers test-peers bench-peers bench chaos

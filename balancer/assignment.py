@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from balancer.decision import Decision
 from balancer.prefix_index import Expectation
 
 
@@ -48,6 +49,8 @@ class Assignment:
     cached_tokens: int = 0
     """Of the prompt, what the group was believed to have cached."""
     expectation: Expectation | None = None
+    decision: Decision | None = None
+    """Why it is there; None: nobody takes that down."""
     has_started: bool = False
     """Whether the group has produced a token of it, or it has ended."""
     is_open: bool = True

@@ -21,6 +21,7 @@ from balancer.assignment import Assignment
 from balancer.breaker import Breaker, BreakerRules, BreakerState
 from balancer.controller import Controller
 from balancer.errors import NoCandidate
+from balancer.exclusion import Exclusion, because, reasons
 from balancer.load import RequestShape
 
 UNREACHABLE_IN_A_ROW = 2
@@ -206,6 +207,10 @@ def assign_around(
     if not avoided or request.dp_rank is not None:
         return Chosen(controller.assign(request, excluded), False)
     try:
-        return Chosen(controller.assign(request, {*excluded, *avoided}), False)
+        around = because(avoided, Exclusion.BREAKER_OPEN) | reasons(excluded)
+        return Chosen(controller.assign(request, around), False)
     except NoCandidate:
-        return Chosen(controller.assign(request, excluded), True)
+        assignment = controller.assign(request, excluded)
+        if assignment.decision is not None:
+            assignment.decision = assignment.decision._replace(is_last_resort=True)
+        return Chosen(assignment, True)

@@ -35,6 +35,25 @@ def _why_not(dp_rank: int, state: GroupState, excluded: Collection[int]) -> str:
     return "excluded" if dp_rank in excluded else "full"
 
 
+def able(
+    loads: Sequence[GroupLoad],
+    max_requests: Sequence[int],
+    request: RequestShape,
+    excluded: Collection[int],
+) -> list[GroupLoad]:
+    """Groups that may take the request; max_requests: 0 of those that are not ready."""
+    candidates = [
+        load
+        for load, limit in zip(loads, max_requests, strict=True)
+        if limit and load.held_requests + load.in_flight_requests < limit
+    ]
+    if excluded:
+        candidates = [load for load in candidates if load.dp_rank not in excluded]
+    if request.dp_rank is not None:
+        candidates = [load for load in candidates if load.dp_rank == request.dp_rank]
+    return candidates
+
+
 def suspects(
     loads: Sequence[GroupLoad],
     states: States,

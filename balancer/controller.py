@@ -17,7 +17,7 @@ import random
 from collections.abc import Collection, Iterable
 
 from balancer.assignment import Assignment, End
-from balancer.candidates import CANDIDATES, States, suspects, why_none
+from balancer.candidates import CANDIDATES, States, able, suspects, why_none
 from balancer.cost_model import CostFit
 from balancer.departures import Departure
 from balancer.errors import LedgerBroken, NoCandidate
@@ -29,6 +29,7 @@ from balancer.prefix_index import PrefixEvent, PrefixIndex
 from balancer.slots import Slots
 from balancer.slow_start import SlowStart
 from balancer.unstarted import Unstarted
+from balancer.witness import Witness
 from shm.board import Cell
 from shm.group_table import GroupEntry, GroupState
 from shm.load import LoadReport
@@ -49,8 +50,13 @@ class Controller:
         prefixes: PrefixIndex | None = None,
         costs: CostFit | None = None,
         slow_start: SlowStart | None = None,
+        *,
+        keeps_decisions: bool = False,
     ) -> None:
-        """`prefixes`, if the policy looks at them; `costs`: who waits; `slow_start`: who is new."""
+        """
+        `prefixes`, if the policy looks at them; `costs`: who waits; `slow_start`: who is new;
+        `keeps_decisions`: assignments come with what they were decided on.
+        """
         self.policy = policy
         self.ledger = ledger
         self.max_load_age_ns = max_load_age_ns
@@ -64,6 +70,9 @@ class Controller:
         self._unstarted = Unstarted(num_groups)
         self._slots = Slots(ledger, self._is_fresh, self._unstarted, num_groups)
         self._weigh = self._slots.weigh
+        self._witness: Witness | None = None
+        if keeps_decisions:
+            self._witness = Witness(ledger, self._slots, self._is_fresh, self.slow_start)
         self._reader = policy if isinstance(policy, LedgerReader) else None
         if self._reader is not None:
             self._reader.read(ledger)
@@ -81,22 +90,18 @@ class Controller:
         is dead, draining, starting or full, or the only one that was asked for is.
         """
         slots = self._slots
-        candidates = [
-            load
-            for load, limit in zip(slots.loads, slots.max_requests, strict=True)
-            if limit and load.held_requests + load.in_flight_requests < limit
-        ]
-        if excluded:
-            candidates = [load for load in candidates if load.dp_rank not in excluded]
-        if request.dp_rank is not None:
-            candidates = [load for load in candidates if load.dp_rank == request.dp_rank]
+        candidates = able(slots.loads, slots.max_requests, request, excluded)
         if not candidates:
             candidates = suspects(slots.loads, slots.states, slots.limits, request, excluded)
         if not candidates:
             raise NoCandidate(why_none(slots.states, request.dp_rank, excluded))
         if self.prefixes is not None and request.page_digests:
             request = request.matched(self.prefixes.match(request.page_digests))
-        return self._charge(self.policy.pick(self.slow_start.weighed(candidates), request), request)
+        choice = self.policy.choose(self.slow_start.weighed(candidates), request)
+        assignment = self._charge(choice.dp_rank, request)
+        if self._witness is not None:
+            assignment.decision = self._witness.decision(choice, candidates, request, excluded)
+        return assignment
 
     def _charge(self, dp_rank: int, request: RequestShape) -> Assignment:
         """Note that the request is about to be sent there."""

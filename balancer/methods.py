@@ -28,6 +28,8 @@ _BY_FIGURES = {
 }  # fmt: skip
 METHODS: dict[str, type[Policy]] = {**_BY_COST, **_BY_FIGURES}
 DEFAULT_METHOD = Auto.name
+STANDS_FOR = {Auto.name: SlackAffinity.name}
+"""What a method that may change with a release is today."""
 PREFIX_METHODS = frozenset((Auto.name, SlackAffinity.name))
 """Those that look at cached prefixes; for the others nobody names pages or follows caches."""
 SESSION_METHODS = frozenset((Auto.name, SlackAffinity.name, Session.name))

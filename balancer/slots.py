@@ -42,6 +42,8 @@ class Slots:
         """Requests that each group may have now: none unless it is ready."""
         self.limits = [_UNLIMITED] * num_slots
         """The same by its last report, however old and whatever it does."""
+        self.num_seatings = 0
+        """Times that somebody came, went, or changed state, for who remembers how it stands."""
         self.groups_wait = False
         """Whether groups wait for each other at every step."""
 
@@ -50,12 +52,14 @@ class Slots:
 
     def seat(self, entry: GroupEntry, state: GroupState) -> None:
         """That group has the slot, in that state."""
+        self.num_seatings += 1
         self.states[entry.dp_rank] = state
         self._factors[entry.dp_rank] = entry.load_factor if entry.is_backend else None
         self.weigh(entry.dp_rank)
 
     def vacate(self, dp_rank: int) -> None:
         """Nobody has the slot."""
+        self.num_seatings += 1
         self.states[dp_rank] = self._factors[dp_rank] = None
         self.weigh(dp_rank)
 

@@ -22,7 +22,7 @@ Time is handed in, on the table's clock.  Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from balancer.load import GroupLoad
 from shm.group_table import GroupState
@@ -83,6 +83,11 @@ class SlowStart:
     def factor(self, dp_rank: int) -> float:
         """What that group's load is multiplied by."""
         return self._factors.get(dp_rank, 1.0)
+
+    @property
+    def slowed(self) -> Mapping[int, float]:
+        """The factors that are not 1, by dp_rank; another mapping whenever they change."""
+        return self._factors
 
     def factors(self) -> dict[int, float]:
         """The same of all groups that serve, by dp_rank; of none if nobody is ever slowed."""

@@ -1,9 +1,9 @@
 """
 What one live decision costs: read the segments, choose a group, note the charge.
 
-    python -m benchmarks.bench_dispatch --quick
-    python -m benchmarks.bench_dispatch --groups 72 --methods minimum_tokens
+    python -m benchmarks.bench_dispatch --quick --groups 72 --methods minimum_tokens
     python -m benchmarks.bench_dispatch --groups 8 --front-doors 1,2,16,64
+    python -m benchmarks.bench_dispatch --groups 2 --max-decisions 0
 
 Times `Dispatcher.assign` of a front door on real segments, one of two front
 doors unless told otherwise, in three cases:
@@ -14,13 +14,11 @@ doors unless told otherwise, in three cases:
 
 Prompts have 1 to 2,000 tokens.  Methods that look at prefixes get them with named pages of 16,
 of one of 64 beginnings that a group each has cached, and note what they expect.
-
 A front door that decides more often than groups report sees mostly the first;
 the second is the worst that a decision can meet.  Publishing is not timed.
-Garbage is collected as in service.  Targets are for the 99th
-percentile.  Other processes on the machine show there first, so the last
-column is the same percentile in CPU time of the deciding thread, which they
-do not lengthen: `busy` says that a target was missed only because of them.
+Garbage is collected as in service.  Targets are for the 99th percentile.  Other
+processes on the machine show there first, so the last column is the same percentile in CPU time of
+the deciding thread, which they do not lengthen: `busy` says that only they made it miss a target.
 
 The last line on stdout is one JSON object.
 """
@@ -46,6 +44,7 @@ from balancer.load import RequestShape
 from balancer.methods import METHODS, PREFIX_METHODS, make_policy
 from balancer.prefix_index import Change, PrefixEvent, PrefixIndex
 from benchmarks.machine import machine_facts
+from router.front_door.decision_log import DecisionLog
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.garbage import calm_garbage_collection
 from router.front_door.meters import Meters
@@ -159,7 +158,9 @@ class Groups:
         )
 
 
-def make_dispatcher(instance: str, num_groups: int, method: str, stack: ExitStack) -> Dispatcher:
+def make_dispatcher(
+    instance: str, num_groups: int, method: str, max_decisions: int, stack: ExitStack
+) -> Dispatcher:
     """A front door's dispatcher, as the front door makes it."""
     segments = Segments(
         GroupTableReader.attach(instance),
@@ -181,9 +182,10 @@ def make_dispatcher(instance: str, num_groups: int, method: str, stack: ExitStac
         random.Random(_SEED),
         _MAX_LOAD_AGE_NS,
         PrefixIndex(num_groups) if method in PREFIX_METHODS else None,
+        keeps_decisions=max_decisions > 0,
     )
-    meters = Meters(num_groups)
-    return Dispatcher(controller, segments, _SLOT, meters, time.monotonic_ns, lambda groups: None)
+    told = (controller, segments, _SLOT, Meters(num_groups), time.monotonic_ns, lambda _: None)
+    return Dispatcher(*told, decisions=DecisionLog(max_decisions))
 
 
 def cached_beginnings(controller: Controller) -> list[list[int]]:
@@ -221,7 +223,9 @@ def time_decisions(
     return sorted(times_us[_WARM_UP:]), sorted(cpu_us[_WARM_UP:])
 
 
-def measure(num_groups: int, num_front_doors: int, method: str, case: str, count: int) -> Row:
+def measure(
+    num_groups: int, num_front_doors: int, method: str, case: str, count: int, max_decisions: int
+) -> Row:
     """One row, on segments of its own."""
     instance = f"bench.{os.getpid()}"
     with ExitStack() as stack:
@@ -229,7 +233,7 @@ def measure(num_groups: int, num_front_doors: int, method: str, case: str, count
         groups = Groups(instance, num_groups, num_front_doors, stack)
         groups.appear()
         groups.publish()
-        dispatcher = make_dispatcher(instance, num_groups, method, stack)
+        dispatcher = make_dispatcher(instance, num_groups, method, max_decisions, stack)
         between = {"unchanged": lambda: None, "changed": groups.publish, "noted": groups.note}[case]
         times_us, cpu_us = time_decisions(dispatcher, groups, between, count)
     return Row(
@@ -272,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--groups", help=f"default: {','.join(map(str, TARGET_P99_US))}")
     parser.add_argument("--front-doors", default="2", help="numbers of them (default: 2)")
     parser.add_argument("--methods", default=",".join(METHODS), help="default: %(default)s")
+    parser.add_argument("--max-decisions", type=int, default=1024, help="0: keep no reasons")
     options = parser.parse_args(arguments)
     sizes = [int(size) for size in options.groups.split(",")] if options.groups else TARGET_P99_US
     print(f"machine: {machine_facts()}")
@@ -284,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         count = _num_decisions(case, num_groups, quick=options.quick)
         for method in options.methods.split(","):
-            rows.append(measure(num_groups, num_doors, method, case, count))
+            rows.append(measure(num_groups, num_doors, method, case, count, options.max_decisions))
             print(_line(rows[-1]), flush=True)
     print()
     print(json.dumps({"rows": [asdict(row) for row in rows], "machine": machine_facts()}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,7 @@ from router.options import parse_serve
 from router.serve import serve
 from router.simulate.command import simulate_command
 from router.simulate.options import parse_simulate
+from router.top.options import parse_top
 
 _USAGE = """\
 usage: levelhead COMMAND [FLAGS]
@@ -18,13 +20,22 @@ Keeps the data-parallel groups of an LLM serving engine level.
 
 commands:
   serve       start DP groups and a front door (OpenAI API) that balances them
+  top         show the DP groups of a running instance live, in the terminal
   simulate    replay a trace through the methods, on simulated DP groups
 
 levelhead COMMAND --help tells the flags of a command.
 """
 
+
+def _top(given: Sequence[str]) -> None:
+    from router.top.command import top_command  # rich: nobody else waits for it
+
+    top_command(parse_top(given, os.environ), os.environ, sys.stdout)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "serve": lambda given: serve(parse_serve(given)),
+    "top": _top,
     "simulate": lambda given: simulate_command(parse_simulate(given), sys.stdout, sys.stderr),
 }
 

@@ -10,6 +10,8 @@ What the router refuses, and how a client is told.
   - EnrolmentBroken       who the backends are was saved, and cannot be read
   - EnrolmentUnsaved      who the backends are to be cannot be saved
   - ModelSourceError      the default model could not be fetched or verified
+  - NoPicture             an instance that is looked at tells nothing just now
+    - KeyRefused          it wants another key: asking again would not help
   - RequestError          one request is refused; the table below gives its HTTP status
     - BadRequest, Unauthorised, Forbidden, HeadersTooLarge, BodyTooLarge, RequestTimeout
     - UnknownModel, MethodNotAllowed, NoGroup (ModelUnavailable), GroupLost, ControlPlaneLost
@@ -82,6 +84,14 @@ class EnrolmentUnsaved(RouterError):
 
 class ModelSourceError(RouterError):
     """The model's files could not be fetched, found or verified."""
+
+
+class NoPicture(RouterError):
+    """An instance that is looked at tells nothing just now.  It may the next time."""
+
+
+class KeyRefused(NoPicture):
+    """It wants another key: asking again would not help."""
 
 
 class RequestError(RouterError):

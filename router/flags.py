@@ -20,6 +20,7 @@ from router.errors import ConfigError
 from router.health_flags import add_health
 from router.logs import LOG_LEVELS
 from router.model_source import DEFAULT_MODEL
+from router.otlp_flag import add_otlp
 from router.parallel_flags import add_parallelism
 from router.waiting_flags import add_waiting
 
@@ -27,6 +28,7 @@ _DEVICES = ("cpu", "cuda", EMULATED)
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _MAX_FRONT_DOORS = 64
 _MAX_RETRIES = 16
+_MAX_DECISIONS = 65_536
 _LEAST_LOAD_AGE_S = 0.001
 
 
@@ -149,10 +151,18 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
     )
     _add_keys(group)
     _add_request_limits(group)
-    _add_request_log(group)
+    _add_records(group)
 
 
-def _add_request_log(group: argparse._ArgumentGroup) -> None:
+def _add_records(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-decisions",
+        type=values.integer(0, _MAX_DECISIONS),
+        default=1024,
+        metavar="N",
+        help="last decisions of each front door that GET /admin/decisions tells of; 0: none",
+    )
+    add_otlp(group)
     group.add_argument(
         "--request-log",
         type=Path,

@@ -70,6 +70,10 @@ class Instance:
     """Other groups that get a request whose group was lost or refused it."""
     drain_timeout_s: float = 30.0
     """Time that running requests get when a front door or a group stops."""
+    max_decisions: int = 1024
+    """Of which each front door can say why; 0: of none."""
+    otlp_traces_endpoint: str | None = None
+    """Where spans of dispatches are sent; None: there are none."""
     request_log: str | None = None
     """File that front doors append a line to for each request; None: they write none."""
     instance_key: str = field(default="", repr=False)
@@ -151,6 +155,10 @@ class Instance:
     def meters_socket(self, slot: int) -> str:
         """Unix socket at which front door `slot` tells its figures."""
         return f"{self.run_dir}/front-door-{slot}.sock"
+
+    def decisions_socket(self, slot: int) -> str:
+        """Unix socket at which front door `slot` tells of its last decisions."""
+        return f"{self.run_dir}/decisions-{slot}.sock"
 
     def card(self, dp_rank: int) -> Path:
         """File that the leader of that group writes when it is ready."""

@@ -25,6 +25,7 @@ from router.errors import ConfigError
 from router.flags import serve_parser
 from router.health_flags import take_health_rules
 from router.health_rules import HealthRules
+from router.otlp_flag import check_otlp
 from router.parallel_flags import Launcher, check_parallelism
 from router.tokenizer_flag import check_tokenizer
 
@@ -102,6 +103,8 @@ class ServeOptions:
     max_request_bytes: int
     retry_max_retries: int
     drain_timeout_s: float
+    max_decisions: int
+    otlp_traces_endpoint: str | None
     request_log: Path | None
     watchdog_timeout_s: float
     instance: str | None
@@ -149,6 +152,7 @@ def parse_serve(
             flag = "--" + name.replace("_", "-")
             raise ConfigError(flag, "''", "an empty key would let everybody in; leave it out")
     check_tokenizer(given)
+    check_otlp(given)
     check_emulation(given)
     given["health"] = take_health_rules(given)
     check_parallelism(given)

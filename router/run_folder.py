@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from router.errors import ConfigError, StartError
@@ -58,6 +59,20 @@ def sweep_run_folders(folder: Path) -> list[Path]:
     for other in dead:
         shutil.rmtree(other, ignore_errors=True)
     return dead
+
+
+def running_instances(environment: Mapping[str, str]) -> list[Instance]:
+    """Those of this user whose root is alive, by name; of another version: left out."""
+    user = f"levelhead-{os.geteuid()}"
+    temporary = environment.get("TMPDIR") or tempfile.gettempdir()
+    above = {_above(environment), Path(temporary)}  # who looks may have a session, `serve` none
+    folders = [folder for each in above for folder in (each / user).glob("*") if folder.is_dir()]
+    found = {}
+    for folder in folders:
+        with suppress(ConfigError):
+            found[folder] = Instance.load(folder)
+    alive = [each for each in found.values() if is_alive(each.root)]
+    return sorted(alive, key=lambda each: each.name)
 
 
 def _is_dead(folder: Path) -> bool:

@@ -123,6 +123,8 @@ def _instance(
         max_request_bytes=options.max_request_bytes,
         retry_max_retries=options.retry_max_retries,
         drain_timeout_s=options.drain_timeout_s,
+        max_decisions=options.max_decisions,
+        otlp_traces_endpoint=options.otlp_traces_endpoint,
         request_log=_absolute(options.request_log),
         root_pid=root.pid,
         root_start_ticks=root.start_ticks,

@@ -13,6 +13,7 @@ from router.control_plane.metrics import exposition
 from router.flags import serve_parser
 from router.front_door.meters import Meters
 from router.simulate.options import simulate_parser
+from router.top.options import top_parser
 from shm.group_table import GroupState
 from shm.load import LoadReport
 from tests.figures import group_figures
@@ -59,6 +60,16 @@ def test_every_flag_of_the_simulator_is_documented_and_every_documented_one_exis
     flags = {flag for action in actions for flag in action.option_strings}
 
     assert first_cells(section("Flags of `levelhead simulate`")) == flags
+
+
+def test_every_flag_of_top_is_documented_and_every_documented_one_exists():
+    """
+    As for `serve`, and what is no flag but a place.
+    """
+    actions = [a for a in top_parser()._actions if not isinstance(a, argparse._HelpAction)]
+    flags = {flag for action in actions for flag in action.option_strings or [action.metavar]}
+
+    assert first_cells(section("Flags of `levelhead top`")) == flags
 
 
 def test_every_figure_of_a_run_is_documented_and_every_documented_one_exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
+from balancer.choice import Choice
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
 from shm.load import LoadReport
@@ -15,15 +16,19 @@ class Policy(Protocol):
     Chooses a group.  Synchronous, no I/O, no clock, no lock.
 
     The controller has already dropped groups that are dead, draining or full,
-    and never calls pick without candidates.  A policy may remember what it
+    and never asks without candidates.  A policy may remember what it
     picked; chance comes from a random.Random that it was given.
     """
 
     name: ClassVar[str]
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank of one of the candidates."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take one of the candidates, and say why; no list in it is changed afterwards."""
         ...
+
+    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
+        """Return the dp_rank of one of the candidates: what `choose` takes."""
+        return self.choose(candidates, request).dp_rank
 
 
 @runtime_checkable

@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from balancer.policies.ties import FairTies
 
 
-class LeastRequests:
+class LeastRequests(Policy):
     """
     Take the group with the fewest requests: running, waiting and in flight.
 
@@ -25,7 +27,8 @@ class LeastRequests:
     def __init__(self, rng: random.Random) -> None:
         self._ties = FairTies(rng)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank with the fewest requests; equals take turns."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the group with the fewest requests; equals take turns."""
         costs = [load.held_requests + load.in_flight_requests for load in candidates]
-        return self._ties.least(candidates, costs)
+        dp_rank, num_equal = self._ties.least(candidates, costs)
+        return Choice(dp_rank, Why.FEWEST_REQUESTS, costs, None, num_equal)

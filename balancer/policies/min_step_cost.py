@@ -6,13 +6,15 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from balancer.policies.ties import FairTies
 
 
-class MinStepCost:
+class MinStepCost(Policy):
     """
     Take the group that the request makes cost least, in milliseconds of a step.
 
@@ -46,8 +48,8 @@ class MinStepCost:
         """Let the coefficients learn from the reports."""
         self._costs.observe(ledger.reports)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank of least cost with the request; equals take turns."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the group of least cost with the request; equals take turns."""
         cost = self._costs.step_cost
         costs = cost.costs_ms(candidates)
         cached = request.cached_tokens
@@ -57,4 +59,5 @@ class MinStepCost:
                 each - saved_ms * cached[load.dp_rank]
                 for each, load in zip(costs, candidates, strict=True)
             ]
-        return self._ties.least(candidates, costs)
+        dp_rank, num_equal = self._ties.least(candidates, costs)
+        return Choice(dp_rank, Why.LEAST_STEP_COST, costs, None, num_equal)

@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from balancer.policies.ties import FairTies
 
 
-class MinimumTokens:
+class MinimumTokens(Policy):
     """
     Take the group with the fewest holding + in-flight tokens.
 
@@ -27,7 +29,8 @@ class MinimumTokens:
     def __init__(self, rng: random.Random) -> None:
         self._ties = FairTies(rng)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank with the fewest tokens; equals take turns."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the group with the fewest tokens; equals take turns."""
         costs = [load.holding_tokens + load.in_flight_tokens for load in candidates]
-        return self._ties.least(candidates, costs)
+        dp_rank, num_equal = self._ties.least(candidates, costs)
+        return Choice(dp_rank, Why.FEWEST_TOKENS, costs, None, num_equal)

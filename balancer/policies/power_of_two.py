@@ -6,10 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 
 
-class PowerOfTwo:
+class PowerOfTwo(Policy):
     """
     Draw two groups, take the one with fewer holding and in-flight tokens.
 
@@ -25,9 +27,10 @@ class PowerOfTwo:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank of the less loaded of two distinct candidates."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the less loaded of two distinct candidates."""
         if len(candidates) == 1:
-            return candidates[0].dp_rank
-        first, second = self._rng.sample(candidates, 2)
-        return min(first, second, key=lambda load: load.tokens).dp_rank
+            return Choice(candidates[0].dp_rank, Why.FEWER_OF_TWO)
+        drawn = self._rng.sample(range(len(candidates)), 2)
+        taken = min(drawn, key=lambda place: candidates[place].tokens)
+        return Choice(candidates[taken].dp_rank, Why.FEWER_OF_TWO, None, drawn)

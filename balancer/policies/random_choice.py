@@ -6,10 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 
 
-class RandomChoice:
+class RandomChoice(Policy):
     """
     Draw a candidate, each with the same chance.
 
@@ -22,6 +24,6 @@ class RandomChoice:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank of a candidate drawn uniformly."""
-        return self._rng.choice(candidates).dp_rank
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take a candidate, drawn uniformly."""
+        return Choice(self._rng.choice(candidates).dp_rank, Why.DRAWN)

@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from balancer.policies.ties import Turns
 
 
-class RoundRobin:
+class RoundRobin(Policy):
     """
     Take the candidates in turn, by dp_rank.
 
@@ -24,6 +26,7 @@ class RoundRobin:
     def __init__(self, rng: random.Random) -> None:
         self._turns = Turns(rng)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the next dp_rank above the last one, or the lowest."""
-        return self._turns.next([candidate.dp_rank for candidate in candidates])
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the next dp_rank above the last one, or the lowest."""
+        dp_rank = self._turns.next([candidate.dp_rank for candidate in candidates])
+        return Choice(dp_rank, Why.NEXT_IN_TURN)

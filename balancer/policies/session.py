@@ -6,9 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from balancer.policies.min_step_cost import MinStepCost
 from balancer.rendezvous import home
 
@@ -16,7 +18,7 @@ MAX_OVER_MEAN = 1.25
 FREE_REQUESTS = 4
 
 
-class Session:
+class Session(Policy):
     """
     Take the home of the request's session, unless that is overloaded.
 
@@ -41,15 +43,15 @@ class Session:
     name: ClassVar[str] = "session"
 
     def __init__(self, rng: random.Random, costs: CostFit) -> None:
-        self._level = MinStepCost(rng, costs).pick
+        self._level = MinStepCost(rng, costs).choose
         self._costs = costs
 
     def read(self, ledger: Ledger) -> None:
         """Let the coefficients learn from the reports."""
         self._costs.observe(ledger.reports)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank of the session's home, or of the next that is not overloaded."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the session's home, or the next that is not overloaded."""
         key = request.session_key
         if key is None:
             return self._level(candidates, request)
@@ -59,8 +61,11 @@ class Session:
         costs = cost.steady_costs_ms(candidates)
         limit = MAX_OVER_MEAN * (sum(costs) / len(costs) + mine_ms) - mine_ms
         free = [
-            load.dp_rank
-            for load, each in zip(candidates, costs, strict=True)
+            place
+            for place, (load, each) in enumerate(zip(candidates, costs, strict=True))
             if each <= limit or load.held_requests + load.in_flight_requests < FREE_REQUESTS
         ]
-        return first if first in free else home(free, key)
+        ranks = [candidates[place].dp_rank for place in free]
+        if first in ranks:
+            return Choice(first, Why.SESSION_HOME, costs, free)
+        return Choice(home(ranks, key), Why.SESSION_NEXT, costs, free)

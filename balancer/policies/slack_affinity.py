@@ -6,9 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.cost_model import CostFit
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from balancer.policies.min_step_cost import MinStepCost
 from balancer.policies.ties import FairTies
 from balancer.rendezvous import home
@@ -16,7 +18,7 @@ from balancer.rendezvous import home
 TOLERANCE = 0.03
 
 
-class SlackAffinity:
+class SlackAffinity(Policy):
     """
     Take the group that holds most of the prompt's prefix, of those that have slack.
 
@@ -61,7 +63,7 @@ class SlackAffinity:
     name: ClassVar[str] = "slack_affinity"
 
     def __init__(self, rng: random.Random, costs: CostFit) -> None:
-        self._level = MinStepCost(rng, costs).pick
+        self._level = MinStepCost(rng, costs).choose
         self._ties = FairTies(rng)
         self._costs = costs
 
@@ -69,32 +71,30 @@ class SlackAffinity:
         """Let the coefficients learn from the reports."""
         self._costs.observe(ledger.reports)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank with the longest cached prefix that has slack, or the least cost."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the group with the longest cached prefix that has slack, or the least cost."""
         cached, key = request.cached_tokens, request.session_key
         if any(cached):
             wanted = [place for place, load in enumerate(candidates) if cached[load.dp_rank]]
         else:
             wanted = [] if cached or key is None else list(range(len(candidates)))
-        homes = self._with_slack(candidates, request, wanted) if wanted else {}
+        costs, homes = self._with_slack(candidates, request, wanted) if wanted else ((), ())
         if not homes:
             return self._level(candidates, request)
         if not cached and key is not None:
-            return home([candidates[place].dp_rank for place in homes], key)
+            dp_rank = home([candidates[place].dp_rank for place in homes], key)
+            return Choice(dp_rank, Why.SESSION_HOME, costs, homes)
         longest = max(cached[candidates[place].dp_rank] for place in homes)
         best = [place for place in homes if cached[candidates[place].dp_rank] == longest]
-        loads, costs = [candidates[place] for place in best], [homes[place] for place in best]
-        return self._ties.least(loads, costs)
+        dp_rank, num_equal = self._ties.least(
+            [candidates[place] for place in best], [costs[place] for place in best]
+        )
+        return Choice(dp_rank, Why.LONGEST_MATCH, costs, homes, num_equal)
 
     def _with_slack(
         self, candidates: Sequence[GroupLoad], request: RequestShape, wanted: Sequence[int]
-    ) -> dict[int, float]:
-        """
-        D + c * u / S of those wanted that have slack; both by their places in candidates.
-
-        Whoever is not wanted has none of the prompt cached, so of these the one of least D would
-        keep it for the least.
-        """
+    ) -> tuple[list[float], list[int]]:
+        """D + c * u / S of all, and the places in candidates of those wanted that have slack."""
         cost, prompt_tokens = self._costs.step_cost, request.prompt_tokens
         spread_ms, prefill_ms = cost.spread_prefill_ms, cost.per_prefill_token_ms
         steady = cost.steady_costs_ms(candidates)
@@ -102,18 +102,16 @@ class SlackAffinity:
         if prefill_ms:
             waiting = [load.uncached_tokens for load in candidates]
             now = [ms + prefill_ms * tokens for ms, tokens in zip(steady, waiting, strict=True)]
+        kept = [ms + spread_ms * prompt_tokens for ms in steady]
         uncached = [request.uncached_tokens(candidates[place].dp_rank) for place in wanted]
-        kept = [
-            steady[place] + spread_ms * tokens
-            for place, tokens in zip(wanted, uncached, strict=True)
-        ]
+        for place, tokens in zip(wanted, uncached, strict=True):
+            kept[place] = steady[place] + spread_ms * tokens
         most_to_keep = max(steady) - cost.request_ms(prompt_tokens)
-        least_to_keep = min(min(steady) + spread_ms * prompt_tokens, min(kept))
-        dearest_to_keep = (1 + TOLERANCE) * least_to_keep
+        dearest_to_keep = (1 + TOLERANCE) * min(kept)
         most_to_take = max(max(now), (1 + TOLERANCE) * (min(now) + prefill_ms * prompt_tokens))
-        return {
-            place: keep
-            for place, keep, tokens in zip(wanted, kept, uncached, strict=True)
-            if (steady[place] <= most_to_keep or keep <= dearest_to_keep)
+        return kept, [
+            place
+            for place, tokens in zip(wanted, uncached, strict=True)
+            if (steady[place] <= most_to_keep or kept[place] <= dearest_to_keep)
             and now[place] + prefill_ms * tokens <= most_to_take
-        }
+        ]

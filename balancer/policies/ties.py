@@ -42,10 +42,13 @@ class FairTies:
     def __init__(self, rng: random.Random) -> None:
         self._turns = Turns(rng)
 
-    def least(self, candidates: Sequence[GroupLoad], costs: Sequence[float]) -> int:
-        """Return the dp_rank of a candidate whose cost, at the same index, is least."""
+    def least(self, candidates: Sequence[GroupLoad], costs: Sequence[float]) -> tuple[int, int]:
+        """
+        Return the dp_rank of a candidate whose cost, at the same index, is least, and how many
+        have that cost.
+        """
         lowest = min(costs)
         if costs.count(lowest) == 1:
-            return candidates[costs.index(lowest)].dp_rank
+            return candidates[costs.index(lowest)].dp_rank, 1
         tied = [c.dp_rank for c, cost in zip(candidates, costs, strict=True) if cost == lowest]
-        return self._turns.next(tied)
+        return self._turns.next(tied), len(tied)

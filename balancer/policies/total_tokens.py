@@ -6,8 +6,10 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
+from balancer.choice import Choice, Why
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from shm.load import LoadReport
 
 STEPS_PER_PUBLISH = 15
@@ -20,7 +22,7 @@ class _Figures(NamedTuple):
     requests: int
 
 
-class TotalTokens:
+class TotalTokens(Policy):
     """
     SGLang 0.5's `total_tokens`, with its delays: to compare with.
 
@@ -63,8 +65,8 @@ class TotalTokens:
             else:
                 scheduler.see(report)
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank that seems to have the fewest tokens."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the group that seems to have the fewest tokens."""
         if self._now_ns - self._read_ns >= READ_EVERY_NS:
             self._read_ns = self._now_ns
             for rank, scheduler in self._schedulers.items():
@@ -72,10 +74,11 @@ class TotalTokens:
                     self._visible[rank] = _figures(published)
         seen, nothing = self._visible, _Figures(0, 0)
         ranks = [load.dp_rank for load in candidates]
-        picked = min(ranks, key=lambda rank: (seen.get(rank, nothing), rank))
-        tokens, requests = seen.get(picked, nothing)
+        figures = [seen.get(rank, nothing) for rank in ranks]
+        tokens, requests = least = min(figures)
+        picked = ranks[figures.index(least)]
         seen[picked] = _Figures(tokens + request.prompt_tokens, requests + 1)
-        return picked
+        return Choice(picked, Why.FEWEST_PUBLISHED_TOKENS, [each.tokens for each in figures])
 
 
 class _Scheduler:

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from balancer.choice import Choice, Why
 from balancer.ledger import Ledger
 from balancer.load import GroupLoad, RequestShape
+from balancer.policies.base import Policy
 from shm.load import LoadReport
 
 PUBLISH_EVERY_NS = 100_000_000
@@ -25,7 +27,7 @@ class _Counts:
     kv_usage: float = 0.0
 
 
-class VllmScore:
+class VllmScore(Policy):
     """
     vLLM 0.33's balancing of data-parallel engines, with its delay: to compare with.
 
@@ -69,13 +71,16 @@ class VllmScore:
             self._list_ns = now_ns
             self._counts = {rank: _counts(report) for rank, report in self._newest.items()}
 
-    def pick(self, candidates: Sequence[GroupLoad], request: RequestShape) -> int:
-        """Return the dp_rank of least score."""
+    def choose(self, candidates: Sequence[GroupLoad], request: RequestShape) -> Choice:
+        """Take the group of least score; of equals the first from where it begins."""
         ranks = [load.dp_rank for load in candidates]
         first = self._begin(ranks)
-        picked = min((*ranks[first:], *ranks[:first]), key=self._score)
+        scores = [self._score(rank) for rank in ranks]
+        least = min((*scores[first:], *scores[:first]))
+        ahead = least in scores[first:]
+        picked = ranks[scores.index(least, first if ahead else 0)]
         self._counts.setdefault(picked, _Counts()).waiting += self._num_front_doors
-        return picked
+        return Choice(picked, Why.LEAST_SCORE, scores, None, scores.count(least))
 
     @property
     def _num_front_doors(self) -> int:

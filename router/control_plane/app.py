@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 
 from router.backends.sources import standings
 from router.control_plane.admin import add_admin
+from router.control_plane.decisions import add_decisions
+from router.control_plane.door_figures import front_doors_of
 from router.control_plane.enrolled import Enrolled
 from router.control_plane.figures import Figures
 from router.control_plane.front_doors import read_meters
@@ -26,6 +28,7 @@ from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
 from router.control_plane.occupation import OccupationClient, add_occupation
 from router.control_plane.open_api import add_document
+from router.control_plane.page.page import add_page
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.control_plane.totals import TotalsReader
 from router.errors import EnrolmentUnsaved
@@ -93,9 +96,11 @@ def build_app(control: ControlPlane) -> FastAPI:
     add_admin(app, control.membership, control.figures, control.enrolled)
     if control.occupation is not None:
         add_occupation(app, control.membership, control.occupation)
+    add_decisions(app, control.instance)
     if control.kv_readers is not None:
         add_prefix_events(app, control.kv_readers, control.instance.instance_key)
     add_document(app)
+    add_page(app)
 
     @app.get("/health", include_in_schema=False)
     async def health() -> Response:
@@ -144,10 +149,14 @@ def _add_model_info(app: FastAPI, control: ControlPlane) -> None:
 
 def _add_figures(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/v1/loads", tags=["load"])
-    async def loads() -> Loads:
-        """Load of every DP group as the front doors see it."""
+    async def loads(front_doors: bool = False) -> Loads:
+        """Load of every DP group as the front doors see it; if asked, what these counted."""
         kv = control.kv_readers.conditions() if control.kv_readers else {}
-        return loads_of(control.figures.read(control.membership.groups), time.time(), kv)
+        told = loads_of(control.figures.read(control.membership.groups), time.time(), kv)
+        if front_doors:
+            meters = await read_meters(control.instance)
+            told.front_doors = front_doors_of(control.instance, meters)
+        return told
 
     @app.get("/metrics", tags=["load"], response_class=Response)
     async def metrics() -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, Field
 
 from router.backends.readings.reading import Condition
+from router.control_plane.door_figures import FrontDoors
 from router.control_plane.figures import GroupFigures, imbalance
 from router.control_plane.kv_events.condition import KvCondition
 from shm.group_table import GroupState
@@ -48,6 +49,9 @@ class Loads(BaseModel):
     dp_rank_count: int
     imbalance: float = Field(description="Largest over mean of holding + in-flight; 1 is level")
     loads: list[GroupLoads]
+    front_doors: FrontDoors | None = Field(
+        default=None, description="With `?front_doors=true`: what they counted; else null"
+    )
 
 
 def loads_of(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvloop
 
+from router.front_door.assembly import make_sink
 from router.front_door.dispatcher import Segments
 from router.front_door.garbage import calm_garbage_collection
 from router.front_door.listening import listening_socket
@@ -39,7 +40,7 @@ async def _serve(instance: Instance, slot: int) -> None:
     )
     calm_garbage_collection()
     loop = asyncio.get_running_loop()
-    door = FrontDoor(instance, slot, segments, loop)
+    door = FrontDoor(instance, slot, segments, loop, sink=make_sink(instance))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, door.stop)
     await door.run(listening_socket(instance.host, instance.port, shared=True))

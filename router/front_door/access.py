@@ -3,6 +3,8 @@ Who may ask for what: the keys that a request must carry.
 
     path                          key that is needed
     /health /ready /metrics       none
+    GET /                         none: the page, which has no figure in it and asks for the
+                                  key that its questions need
     /admin/…                      the admin key if there is one, else the API key;
                                   without either, only a door on a loopback address answers,
                                   and only who speaks to it from there
@@ -45,7 +47,7 @@ class Access:
         path = request.path
         if is_admin(path):
             self._check_admin(request)
-        elif self._key is not None and path not in _OPEN_PATHS:
+        elif self._key is not None and path not in _OPEN_PATHS and not is_page(request):
             _check_key(request, self._key, "API")
 
     def _check_admin(self, request: Request) -> None:
@@ -84,6 +86,11 @@ def _check_key(request: Request, key: bytes, name: str) -> None:
     given = value[len(_BEARER) :] if value.lower().startswith(_BEARER) else b""
     if not hmac.compare_digest(given, key):
         raise Unauthorised(f"a valid {name} key is needed: Authorization: Bearer <key>")
+
+
+def is_page(request: Request) -> bool:
+    """Whether it is for the page that shows the groups, and changes nothing."""
+    return request.path == b"/" and request.method in (b"GET", b"HEAD")
 
 
 def is_admin(path: bytes) -> bool:

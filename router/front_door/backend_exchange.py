@@ -9,11 +9,12 @@ own words.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
+from balancer.exclusion import Exclusion, Exclusions, because
 from balancer.load import RequestShape
 from router.errors import NoGroup, RequestError
 from router.front_door.backend_prompt import PromptMeasure, measured, parsed
@@ -98,14 +99,15 @@ class BackendExchange(InferenceExchange):
         counted = services.engine_prompts.count(fields, path, measure.num_copies, page_size)
         return self._estimated if counted is None else counted
 
-    def _groups_unfit(self, dp_rank: int | None) -> Collection[int]:
+    def _groups_unfit(self, dp_rank: int | None) -> Exclusions:
         """Those that do not serve its model, or are not the engine's rank that it asks for."""
         dispatcher, fields = self._services.dispatcher, self._fields
-        against = groups_against(dispatcher.rows, fields, dp_rank)
+        ranks = groups_against(dispatcher.rows, fields, dp_rank)
+        against = because(ranks, Exclusion.OTHER_RANK)
         if dp_rank is not None:
             return against
         without = dispatcher.models.groups_without(fields.get("model"))
-        return {*against, *without} if against else without
+        return against | because(without, Exclusion.OTHER_MODEL)
 
     def _explained(self, error: NoGroup) -> NoGroup:
         if self._shape.dp_rank is not None:

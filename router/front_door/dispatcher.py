@@ -20,6 +20,7 @@ from balancer.errors import NoCandidate
 from balancer.freshness import FreshnessChange
 from balancer.load import RequestShape
 from router.errors import NoGroup
+from router.front_door.decision_log import FIRST, DecisionLog, Occasion
 from router.front_door.meters import Meters
 from router.front_door.passive_health import PassiveHealth
 from router.front_door.served_models import ServedModels
@@ -70,11 +71,13 @@ class Dispatcher:
         *,
         rows_read: Collection[int] | None = None,
         passive_health: PassiveHealth | None = None,
+        decisions: DecisionLog | None = None,
     ) -> None:
         """
         `on_gone` hears of each address at which a group is no more, and why; `on_back` of each
         at which the same life of one is well again.  `rows_read`: of the board, all unless given;
         the own one is never read.  `passive_health` knows whom to avoid; None: nobody.
+        `decisions`: where they are noted; None: nowhere.
         """
         self.controller = controller
         self._segments = segments
@@ -87,8 +90,8 @@ class Dispatcher:
         self._on_gone = on_gone
         self._on_back = on_back
         self._passive_health = passive_health
-        self._table_sequence = 0
-        self._load_sequence = 0
+        self._decisions = DecisionLog(0) if decisions is None else decisions
+        self._table_sequence = self._load_sequence = 0
         self.num_changes = 0
         """Times that something was taken over which may change what groups have room for."""
         self._groups: dict[int, GroupEntry] = {}
@@ -105,8 +108,14 @@ class Dispatcher:
         self.refresh()
         self.controller.note_books()
 
-    def assign(self, shape: RequestShape, excluded: Collection[int] = ()) -> Assignment:
-        """Choose a group, none of the excluded, on the newest figures.  Raises NoGroup."""
+    def assign(
+        self, shape: RequestShape, excluded: Collection[int] = (), occasion: Occasion = FIRST
+    ) -> Assignment:
+        """
+        Choose a group, none of the excluded, on the newest figures.  Raises NoGroup.
+
+        Why it was chosen is noted, with the occasion; and of the excluded, if they are a mapping.
+        """
         began_ns = self._clock_ns()
         self._refresh(began_ns)
         try:
@@ -118,6 +127,7 @@ class Dispatcher:
         except NoCandidate as error:
             raise NoGroup(str(error)) from None
         self._measure(assignment, began_ns)
+        self._decisions.note(assignment, began_ns, occasion)
         return assignment
 
     def now_ns(self) -> int:

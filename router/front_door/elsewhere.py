@@ -24,9 +24,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from balancer.assignment import Assignment
+from balancer.exclusion import Exclusion, Exclusions, because
 from balancer.load import RequestShape
 from router.errors import NoGroup
 from router.front_door.attempt import Attempt
+from router.front_door.decision_log import FIRST, Occasion
 from router.front_door.services import Services
 from router.front_door.upstream import Address
 from shm.group_table import GroupEntry
@@ -39,29 +41,40 @@ COSTLY = frozenset(("lost", "refused"))
 class Elsewhere:
     """The groups that one request was sent to, and where else it may go."""
 
-    __slots__ = ("_lives", "_num_retries", "_places", "_services")
+    __slots__ = ("_lives", "_num_retries", "_places", "_services", "occasion")
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._num_retries = 0
+        self.occasion = FIRST
+        """Of the next attempt."""
         self._lives: tuple[tuple[int, int], ...] = ()
         self._places: tuple[Address, ...] = ()
+
+    @property
+    def num_attempts(self) -> int:
+        """Times that it was sent to a group."""
+        return len(self._lives)
 
     def sent_to(self, attempt: Attempt) -> None:
         """It is sent to that group, and never again."""
         self._lives += ((attempt.dp_rank, attempt.group_epoch),)
         self._places += (attempt.address,)
+        mine, first = attempt.dp_balance_id, self.occasion.first_id or attempt.dp_balance_id
+        self.occasion = Occasion(self.num_attempts + 1, first_id=first, follows=mine)
 
-    def assign(self, reason: str, shape: RequestShape, unfit: Collection[int]) -> Assignment | None:
+    def assign(self, reason: str, shape: RequestShape, unfit: Exclusions) -> Assignment | None:
         """Choose another group, none of the unfit; None if there is none, or it may not."""
+        self.occasion = self.occasion._replace(left_because=reason)
         if reason == NOT_THERE:
-            return self._assign(shape, {*unfit, *self._at(self._places)})
+            return self._assign(shape, {**self._at(self._places), **self.tried(), **unfit})
         if self._num_retries >= self._services.max_retries:
             return None
         if reason not in COSTLY:
-            assignment = self._assign(shape, {*self.tried(), *unfit, *self._at(self._places[-1:])})
+            near = self._at(self._places[-1:])
+            assignment = self._assign(shape, {**near, **self.tried(), **unfit})
         else:
-            assignment = self._affordable(shape, {*self.tried(), *unfit})
+            assignment = self._affordable(shape, {**self.tried(), **unfit})
         self._num_retries += assignment is not None
         return assignment
 
@@ -76,16 +89,16 @@ class Elsewhere:
             budget.withdraw()
         return True
 
-    def tried(self) -> set[int]:
+    def tried(self) -> Exclusions:
         """Groups that it was sent to; a slot that another has got since is none of them."""
         now = {row.dp_rank: row for row in self._services.dispatcher.rows}
         return {
-            rank
+            rank: Exclusion.TRIED
             for (rank, epoch), place in zip(self._lives, self._places, strict=True)
             if rank not in now or _is_same(now[rank], epoch, place)
         }
 
-    def _affordable(self, shape: RequestShape, excluded: set[int]) -> Assignment | None:
+    def _affordable(self, shape: RequestShape, excluded: Exclusions) -> Assignment | None:
         """Of those not excluded, rather none at the address that was left."""
         services = self._services
         budget, now_ns = services.retry_budget, services.dispatcher.now_ns()
@@ -94,21 +107,22 @@ class Elsewhere:
         if not budget.affords(now_ns):
             services.meters.retries_over_budget += 1
             return None
-        assignment = self._assign(shape, {*excluded, *self._at(self._places[-1:])})
+        assignment = self._assign(shape, {**self._at(self._places[-1:]), **excluded})
         if assignment is None:
             assignment = self._assign(shape, excluded)
         if assignment is not None:
             budget.withdraw()
         return assignment
 
-    def _assign(self, shape: RequestShape, excluded: Collection[int]) -> Assignment | None:
+    def _assign(self, shape: RequestShape, excluded: Exclusions) -> Assignment | None:
         try:
-            return self._services.dispatcher.assign(shape, excluded)
+            return self._services.dispatcher.assign(shape, excluded, self.occasion)
         except NoGroup:
             return None
 
-    def _at(self, places: Collection[Address]) -> set[int]:
-        return {rank for place in places for rank in self._services.dispatcher.groups_at(place)}
+    def _at(self, places: Collection[Address]) -> Exclusions:
+        ranks = [rank for place in places for rank in self._services.dispatcher.groups_at(place)]
+        return because(ranks, Exclusion.SAME_ENGINE)
 
 
 def _is_same(row: GroupEntry, epoch: int, place: Address) -> bool:

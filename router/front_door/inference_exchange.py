@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from balancer.assignment import Assignment
+from balancer.exclusion import Exclusions
 from balancer.load import RequestShape
 from router.errors import BadRequest, GroupLost, NoGroup, RequestError
 from router.front_door.answer import Answer
@@ -56,7 +56,7 @@ class InferenceExchange(Exchange):
         self._shape = RequestShape(0)
         self._attempt: Attempt | None = None
         self._elsewhere = Elsewhere(services)
-        self._unfit: Collection[int] = ()  # groups that it is never sent to
+        self._unfit: Exclusions = {}  # groups that it is never sent to
         self._answer: Answer | None = None
         self._held: _Head | None = None
         self._prompt_size = (0, 0)
@@ -131,6 +131,9 @@ class InferenceExchange(Exchange):
         """Send the request to the group that was chosen."""
         attempt = self._attempt = Attempt(self._services, assignment)
         self._elsewhere.sent_to(attempt)
+        if self._services.tracing is not None:
+            num_attempts = self._elsewhere.num_attempts
+            self._services.tracing.dispatched(self._request, assignment, num_attempts)
         self._send(attempt.address, attempt.forwarded(self._request))
 
     def _write(self, connection: UpstreamConnection, payload: bytes) -> None:

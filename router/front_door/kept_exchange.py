@@ -12,13 +12,14 @@ of an answer nothing is kept, as nothing is retried.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from typing import Any
 
 from balancer.assignment import Assignment
+from balancer.exclusion import Exclusions
 from balancer.waiting_room import Waiter
 from router.errors import NoGroup, RequestError
 from router.front_door.attempt import Attempt
+from router.front_door.decision_log import Occasion
 from router.front_door.exchange import Client
 from router.front_door.inference_exchange import InferenceExchange
 from router.front_door.lobby import TOLD_WITHIN_NS, Guest, Lobby
@@ -43,9 +44,14 @@ class KeptExchange(InferenceExchange):
         self.not_before_ns = 0
 
     @property
-    def unfit(self) -> Collection[int]:
+    def unfit(self) -> Exclusions:
         """Groups whose present life it was sent to."""
         return self._elsewhere.tried()
+
+    @property
+    def occasion(self) -> Occasion:
+        """What attempt it waits for."""
+        return self._elsewhere.occasion
 
     def assigned(self, assignment: Assignment) -> None:
         """Send it; or, if the client has left since, take the charge back."""

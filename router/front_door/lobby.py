@@ -37,11 +37,13 @@ from functools import partial
 from typing import Protocol
 
 from balancer.assignment import Assignment
+from balancer.exclusion import Exclusion, Exclusions, because
 from balancer.load import RequestShape
 from balancer.room import all_idle, groups_without_room, may_have_room
 from balancer.waiting_room import Admission, Waiter, WaitingRoom
 from router.errors import NoGroup, RequestError, WaitingRoomFull
 from router.front_door.absences import Absences
+from router.front_door.decision_log import Occasion
 from router.front_door.dispatcher import Dispatcher
 from router.front_door.meters import Meters
 from router.instance import Instance
@@ -61,8 +63,12 @@ class Guest(Protocol):
         """When it may go at the earliest."""
 
     @property
-    def unfit(self) -> Collection[int]:
+    def unfit(self) -> Exclusions:
         """Groups that it may not go to, as they are now."""
+
+    @property
+    def occasion(self) -> Occasion:
+        """What attempt it waits for."""
 
     def assigned(self, assignment: Assignment) -> None:
         """A group has room; the guest closes the assignment."""
@@ -198,7 +204,10 @@ class Lobby:
         if may_wait and len(full) == self._num_groups:
             return None
         try:
-            return self._dispatcher.assign(request, {*full, *unfit})
+            waited_ns = self.now_ns() - waiter.arrived_ns
+            occasion = waiter.owner.occasion._replace(waited_ns=waited_ns)
+            excluded = {**because(full, Exclusion.NO_ROOM), **unfit}
+            return self._dispatcher.assign(request, excluded, occasion)
         except NoGroup as error:
             return None if may_wait else error
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import orjson
 
 from router.errors import MethodNotAllowed, RequestError
-from router.front_door.access import is_admin
+from router.front_door.access import is_admin, is_page
 from router.front_door.exchange import Client, Exchange, refusal
 from router.front_door.message import Request, response
 from router.front_door.prompt import GENERATE_PATH
@@ -37,6 +37,8 @@ def is_inference(request: Request) -> bool:
 
 def is_for_backend(request: Request) -> bool:
     """Whether, where groups are backends, one of them answers: all but what only we can tell."""
+    if is_page(request):
+        return False
     return request.path not in _OURS and not is_admin(request.path)
 
 

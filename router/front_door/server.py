@@ -13,18 +13,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 
 import orjson
 
-from balancer.controller import Controller
 from balancer.cost_model import CostFit
-from balancer.ledger import Ledger
-from balancer.methods import PREFIX_METHODS, make_policy
-from balancer.prefix_index import PrefixIndex
 from balancer.retry_budget import RetryBudget
-from balancer.slow_start import SlowStart
+from router.front_door.assembly import make_controller
 from router.front_door.client import ClientConnection
+from router.front_door.decision_log import DecisionLog
+from router.front_door.decision_teller import DecisionTeller
 from router.front_door.dispatcher import Dispatcher, Segments
 from router.front_door.engine_prompts import engine_prompts
 from router.front_door.exchange import Client, Exchange
@@ -40,6 +37,7 @@ from router.front_door.request_log import RequestLog
 from router.front_door.request_reader import Limits
 from router.front_door.services import Services
 from router.front_door.settlement import Settlement
+from router.front_door.tracing import SpanSink, Tracing
 from router.front_door.upstream_pool import UpstreamPool
 from router.front_door.wishes import Wishes
 from router.instance import Instance
@@ -50,7 +48,6 @@ _BACKLOG = 4096
 _TICK_S = 0.25
 _MAX_IDLE_TICKS = 12  # 3 s: uvicorn and llama.cpp close after 5 s
 _TICKS_PER_CHECK = 8  # of how long clients have been silent
-_NS_PER_S = 1_000_000_000
 
 
 class FrontDoor:
@@ -65,14 +62,15 @@ class FrontDoor:
         clock_s: Callable[[], float] = time.monotonic,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         executor: Executor | None = None,
+        sink: SpanSink | None = None,
     ) -> None:
         """
         `clock_ns` is the one of the groups' samples.
 
-        `executor` counts long prompts beside the loop: one thread unless given.
+        `executor` counts long prompts beside the loop: one thread unless given.  `sink`: gets
+        spans of dispatches, and is closed at the end.
         """
-        self._instance = instance
-        self._slot = slot
+        self._instance, self._slot = instance, slot
         self._epoch = segments.next_epoch(slot, time.time_ns())
         self._segments = segments
         self.clock_s = clock_s
@@ -82,24 +80,34 @@ class FrontDoor:
         self._nobody = asyncio.Event()
         self._nobody.set()
         self.meters = Meters(instance.num_slots)
+        self._decisions = DecisionLog(instance.max_decisions)
         self._counter = PromptCounter()
         max_idle = _MAX_IDLE_TICKS if instance.has_backends else None
         self._pool = UpstreamPool(loop, max_idle_ticks=max_idle)
         self._costs = CostFit()
-        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
-        self._passive_health = PassiveHealth(instance.health, self.meters, chance, clock_ns)
+        self._passive_health = self._watch(clock_ns)
         self.dispatcher = self._dispatcher(clock_ns)
-        controller = self.dispatcher.controller
-        tellers = Whereabouts(instance.control_socket, instance.instance_key)
-        self.prefixes = Prefixes(self._pool, controller, self._counter, tellers)
+        self.prefixes = self._prefixes()
         self.settlement = self._questions()
+        self._sink = sink
         self._services = self._shared(executor or ThreadPoolExecutor(1, "tokenize"))
         self._lobby = Lobby.wanted(instance, self.dispatcher, self.meters, loop)
         self._reception = Reception(instance, self._services, self._lobby)
 
+    def _watch(self, clock_ns: Callable[[], int]) -> PassiveHealth:
+        chance = random.Random(self._epoch)  # cool-downs must differ between front doors
+        return PassiveHealth(self._instance.health, self.meters, chance, clock_ns)
+
+    def _prefixes(self) -> Prefixes:
+        tellers = Whereabouts(self._instance.control_socket, self._instance.instance_key)
+        return Prefixes(self._pool, self.dispatcher.controller, self._counter, tellers)
+
     def _dispatcher(self, clock_ns: Callable[[], int]) -> Dispatcher:
+        board = self._segments.board
         return Dispatcher(
-            self._controller(clock_ns()),
+            make_controller(
+                self._instance, self._slot, self._epoch, board, self._costs, clock_ns()
+            ),
             self._segments,
             self._slot,
             self.meters,
@@ -109,6 +117,7 @@ class FrontDoor:
             self._pool.spare,
             rows_read=None if self._instance.in_flight_board else (),
             passive_health=self._passive_health,
+            decisions=self._decisions,
         )
 
     def _questions(self) -> Settlement:
@@ -138,27 +147,14 @@ class FrontDoor:
             retry_budget=RetryBudget(self._instance.health.retry_budget_percent),
             max_retries=self._instance.retry_max_retries,
             request_log=RequestLog.opened(self._instance.request_log),
+            tracing=self._tracing(),
             instance_key=self._instance.instance_key,
         )
 
-    def _controller(self, now_ns: int) -> Controller:
-        instance = self._instance
-        rng = random.Random(instance.seed)
-        ledger = Ledger(
-            slot=self._slot,
-            epoch=self._epoch,
-            num_front_doors=instance.num_front_doors,
-            num_groups=instance.num_slots,
-            note=partial(self._segments.board.write, self._slot),
-        )
-        # Ids must differ between front doors and lives, whatever the seed.
-        ids = random.Random(self._epoch)
-        max_age_ns = round(instance.max_load_age_s * _NS_PER_S)
-        policy = make_policy(instance.method, rng, self._costs)
-        slots, has_prefixes = instance.num_slots, instance.method in PREFIX_METHODS
-        prefixes = PrefixIndex(slots) if has_prefixes else None
-        slow_start = SlowStart(instance.health.slow_start_ns, now_ns)
-        return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs, slow_start)
+    def _tracing(self) -> Tracing | None:
+        if self._sink is None:
+            return None
+        return Tracing(self._sink, self._slot, self._instance.method, self.clock_s, time.time_ns)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
         if self._lobby is not None:
@@ -204,6 +200,10 @@ class FrontDoor:
         meters = await asyncio.start_unix_server(
             self._tell_meters, self._instance.meters_socket(self._slot)
         )
+        teller = DecisionTeller(self._decisions, self._slot, self._instance.method)
+        decisions = await asyncio.start_unix_server(
+            teller.tell, self._instance.decisions_socket(self._slot)
+        )
         _log.info("front door %d listens on %s", self._slot, listening.getsockname()[:2])
         async with asyncio.TaskGroup() as beside:
             ticking = beside.create_task(self._tick_on())
@@ -213,12 +213,15 @@ class FrontDoor:
             ticking.cancel()
         self.dispatcher.tick()  # what stays on the board are the books as they are now
         meters.close()
+        decisions.close()
         self.prefixes.stop()
         await self.settlement.stop()
         self._pool.close()
         self._services.executor.shutdown(cancel_futures=True)
         if self._services.request_log is not None:
             self._services.request_log.close()
+        if self._sink is not None:
+            await asyncio.to_thread(self._sink.close)
 
     def stop(self) -> None:
         """Accept nobody any more, and finish what is under way."""

@@ -14,6 +14,7 @@ from router.front_door.passive_health import PassiveHealth
 from router.front_door.prompt import PromptCounter
 from router.front_door.request_log import RequestLog
 from router.front_door.settlement import Settlement
+from router.front_door.tracing import Tracing
 from router.front_door.upstream_pool import UpstreamPool
 from router.front_door.wishes import Wishes
 
@@ -39,5 +40,7 @@ class Services(NamedTuple):
     """Groups that a request may be sent to after the first."""
     request_log: RequestLog | None
     """None: nobody asked for one."""
+    tracing: Tracing | None
+    """None: no spans are wanted."""
     instance_key: str
     """What leaders want to see before they answer."""

@@ -8,7 +8,7 @@ from tests.balancer.loads import by_tokens
 
 
 def least(ties, *costs):
-    return ties.least(by_tokens(*costs), costs)
+    return ties.least(by_tokens(*costs), costs)[0]
 
 
 def test_the_least_wins_without_a_turn():

@@ -43,3 +43,20 @@ def test_the_document_tells_of_every_field_that_workers_understand(instance):
         ("TokenizeRequest", bodies.TokenizeBody),
     ):
         assert set(schemas[name]["properties"]) == set(body.model_fields), name
+
+
+def test_an_operator_learns_why_a_request_went_where_it_did(instance):
+    """
+    By the id in its answer's head; whoever has no key learns nothing.
+    """
+    body = {"prompt": "once upon a time", "max_tokens": 2}
+    operator = {"Authorization": f"Bearer {OPERATOR['LEVELHEAD_ADMIN_API_KEY']}"}
+    head = httpx.post(f"{instance.url}/v1/completions", json=body, timeout=30).headers
+    url = f"{instance.url}/admin/decisions/{head['x-levelhead-dp-balance-id']}"
+
+    (told,) = httpx.get(url, headers=operator).json()["decisions"]
+
+    assert str(told["dp_rank"]) == head["x-levelhead-dp-rank"]
+    assert told["stands_for"] == "slack_affinity"
+    assert told["reason"]
+    assert httpx.get(url).status_code == 401

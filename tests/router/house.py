@@ -98,12 +98,13 @@ class House:
         )
 
     @asynccontextmanager
-    async def door(self, slot=0, executor=None):
+    async def door(self, slot=0, executor=None, sink=None):
         """A front door that runs in this event loop."""
         segments, loop = self.segments(), asyncio.get_running_loop()
         unhandled = []
         loop.set_exception_handler(lambda _, context: unhandled.append(context))
-        door = FrontDoor(self.instance, slot, segments, loop, self.clock, self.clock.ns, executor)
+        clocks = (self.clock, self.clock.ns)
+        door = FrontDoor(self.instance, slot, segments, loop, *clocks, executor, sink)
         bound = listening_socket("127.0.0.1", 0, shared=False)
         opened = OpenDoor(door, bound.getsockname()[1], self.clock, segments.board)
         opened.running = asyncio.create_task(door.run(bound))

@@ -19,14 +19,14 @@ class Site:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, num_groups, **settings):
+    async def opened(cls, num_groups, make_sink=lambda instance: None, **settings):
         """Groups that answer when the test says so; group 0 reports the least tokens."""
         async with House.built(dp_size=num_groups, **settings) as house, AsyncExitStack() as stack:
             listening = [FakeGroup.listening() for _ in range(num_groups)]
             groups = [await stack.enter_async_context(each) for each in listening]
             house.present(*groups)
             house.report_holding(*(1000 * rank for rank in range(num_groups)))
-            door = await stack.enter_async_context(house.door())
+            door = await stack.enter_async_context(house.door(sink=make_sink(house.instance)))
             client = await stack.enter_async_context(door.client())
             yield cls(house, groups, door, client)
 

@@ -10,6 +10,7 @@ from balancer.load import RequestShape
 from balancer.methods import make_policy
 from balancer.waiting_room import Waiter
 from router.errors import NoGroup
+from router.front_door.decision_log import Occasion
 from router.front_door.lobby import Lobby
 from router.front_door.meters import Meters
 from router.instance import Instance
@@ -59,7 +60,7 @@ class FullDispatcher:
     def now_ns(self):
         return self.ns
 
-    def assign(self, shape, excluded):
+    def assign(self, shape, excluded, occasion):
         self.num_asked += 1
         raise NoGroup("full")
 
@@ -67,7 +68,7 @@ class FullDispatcher:
 class Guest:
     """May go anywhere, at any time."""
 
-    unfit, not_before_ns = (), 0
+    unfit, not_before_ns, occasion = {}, 0, Occasion()
 
 
 class Visit:
