@@ -1,7 +1,7 @@
 """
 The last decisions of a front door, each with what it was made on.
 
-A ring: the oldest goes when one comes.  An entry is some 5 KB at most (balancer.decision), 1 KB
+A ring: the oldest goes when one comes.  An entry is 5 KB at most (balancer.decision), 1.3 KB
 with two groups, so 1,024 of them take 1 to 5 MB, however many groups there are.  To note
 one costs an append; a sentence is made of it by whoever asks (router.control_plane.decisions),
 which is another process.
