@@ -65,7 +65,7 @@ _LEVEL = Row(
                 Unit.SHARE, 0.25, "Of groups' time, spent waiting for the slowest at each step. "
                 "Without DP attention there is none."),
         _number("Slowest group's steps", f"min(levelhead:progress:ratio_rate1m{{{GROUP}}})",
-                Unit.SHARE, None, "Of the fastest's, of groups with requests; under 25 % it starves."),
+                Unit.SHARE, None, "Of the fastest group's; under 25 % it starves."),
         _number("Groups not ready", f"sum(levelhead_group_state{{{_NOT_READY}}})",
                 Unit.PLAIN, 1, "Starting, suspect, draining or dead."),
         _number("Alerts firing",
@@ -173,7 +173,8 @@ _FAULTS = Row(
                Query(_rate("levelhead_retries_over_budget_total"), "over budget")),
               Unit.PER_SECOND),
         Panel("Answers that are not 200",
-              (Query(_rate("levelhead_responses_total", "status", _NOT_200), "{{status}}"),), Unit.PER_SECOND),
+              (Query(_rate("levelhead_responses_total", "status", _NOT_200), "{{status}}"),),
+              Unit.PER_SECOND),
         Panel("Lost",
               (Query(_rate("levelhead_groups_lost_total"), "group lost"),
                Query(_rate("levelhead_client_disconnects_total"), "client left"),

@@ -1,0 +1,77 @@
+"""
+`python -m tests.deploy.live`: does every expression of the dashboard and the rules return data?
+
+The last line is "n of n expressions return data"; the exit status is 0 if these are all, 1 if they
+are not, and 69 if there is no Prometheus to ask.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from deploy.grafana import picture
+from deploy.grafana.series import Range
+from tests.deploy.live import prometheus, starvation
+from tests.deploy.live.expressions import all_expressions
+from tests.deploy.live.stage import set_up
+from tests.workers.tiny import write_tiny_llama
+
+_LIMIT_S = 120.0
+_PERIOD_S = 2.0
+_NO_PROMETHEUS = 69
+
+
+def main():
+    """Run it, and say what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.deploy.live")
+    parser.add_argument("--starve", action="store_true",
+                        help="then slow one group with SIGSTOP until its alert fires")  # fmt: skip
+    parser.add_argument("--picture", type=Path, help="then draw it into this PNG")
+    parser.add_argument("--row", action="append", default=[], help="of the picture; else all")
+    arguments = parser.parse_args()
+    try:
+        print("asked is", prometheus.find(), flush=True)
+    except prometheus.NotFound as error:
+        print(f"THE DASHBOARD WAS NOT CHECKED: {error}", file=sys.stderr)
+        return _NO_PROMETHEUS
+    with tempfile.TemporaryDirectory() as folder:
+        return _check(Path(folder), arguments)
+
+
+def _check(folder, arguments):
+    model = write_tiny_llama(folder / "model")
+    with set_up(model) as instances:
+        targets = [each.url.removeprefix("http://") for each in instances]
+        with prometheus.running(targets, folder) as asked:
+            began_s = time.time()
+            expressions = all_expressions()
+            without = _without_data(asked, expressions)
+            if arguments.starve:
+                starvation.induce(asked, instances[0])
+            if arguments.picture:
+                when = Range(began_s, time.time())
+                picture.draw(asked.url, when, arguments.picture, arguments.row)
+    for each in without:
+        print(f"no data: {each.where}: {' '.join(each.text.split())}")
+    print(f"{len(expressions) - len(without)} of {len(expressions)} expressions return data")
+    return 1 if without else 0
+
+
+def _without_data(asked, expressions):
+    """Those that have returned no number by the limit: what is measured takes its time."""
+    deadline, left = time.monotonic() + _LIMIT_S, expressions
+    while left and time.monotonic() < deadline:
+        time.sleep(_PERIOD_S)
+        left = [each for each in left if not has_data(asked.ask(each.text))]
+    return left
+
+
+def has_data(values):
+    """Whether there is a number among them: nothing over nothing is none."""
+    return any(value == value for value in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
