@@ -15,13 +15,14 @@ import matplotlib as mpl
 
 mpl.use("agg")
 
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of where it draws
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import FuncFormatter
 
-from deploy.grafana.panel import Drawn, Panel, Unit  # noqa: E402
-from deploy.grafana.panels import ROWS  # noqa: E402
-from deploy.grafana.series import Range, Series, asked  # noqa: E402
+from deploy.grafana.panel import Drawn, Panel, Unit
+from deploy.grafana.panels import ROWS
+from deploy.grafana.series import Range, Series, asked
 
 _COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#37872d", "#8ab8ff")
 _BACK, _PANEL, _INK, _FAINT = "#111217", "#181b1f", "#d0d1d4", "#35373c"
@@ -29,21 +30,22 @@ _NAMED = {"green": "#73bf69", "red": "#f2495c", "yellow": "#f2cc0c", "blue": "#5
           "purple": "#b877d9"}  # fmt: skip
 _WIDTH_INCHES, _DPI = 13.0, 84
 _HEIGHTS = {Drawn.NUMBER: 0.8}
-_HEIGHT = 1.75
+_HEIGHT = 2.3
 _COLUMNS = 24
-_MAX_LEGEND = 6
+_HEAT = LinearSegmentedColormap.from_list("heat", ("#3a2a5e", "#b03a6b", "#ff9830", "#ffee9b"))
+_MAX_LEGEND = 4
 _NUM_LEVELS = 12
 _SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def draw(url: str, when: Range, out: Path, titles: Sequence[str] = ()) -> None:
-    """Draw those rows (none: all) over that time into a PNG."""
+def draw(url: str, when: Range, out: Path, titles: Sequence[str], instance: str = ".*") -> None:
+    """Draw those rows (none: all) of the instance (a pattern) over that time into a PNG."""
     rows = [row for row in ROWS if not titles or row.title in titles]
     lines = [line for row in rows for line in _lines_of(row.title, row.panels)]
     heights = [0.28 if isinstance(line, str) else _height(line) for line in lines]
     figure = plt.figure(figsize=(_WIDTH_INCHES, sum(heights)), facecolor=_BACK, dpi=_DPI)
     grid = figure.add_gridspec(
-        len(lines), _COLUMNS, height_ratios=heights, hspace=0.55, wspace=2.2,
+        len(lines), _COLUMNS, height_ratios=heights, hspace=0.62, wspace=2.0,
         left=0.035, right=0.99, top=0.985, bottom=0.03,
     )  # fmt: skip
     for number, line in enumerate(lines):
@@ -53,7 +55,9 @@ def draw(url: str, when: Range, out: Path, titles: Sequence[str] = ()) -> None:
         at = 0
         for panel in line:
             axes = figure.add_subplot(grid[number, at : at + panel.width])
-            _panel(axes, panel, [asked(url, query, when) for query in panel.queries], when)
+            _panel(
+                axes, panel, [asked(url, query, when, instance) for query in panel.queries], when
+            )
             at += panel.width
     figure.savefig(out, facecolor=_BACK)
     plt.close(figure)
@@ -129,11 +133,11 @@ def _lines(axes: Axes, panel: Panel, found: list[Series]) -> None:
     if panel.limit is not None:
         axes.axhline(panel.limit, color=_NAMED["red"], lw=0.6, ls="--")
     top = max((value for series in found for value in series.values), default=0.0)
-    axes.set_ylim(0, top * 1.12 or 1.0)
+    axes.set_ylim(-0.04 * (top or 1.0), top * 1.12 or 1.0)
     if found and any(series.name for series in found):
         axes.legend(
             handles=axes.get_lines()[: min(len(found), _MAX_LEGEND)], fontsize=6.5, frameon=False,
-            labelcolor=_INK, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14),
+            labelcolor=_INK, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14),
             handlelength=1.2, columnspacing=1.2, borderaxespad=0.0,
         )  # fmt: skip
 
@@ -143,13 +147,15 @@ def _heatmap(axes: Axes, found: list[Series]) -> None:
     values = [value for series in found for value in series.values]
     if values:
         num_times = max(8, min(len(found[0].times_s), 90))
-        axes.hist2d(times, values, bins=(num_times, _NUM_LEVELS), cmap="inferno", cmin=1)
+        axes.hist2d(times, values, bins=(num_times, _NUM_LEVELS), cmap=_HEAT, cmin=1)
 
 
 def _states(axes: Axes, panel: Panel, found: list[Series], when: Range) -> None:
-    axes.set_yticks(range(len(found)), [series.name for series in found], fontsize=6.5)
+    axes.set_yticks([])
     axes.set_ylim(-0.6, max(1, len(found)) - 0.4)
     for place, series in enumerate(found):
+        axes.text(0.01, place, series.name, fontsize=6.5, va="center", color=_BACK, zorder=3,
+                  transform=axes.get_yaxis_transform())  # fmt: skip
         for at, value in zip(series.times_s, series.values, strict=True):
             state = panel.states[min(int(value), len(panel.states) - 1)]
             axes.barh(place, when.step_s, left=at, height=0.8, color=_NAMED[state.colour], lw=0)
@@ -185,10 +191,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.png")
     parser.add_argument("--row", action="append", default=[], help="may be repeated; else all")
+    parser.add_argument("--instance", default=".*", help="a pattern; else all")
     arguments = parser.parse_args()
     now_s = time.time()
     when = Range(now_s - arguments.minutes * 60, now_s)
-    draw(arguments.prometheus, when, arguments.out, arguments.row)
+    draw(arguments.prometheus, when, arguments.out, arguments.row, arguments.instance)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import httpx
 
 from deploy.grafana.panel import Query
 
-_VARIABLE = re.compile(r"\$(instance|group|model)\b")
+_VARIABLE = re.compile(r"\$(group|model)\b")
 _LABEL = re.compile(r"\{\{(\w+)\}\}")
 _NUM_POINTS = 180
 _TIMEOUT_S = 30.0
@@ -36,17 +36,18 @@ class Series(NamedTuple):
     values: list[float]
 
 
-def expression(text: str) -> str:
-    """With every variable as it is at first: everything."""
-    return _VARIABLE.sub(".*", text).replace("$__rate_interval", "15s")
+def expression(text: str, instance: str = ".*") -> str:
+    """With every other variable as it is at first: everything."""
+    named = text.replace("$instance", instance)
+    return _VARIABLE.sub(".*", named).replace("$__rate_interval", "15s")
 
 
-def asked(url: str, query: Query, when: Range) -> list[Series]:
+def asked(url: str, query: Query, when: Range, instance: str = ".*") -> list[Series]:
     """Raises httpx.HTTPStatusError if it is refused."""
     answer = httpx.post(
         f"{url}/api/v1/query_range",
         data={
-            "query": expression(query.expr),
+            "query": expression(query.expr, instance),
             "start": f"{when.begin_s:.3f}",
             "end": f"{when.end_s:.3f}",
             "step": f"{when.step_s:.3f}",
@@ -55,7 +56,8 @@ def asked(url: str, query: Query, when: Range) -> list[Series]:
         trust_env=False,
     )
     result = answer.raise_for_status().json()["data"]["result"]
-    return [_series(query.legend, each["metric"], each["values"]) for each in result]
+    legend = query.legend if instance == ".*" else query.legend.replace("{{instance}} ", "")
+    return [_series(legend, each["metric"], each["values"]) for each in result]
 
 
 def _series(legend: str, labels: dict[str, str], points: list[tuple[float, str]]) -> Series:

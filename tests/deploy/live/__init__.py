@@ -1,1 +1,1 @@
-"""A real Prometheus beside real instances under load, and what it says to each of our expressions."""
+"""A real Prometheus beside real instances under load, asked for each of our expressions."""

@@ -6,6 +6,7 @@ are not, and 69 if there is no Prometheus to ask.
 """
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +29,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.deploy.live")
     parser.add_argument("--starve", action="store_true",
                         help="then slow one group with SIGSTOP until its alert fires")  # fmt: skip
-    parser.add_argument("--picture", type=Path, help="then draw it into this PNG")
+    parser.add_argument("--picture", type=Path, help="then draw the first instance into this PNG")
     parser.add_argument("--row", action="append", default=[], help="of the picture; else all")
     arguments = parser.parse_args()
     try:
@@ -36,8 +37,12 @@ def main():
     except prometheus.NotFound as error:
         print(f"THE DASHBOARD WAS NOT CHECKED: {error}", file=sys.stderr)
         return _NO_PROMETHEUS
+    tested = subprocess.run(
+        [prometheus.find("promtool"), "test", "rules", *prometheus.TESTS],
+        cwd=prometheus.RULES, check=False,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        return _check(Path(folder), arguments)
+        return _check(Path(folder), arguments) or tested.returncode
 
 
 def _check(folder, arguments):
@@ -52,7 +57,7 @@ def _check(folder, arguments):
                 starvation.induce(asked, instances[0])
             if arguments.picture:
                 when = Range(began_s, time.time())
-                picture.draw(asked.url, when, arguments.picture, arguments.row)
+                picture.draw(asked.url, when, arguments.picture, arguments.row, targets[0])
     for each in without:
         print(f"no data: {each.where}: {' '.join(each.text.split())}")
     print(f"{len(expressions) - len(without)} of {len(expressions)} expressions return data")

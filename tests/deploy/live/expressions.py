@@ -41,12 +41,21 @@ def _of_dashboard():
 
 
 def _of_rules(name):
-    for group in yaml.safe_load((DEPLOY / "prometheus" / name).read_text())["groups"]:
-        for rule in group["rules"]:
-            if "record" in rule:
-                yield Expression(f"rule {rule['record']}", rule["expr"])
-            else:
-                yield Expression(f"alert {rule['alert']}", answered(rule["expr"]))
+    for rule in _rules(name):
+        if "record" in rule:
+            yield Expression(f"rule {rule['record']}", rule["expr"])
+        else:
+            yield Expression(f"alert {rule['alert']}", answered(rule["expr"]))
+
+
+def recorded():
+    """Names of what the recording rules record."""
+    return [rule["record"] for rule in _rules("levelhead.rules.yaml")]
+
+
+def _rules(name):
+    told = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+    return [rule for group in told["groups"] for rule in group["rules"]]
 
 
 def as_asked(text):

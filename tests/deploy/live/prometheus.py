@@ -20,6 +20,7 @@ import httpx
 
 ROOT = Path(__file__).parents[3]
 RULES = ROOT / "deploy" / "prometheus"
+TESTS = ("levelhead.tests.yaml", "objective.tests.yaml")
 FOLDER = Path(os.environ.get("LEVELHEAD_PROMETHEUS", ROOT / ".prometheus"))
 _START_LIMIT_S = 30.0
 _STOP_LIMIT_S = 15.0

@@ -97,5 +97,5 @@ def set_up(model):
         backends = stack.enter_context(_backends(plain, barrier))
         instances = (plain, barrier, backends)
         for seed, instance in enumerate(instances):
-            stack.callback(Clients(instance, seed, 6 if instance is plain else 2).stop)
+            stack.callback(Clients(instance, seed, 16 if instance is plain else 2).stop)
         yield instances
