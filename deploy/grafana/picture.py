@@ -18,7 +18,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from deploy.grafana.panel import Drawn, Panel, Unit
 from deploy.grafana.panels import ROWS
@@ -28,12 +28,12 @@ _COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#
 _BACK, _PANEL, _INK, _FAINT = "#111217", "#181b1f", "#d0d1d4", "#35373c"
 _NAMED = {"green": "#73bf69", "red": "#f2495c", "yellow": "#f2cc0c", "blue": "#5794f2",
           "purple": "#b877d9"}  # fmt: skip
-_WIDTH_INCHES, _DPI = 13.0, 84
+_WIDTH_INCHES, _TOP_INCHES, _BOTTOM_INCHES, _DPI = 13.0, 0.1, 0.45, 84
 _HEIGHTS = {Drawn.NUMBER: 0.8}
 _HEIGHT = 2.3
 _COLUMNS = 24
 _HEAT = LinearSegmentedColormap.from_list("heat", ("#3a2a5e", "#b03a6b", "#ff9830", "#ffee9b"))
-_MAX_LEGEND = 4
+_MAX_LEGEND = 5
 _NUM_LEVELS = 12
 _SCALES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -46,7 +46,8 @@ def draw(url: str, when: Range, out: Path, titles: Sequence[str], instance: str 
     figure = plt.figure(figsize=(_WIDTH_INCHES, sum(heights)), facecolor=_BACK, dpi=_DPI)
     grid = figure.add_gridspec(
         len(lines), _COLUMNS, height_ratios=heights, hspace=0.62, wspace=2.0,
-        left=0.035, right=0.99, top=0.985, bottom=0.03,
+        left=0.035, right=0.99, top=1 - _TOP_INCHES / sum(heights),
+        bottom=_BOTTOM_INCHES / sum(heights),
     )  # fmt: skip
     for number, line in enumerate(lines):
         if isinstance(line, str):
@@ -84,12 +85,13 @@ def _height(line: list[Panel]) -> float:
 
 def _heading(axes: Axes, title: str) -> None:
     axes.axis("off")
-    axes.text(0, 0.2, title, color=_INK, fontsize=12, fontweight="bold", va="center")
+    axes.text(0, -0.9, title, color=_INK, fontsize=12, fontweight="bold", va="center")
 
 
 def _panel(axes: Axes, panel: Panel, answers: list[list[Series]], when: Range) -> None:
     axes.set_facecolor(_PANEL)
-    axes.set_title(panel.title, color=_INK, fontsize=8.5, loc="left", pad=4)
+    size = 7.0 if panel.drawn is Drawn.NUMBER else 8.5
+    axes.set_title(panel.title, color=_INK, fontsize=size, loc="left", pad=4)
     for spine in axes.spines.values():
         spine.set_color(_FAINT)
     found = [series for answer in answers for series in answer]
@@ -98,21 +100,26 @@ def _panel(axes: Axes, panel: Panel, answers: list[list[Series]], when: Range) -
         return
     axes.tick_params(colors=_INK, labelsize=7, length=2)
     axes.set_xlim(when.begin_s, when.end_s)
+    axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: _clock(at)))
-    if panel.drawn is Drawn.STATES:
+    if not any(series.values for series in found):
+        _nothing(axes)
+    elif panel.drawn is Drawn.STATES:
         _states(axes, panel, found, when)
-        return
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _told(value, panel.unit)))
-    if panel.drawn is Drawn.HEATMAP:
-        _heatmap(axes, found)
     else:
-        _lines(axes, panel, found)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _told(value, panel.unit)))
+        _heatmap(axes, found) if panel.drawn is Drawn.HEATMAP else _lines(axes, panel, found)
+
+
+def _nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no data", color=_FAINT, ha="center", va="center", transform=axes.transAxes)
 
 
 def _number(axes: Axes, panel: Panel, found: list[Series]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    if not found or not len(found[0].values):
+    if not found or not found[0].values:
+        _nothing(axes)
         return
     value = found[0].values[-1]
     is_high = panel.limit is not None and value >= panel.limit
@@ -137,7 +144,7 @@ def _lines(axes: Axes, panel: Panel, found: list[Series]) -> None:
     if found and any(series.name for series in found):
         axes.legend(
             handles=axes.get_lines()[: min(len(found), _MAX_LEGEND)], fontsize=6.5, frameon=False,
-            labelcolor=_INK, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.14),
+            labelcolor=_INK, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.14),
             handlelength=1.2, columnspacing=1.2, borderaxespad=0.0,
         )  # fmt: skip
 

@@ -56,8 +56,7 @@ def asked(url: str, query: Query, when: Range, instance: str = ".*") -> list[Ser
         trust_env=False,
     )
     result = answer.raise_for_status().json()["data"]["result"]
-    legend = query.legend if instance == ".*" else query.legend.replace("{{instance}} ", "")
-    return [_series(legend, each["metric"], each["values"]) for each in result]
+    return [_series(query.legend, each["metric"], each["values"]) for each in result]
 
 
 def _series(legend: str, labels: dict[str, str], points: list[tuple[float, str]]) -> Series:

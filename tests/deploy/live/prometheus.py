@@ -31,25 +31,23 @@ class NotFound(Exception):
     """There is no Prometheus here, and none was to be had: why."""
 
 
-def find(name="prometheus", fetch=True):
-    """Path of that program.  Raises NotFound."""
-    found = _found(name)
+def find(name="prometheus", *, fetch=True, folder=FOLDER):
+    """Path of that program; fetch: unpack it if it has to be.  Raises NotFound."""
+    found = _found(name, folder)
     if found is None and fetch:
-        _fetch()
-        found = _found(name)
+        _fetch(folder)
+        found = _found(name, folder)
     if found is None:
-        raise NotFound(
-            f"there is no `{name}`: install Debian's package prometheus, or put it on PATH"
-        )
+        raise NotFound(f"there is no `{name}`: install Debian's package prometheus")
     return found
 
 
-def _found(name):
-    return shutil.which(name) or shutil.which(name, path=str(FOLDER / "usr" / "bin"))
+def _found(name, folder):
+    return shutil.which(name) or shutil.which(name, path=str(folder / "usr" / "bin"))
 
 
-def _fetch():
-    """Unpack Debian's package into FOLDER; no root is needed but where the lists are missing."""
+def _fetch(folder):
+    """Unpack Debian's package into it; no root is needed but where the lists are missing."""
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise NotFound(f"there is no `prometheus`, and without `{tool}` none can be unpacked")
@@ -62,7 +60,7 @@ def _fetch():
         if not packages:
             why = downloaded.stderr.strip().rpartition("\n")[2]
             raise NotFound(f"`apt-get download prometheus`: {why}; install the package prometheus")
-        _run(scratch, "dpkg-deb", "-x", str(packages[0]), str(FOLDER))
+        _run(scratch, "dpkg-deb", "-x", str(packages[0]), str(folder))
 
 
 def _run(folder, *command):
@@ -90,9 +88,12 @@ class Prometheus:
         return [float(series["value"][1]) for series in result]
 
     def alerts(self):
-        """(name, group, state) of every alert that is pending or firing."""
+        """(name, instance, group, state) of every alert that is pending or firing."""
         told = self._client.get("/api/v1/alerts").raise_for_status().json()["data"]["alerts"]
-        return {(a["labels"]["alertname"], a["labels"].get("group", ""), a["state"]) for a in told}
+        labels = ("alertname", "instance", "group")
+        return {
+            (*(each["labels"].get(name, "-") for name in labels), each["state"]) for each in told
+        }
 
     def close(self):
         self._client.close()
@@ -100,11 +101,14 @@ class Prometheus:
 
 @contextmanager
 def running(targets, folder, period_s=1):
-    """A Prometheus that scrapes the targets (host:port) with all our rules."""
+    """A Prometheus that scrapes the targets (host:port, by name) with all our rules."""
     config = folder / "prometheus.json"  # which is YAML
     rules = [str(RULES / name) for name in ("levelhead.rules.yaml", "levelhead.alerts.yaml")]
     period = f"{period_s}s"
-    jobs = [{"job_name": "levelhead", "static_configs": [{"targets": targets}]}]
+    named = [
+        {"targets": [address], "labels": {"instance": name}} for name, address in targets.items()
+    ]
+    jobs = [{"job_name": "levelhead", "static_configs": named}]
     times = {"scrape_interval": period, "evaluation_interval": period}
     told = {"global": times, "rule_files": rules, "scrape_configs": jobs}
     config.write_text(json.dumps(told))

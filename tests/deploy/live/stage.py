@@ -17,7 +17,7 @@ from tests.e2e.instance import RunningInstance
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _STEP_COST = "20,0.0005,0.3,0.01"
-_NUM_CLIENTS = 4
+_MANY, _FEW = 16, 2  # clients
 _SHARED, _LONGEST = 256, 600
 _PAUSE_S = 0.05
 
@@ -45,7 +45,7 @@ def _backends(*before):
 class Clients:
     """Threads that send streams to an instance, one after the other, until they are stopped."""
 
-    def __init__(self, instance, seed, num_clients=_NUM_CLIENTS):
+    def __init__(self, instance, seed, num_clients):
         self.num_answers = 0
         self.errors = []
         self._url = f"{instance.url}/v1/completions"
@@ -90,12 +90,12 @@ def _body(rng):
 
 @contextmanager
 def set_up(model):
-    """(plain, barrier, backends) under load; they and their clients are stopped in the end."""
+    """The three by name, under load; they and their clients are stopped in the end."""
     with ExitStack() as stack:
         plain = stack.enter_context(_plain(model))
         barrier = stack.enter_context(_barrier(model))
         backends = stack.enter_context(_backends(plain, barrier))
-        instances = (plain, barrier, backends)
-        for seed, instance in enumerate(instances):
-            stack.callback(Clients(instance, seed, 16 if instance is plain else 2).stop)
+        instances = {"plain": plain, "barrier": barrier, "backends": backends}
+        for seed, instance in enumerate(instances.values()):
+            stack.callback(Clients(instance, seed, _MANY if instance is plain else _FEW).stop)
         yield instances
