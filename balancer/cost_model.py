@@ -11,6 +11,9 @@ known so far; else it is one group after the other, each with its own time:
 
     T = base + a * K + b * n + c * p      p: prompt tokens computed in that step
 
+Our own ranks in lock step all report the step that they have computed together, also those
+that had nothing to compute in it, so their times are alike exactly (workers.lockstep.common_step).
+
 (The largest K, n and p of any groups would fit worse: they seldom meet in one, and then their
 sum is more than any group's.)  A fit must not be able to do harm:
 

@@ -16,6 +16,8 @@ room while another is ready.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from balancer.candidates import CANDIDATES
 from balancer.controller import Controller
 from balancer.load import GroupLoad
@@ -37,11 +39,10 @@ def groups_without_room(controller: Controller, prompt_tokens: int) -> list[int]
     ]
 
 
-def may_have_room(controller: Controller, dp_rank: int | None) -> bool:
-    """Whether that group, or any, serves, so that waiting for it makes sense."""
-    if dp_rank is not None:
-        return controller.states[dp_rank] in CANDIDATES
-    return any(state in CANDIDATES for state in controller.states)
+def may_have_room(controller: Controller, dp_rank: int | None, unfit: Collection[int] = ()) -> bool:
+    """Whether that group, or any but the unfit, serves, so that waiting for it makes sense."""
+    ranks = range(len(controller.states)) if dp_rank is None else (dp_rank,)
+    return any(controller.states[rank] in CANDIDATES for rank in ranks if rank not in unfit)
 
 
 def all_idle(controller: Controller) -> bool:

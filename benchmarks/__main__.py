@@ -19,6 +19,9 @@ BENCHMARKS = (
     "bench_balance",
     "bench_engine",
     "bench_draft_verify",
+    "bench_step_law",
+    "bench_report_cost",
+    "bench_barrier_itl",
 )
 
 

@@ -53,6 +53,12 @@ class Weights(NamedTuple):
         """Of a folder, a file, or the default model, which is fetched if it is not there."""
         return cls(locate(model, _CACHE_DIR, _say).path, dtype, threads)
 
+    def max_model_len(self) -> int:
+        """Return the model's."""
+        checkpoint = open_checkpoint(self.model)
+        checkpoint.close()
+        return checkpoint.config.max_model_len
+
 
 class NoPauses:
     """For ranks that always have something to compute."""

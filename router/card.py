@@ -21,6 +21,7 @@ from shm.process import ProcessId
 
 _log = logging.getLogger("levelhead.card")
 DRAINING = "draining"
+RELEASED = "released"
 # What no number of a card may be beyond: a pid of 0 or -1 would be many processes'.
 _BOUNDS = {"epoch": (1, 2**63 - 1), "port": (1, 65_535), "pid": (1, 2**31 - 1)}
 
@@ -40,7 +41,7 @@ class Card:
     page_size: int = 0
     kv_capacity_tokens: int = 0
     state: str = "ready"
-    """`ready`, or `draining` once its process was asked to end."""
+    """`ready`; `released` while its memory is; `draining` once its process was asked to end."""
     start_ticks: int = 0
     """Tells its process from a later one with the same pid: see shm.process."""
 
@@ -53,6 +54,11 @@ class Card:
     def is_draining(self) -> bool:
         """Whether its process was asked to end."""
         return self.state == DRAINING
+
+    @property
+    def is_released(self) -> bool:
+        """Whether it has given its memory back, or is about to."""
+        return self.state == RELEASED
 
 
 class CardReader:

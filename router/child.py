@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Self
 
 _PR_SET_PDEATHSIG = 1
 
@@ -30,7 +31,7 @@ class Child:
         return f"<Child {self.name} pid {self._process.pid} returncode {self.returncode}>"
 
     @classmethod
-    async def start(cls, name: str, arguments: Sequence[str], environment: dict[str, str]) -> Child:
+    async def start(cls, name: str, arguments: Sequence[str], environment: dict[str, str]) -> Self:
         """Run `python -m ARGUMENTS`; its output goes where the root's goes."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -59,7 +60,11 @@ class Child:
 
     async def stop(self, grace_s: float) -> None:
         """Ask it to end, and end it if it has not after grace_s."""
-        self._signal(signal.SIGTERM)
+        self._ask_to_end()
+        await self.ended_within(grace_s)
+
+    async def ended_within(self, grace_s: float) -> None:
+        """Wait for its end, and end it if it has not after grace_s."""
         try:
             async with asyncio.timeout(grace_s):
                 await self.wait()
@@ -70,6 +75,9 @@ class Child:
     def kill(self) -> None:
         """End it at once."""
         self._signal(signal.SIGKILL)
+
+    def _ask_to_end(self) -> None:
+        self._signal(signal.SIGTERM)
 
     def _signal(self, number: signal.Signals) -> None:
         """

@@ -31,8 +31,14 @@ def control_plane(instance: Instance) -> list[str]:
     return ["router.control_plane", "--run-dir", instance.run_dir]
 
 
-def worker(instance: Instance, options: ServeOptions, model_path: Path, rank: int) -> list[str]:
-    """`python -m` arguments of a rank, by its number among all, in each of its lives."""
+def worker(
+    instance: Instance, options: ServeOptions, model_path: Path, rank: int | None
+) -> list[str]:
+    """
+    `python -m` arguments of a rank, in each of its lives.
+
+    rank: its number among all; None: whoever starts it tells it that.
+    """
     flags = {
         **_place(instance, options, rank),
         "model": model_path,
@@ -51,6 +57,7 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, rank: in
     switches = {
         "--disable-radix-cache": options.disable_radix_cache,
         "--disable-overlap-schedule": options.disable_overlap_schedule,
+        "--disable-cuda-graph": options.disable_cuda_graph,
         "--enable-dp-attention": options.enable_dp_attention,
         "--enable-expert-parallel": options.enable_expert_parallel,
     }
@@ -58,15 +65,24 @@ def worker(instance: Instance, options: ServeOptions, model_path: Path, rank: in
     return ["workers", *(word for pair in given for word in pair), *on]
 
 
+def torchrun(instance: Instance, options: ServeOptions, model_path: Path) -> list[str]:
+    """`python -m` arguments of the launcher of all ranks."""
+    return [
+        *("torch.distributed.run", "--standalone", "--max-restarts", "0"),
+        *("--nproc-per-node", str(options.num_ranks)),
+        *("-m", *worker(instance, options, model_path, None)),
+    ]
+
+
 def _place(
-    instance: Instance, options: ServeOptions, rank: int
+    instance: Instance, options: ServeOptions, rank: int | None
 ) -> dict[str, str | int | float | None]:
     together = options.enable_dp_attention
     return {
         "instance": instance.name,
         "instance-epoch": instance.epoch,
         "run-dir": instance.run_dir,
-        "dp-rank": rank * options.dp_size // options.num_ranks,
+        "dp-rank": None if rank is None else rank * options.dp_size // options.num_ranks,
         "dp-size": options.dp_size,
         "tp-rank": rank if together else None,
         "tp-size": options.tp_size if together else None,
@@ -84,6 +100,7 @@ def _limits(options: ServeOptions) -> dict[str, str | int | None]:
         "chunked-prefill-size": options.chunked_prefill_size,
         "page-size": options.page_size,
         "schedule-policy": options.schedule_policy,
+        "cuda-graph-max-bs": options.cuda_graph_max_bs,
         "max-request-bytes": options.max_request_bytes,
     }
 

@@ -262,6 +262,10 @@ def _add_order(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--disable-radix-cache", action="store_true", help="keep no prefix")
     overlap = "prepare no step while another is computed; on a CPU none is anyway"
     group.add_argument("--disable-overlap-schedule", action="store_true", help=overlap)
+    graph = "on a GPU, launch each operation of a decode batch anew"
+    group.add_argument("--disable-cuda-graph", action="store_true", help=graph)
+    most, largest = values.integer(1), "requests of the largest decode batch that is recorded"
+    group.add_argument("--cuda-graph-max-bs", type=most, metavar="N", help=largest)
 
 
 def _add_instance(parser: argparse.ArgumentParser) -> None:

@@ -39,6 +39,8 @@ class Instance:
     host: str
     port: int
     dp_size: int
+    ranks_are_a_set: bool = False
+    """Whether the groups' processes live, drain and end together."""
     num_front_doors: int = 1
     method: str = DEFAULT_METHOD
     max_load_age_s: float = 2.0
@@ -50,6 +52,8 @@ class Instance:
     max_hold_ms: int = 200
     max_waiting_requests: int = 1024
     """These four: see waiting_rules."""
+    max_restart_wait_s: float = 0.0
+    """Time for which requests wait for workers of ours that start again."""
     health: HealthRules = field(default_factory=HealthRules)
     """When a group that fails is avoided, and how a newcomer begins."""
     served_model_name: str = ""
@@ -117,6 +121,11 @@ class Instance:
         return waiting_rules(
             self.admission, self.prefill_align, self.max_hold_ms, self.max_waiting_requests
         )
+
+    @property
+    def waits_for_groups(self) -> bool:
+        """Whether requests wait for groups that start again: backends are not ours to start."""
+        return self.max_restart_wait_s > 0 and not self.has_backends
 
     @property
     def has_backends(self) -> bool:

@@ -25,7 +25,7 @@ from router.errors import ConfigError
 from router.flags import serve_parser
 from router.health_flags import take_health_rules
 from router.health_rules import HealthRules
-from router.parallel_flags import check_parallelism
+from router.parallel_flags import Launcher, check_parallelism
 from router.tokenizer_flag import check_tokenizer
 
 _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_KEY"}
@@ -34,10 +34,12 @@ _KEYS = {"api_key": "LEVELHEAD_API_KEY", "admin_api_key": "LEVELHEAD_ADMIN_API_K
 # What the engine of a backend decides, and what needs reports of what a group has room for.
 _OF_OUR_WORKERS = (
     "dp_size", "tp_size", "enable_dp_attention", "enable_expert_parallel", "dist_timeout_s",
+    "launcher",
     "model", "served_model_name", "max_model_len", "device", "dtype",
     "threads_per_rank", "max_running_requests", "max_queued_requests", "max_total_tokens",
     "chunked_prefill_size", "page_size", "schedule_policy", "disable_radix_cache",
-    "disable_overlap_schedule", "admission", "prefill_align",
+    "disable_overlap_schedule", "disable_cuda_graph", "cuda_graph_max_bs",
+    "admission", "prefill_align", "max_restart_wait_s",
 )  # fmt: skip
 
 
@@ -64,6 +66,7 @@ class ServeOptions:
     enable_dp_attention: bool
     enable_expert_parallel: bool
     dist_timeout_s: float
+    launcher: Launcher
     load_balance_method: str
     max_load_age_s: float
     in_flight_board: bool
@@ -71,6 +74,7 @@ class ServeOptions:
     prefill_align: str
     max_hold_ms: int
     max_waiting_requests: int
+    max_restart_wait_s: float
     health: HealthRules
     host: str
     port: int
@@ -93,6 +97,8 @@ class ServeOptions:
     schedule_policy: str
     disable_radix_cache: bool
     disable_overlap_schedule: bool
+    disable_cuda_graph: bool
+    cuda_graph_max_bs: int | None
     max_request_bytes: int
     retry_max_retries: int
     drain_timeout_s: float
@@ -109,6 +115,11 @@ class ServeOptions:
     def num_ranks(self) -> int:
         """Processes that compute, in all."""
         return self.tp_size if self.enable_dp_attention else self.dp_size
+
+    @property
+    def ranks_are_a_set(self) -> bool:
+        """Whether they live and end together, because they compute so or are started so."""
+        return self.enable_dp_attention or self.launcher is Launcher.TORCHRUN
 
     @property
     def has_backends(self) -> bool:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from router import flag_values as values
 from router.emulation_flags import EMULATED
 from router.errors import ConfigError
+
+
+class Launcher(StrEnum):
+    """Who starts the ranks."""
+
+    PROCESSES = "processes"
+    TORCHRUN = "torchrun"
+
 
 _MAX_GROUPS = 1024
 _LEAST_TIMEOUT_S = 1
@@ -40,6 +50,13 @@ def add_parallelism(parser: argparse.ArgumentParser) -> None:
         "share them out (default: --dp-size)",
     )
     _add_together(group)
+    group.add_argument(
+        "--launcher",
+        type=Launcher,
+        choices=list(Launcher),
+        default=Launcher.PROCESSES,
+        help="who starts the ranks: this program, or torchrun, whose ranks end together",
+    )
 
 
 def _add_together(group: argparse._ArgumentGroup) -> None:
@@ -62,6 +79,9 @@ def _add_together(group: argparse._ArgumentGroup) -> None:
 def check_parallelism(given: dict[str, Any]) -> None:
     """Raise ConfigError if these do not go together; fill in what follows from others."""
     dp_size, tp_size = given["dp_size"], given["tp_size"]
+    if given["launcher"] is Launcher.TORCHRUN and sys.platform != "linux":
+        allowed = "needs Linux, where ranks end with a torchrun that is killed"
+        raise ConfigError("--launcher", Launcher.TORCHRUN, allowed)
     if not given["enable_dp_attention"]:
         _refuse_alone(given)
         given["tp_size"] = 1

@@ -3,6 +3,8 @@ How a child is asked whether it answers.
 
     what is asked    how                                         not yet to answer
     rank             GET /health at the address on its card      while its card is not there
+    torchrun         each of its ranks, as above                 while one's card is not there
+    follower         not at all: it has no server                -
     front door       its meters, at their Unix socket            while nobody listens there
     control plane    GET /health, at its Unix socket             while nobody listens there
 
@@ -15,13 +17,14 @@ and GRACE_S more for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from router.card import Card, CardReader
 from router.instance import Instance
 from router.pulse import Answer, Patience
 from router.shortage import is_shortage
+from shm.process import is_alive
 
 PERIOD_S = 2.0
 GRACE_S = 15.0  # more than a rank takes to stop after its drain: its MAX_STOP_S
@@ -30,6 +33,10 @@ _START_LIMIT_S = 60.0
 _GET_HEALTH = b"GET /health HTTP/1.1\r\nhost: levelhead\r\nconnection: close\r\n\r\n"
 _WELL = b"HTTP/1.1 200 "
 _METERS = b"{"
+
+_WORST_FIRST = (
+    Answer.MISSED, Answer.LEAVING, Answer.UNKNOWN, Answer.NOT_YET, Answer.GIVEN,
+)  # fmt: skip
 
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -50,6 +57,32 @@ def of_rank(
     leaving_s = drain_timeout_s + GRACE_S
     patience = Patience(max_leaving=_questions_in(leaving_s))
     return Question(_Rank(cards, dp_rank, limit_s).ask, patience)
+
+
+def of_ranks(
+    cards: CardReader,
+    dp_ranks: Iterable[int],
+    drain_timeout_s: float,
+    limit_s: float = _ANSWER_LIMIT_S,
+) -> Question:
+    """Asks the leaders whose cards are there, for the launcher that has started them all."""
+    ranks = [_Led(cards, dp_rank, limit_s) for dp_rank in dp_ranks]
+
+    async def ask(pid: int) -> Answer:
+        answers = await asyncio.gather(*(rank.ask(pid) for rank in ranks))
+        return min(answers, key=_WORST_FIRST.index)
+
+    leaving_s = drain_timeout_s + GRACE_S
+    return Question(ask, Patience(max_leaving=_questions_in(leaving_s)))
+
+
+def of_follower() -> Question:
+    """That its process is there says all: if it hangs, those who wait for it say so."""
+
+    async def ask(pid: int) -> Answer:
+        return Answer.GIVEN
+
+    return Question(ask, Patience())
 
 
 def of_front_door(instance: Instance, slot: int, limit_s: float = _ANSWER_LIMIT_S) -> Question:
@@ -86,6 +119,24 @@ class _Rank:
         if answer in (Answer.GIVEN, Answer.UNKNOWN):
             return answer
         return Answer.MISSED if is_there else Answer.LEAVING
+
+
+class _Led:
+    """Asks one of a launcher's ranks: its pid is on its card."""
+
+    def __init__(self, cards: CardReader, dp_rank: int, limit_s: float) -> None:
+        self._cards = cards
+        self._dp_rank = dp_rank
+        self._rank = _Rank(cards, dp_rank, limit_s)
+        self._launcher_pid = self._pid = 0
+
+    async def ask(self, launcher_pid: int) -> Answer:
+        if launcher_pid != self._launcher_pid:
+            self._launcher_pid, self._pid = launcher_pid, 0
+        card = self._cards.read(self._dp_rank)
+        if card is not None and is_alive(card.process):  # else it is an earlier launcher's
+            self._pid = card.pid
+        return await self._rank.ask(self._pid) if self._pid else Answer.NOT_YET
 
 
 def _of_socket(path: str, request: bytes, wanted: bytes, limit_s: float) -> Question:

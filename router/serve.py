@@ -34,6 +34,7 @@ from router.run_folder import make_run_folder, remove_run_folder, sweep_run_fold
 from router.shared_memory import SharedMemory
 from router.supervisor import Supervisor
 from router.unit import Unit
+from router.upkeep import Kept
 from shm.board import Board
 from shm.group_table import GroupEntry, GroupState, GroupTableReader
 from shm.process import this_process
@@ -104,6 +105,7 @@ def _instance(
         host=options.host,
         port=port,
         dp_size=source.num_groups,
+        ranks_are_a_set=options.ranks_are_a_set,
         num_front_doors=options.front_doors,
         method=options.load_balance_method,
         max_load_age_s=options.max_load_age_s,
@@ -112,6 +114,7 @@ def _instance(
         prefill_align=options.prefill_align,
         max_hold_ms=options.max_hold_ms,
         max_waiting_requests=options.max_waiting_requests,
+        max_restart_wait_s=options.max_restart_wait_s,
         health=options.health,
         served_model_name=source.model_name,
         api_key=options.api_key,
@@ -197,9 +200,10 @@ async def _start(supervisor: Supervisor, instance: Instance) -> None:
     """Control plane, ranks, then the doors that clients knock at."""
     what = "backends" if instance.has_backends else instance.served_model_name
     _log.info("starting %d DP groups of %s", instance.dp_size, what)
-    everybody, doors = [supervisor.control_plane, *supervisor.ranks], supervisor.front_doors
-    for unit in everybody:
-        await unit.start()
+    everybody: list[Kept] = [supervisor.control_plane, *supervisor.ranks]
+    doors = supervisor.front_doors
+    for kept in everybody:
+        await kept.start()
     await _come_up(supervisor, [supervisor.control_plane], _table(instance))
     if instance.has_backends:
         await _some_ready(instance)
@@ -212,11 +216,13 @@ async def _start(supervisor: Supervisor, instance: Instance) -> None:
     print(greeting, file=sys.stdout, flush=True)  # noqa: T201  for people, not a log line
 
 
-async def _come_up(supervisor: Supervisor, units: list[Unit], ready: Awaitable[None]) -> None:
-    """Wait until those units are ready, and keep them from then on."""
-    await supervisor.started(units, ready)
-    for unit in units:
-        supervisor.keep(unit)
+async def _come_up(
+    supervisor: Supervisor, starting: Sequence[Kept], ready: Awaitable[None]
+) -> None:
+    """Wait until those are ready, and keep them from then on."""
+    await supervisor.started(starting, ready)
+    for kept in starting:
+        supervisor.keep(kept)
 
 
 async def _table(instance: Instance) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from router.child import Child
+from router.child import Child, describe_end
 from router.errors import StartError
 from router.pauses import Life
 from router.pulse import Answer
@@ -29,6 +29,21 @@ class Unit:
     _ready_s: float | None = field(default=None, init=False)
     """When its present child first answered."""
 
+    @property
+    def units(self) -> Sequence[Unit]:
+        """Itself: the only process of its kind."""
+        return (self,)
+
+    @property
+    def starts(self) -> str:
+        """Who is started again, and the verb for it."""
+        return "it is"
+
+    @property
+    def ready_s(self) -> float | None:
+        """When its present child first answered; None if it has not."""
+        return self._ready_s
+
     async def start(self) -> None:
         """Begin a life.  Raises StartError if no process is to be had."""
         self._ready_s = None
@@ -48,6 +63,12 @@ class Unit:
         steady_s = None if self._ready_s is None else self.clock_s() - self._ready_s
         return Life(returncode, steady_s)
 
+    def last_end(self) -> str:
+        """Which process ended, and how."""
+        assert self.child is not None
+        assert self.child.returncode is not None
+        return f"{self.name} (pid {self.child.pid}) {describe_end(self.child.returncode)}"
+
     async def end(self) -> int:
         """Wait until its process ends; return the status."""
         assert self.child is not None
@@ -57,6 +78,11 @@ class Unit:
         """Whether its process answers now."""
         assert self.child is not None
         return await self.question.ask(self.child.pid) is Answer.GIVEN
+
+    async def ended_within(self, grace_s: float) -> None:
+        """Wait for its process's end, if there is one, and end it if it has not after grace_s."""
+        if self.child is not None:
+            await self.child.ended_within(grace_s)
 
     async def stop(self) -> None:
         """End its process, if there is one."""

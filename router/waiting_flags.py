@@ -41,6 +41,13 @@ def add_waiting(parser: argparse.ArgumentParser, *, is_bounded: bool) -> None:
             metavar="N",
             help="requests that wait in a front door; more are refused with 503",
         )
+        group.add_argument(
+            "--max-restart-wait-s",
+            type=values.seconds(0),
+            default=60.0,
+            metavar="SECONDS",
+            help="how long requests wait for DP groups that all start again; 0: not at all",
+        )
 
 
 def waiting_rules(

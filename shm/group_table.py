@@ -32,6 +32,8 @@ class GroupState(StrEnum):
     """Its figures are old and it does not answer: a candidate only if no ready group is."""
     DRAINING = "draining"
     """Finishes what it has: no candidate."""
+    RELEASED = "released"
+    """Has given its memory back until it is told to take it again: no candidate."""
     DEAD = "dead"
     """Was ready and does not answer: no candidate."""
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from shm.errors import SegmentError
+from workers import torchrun
 from workers.config import WorkerConfig, parse
 from workers.errors import InvalidConfig, RankLost, SetBroken
 from workers.model.errors import ModelError
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
     )
+    torchrun.end_with_agent(os.environ)
     try:
         config = parse(arguments)
         logging.getLogger("levelhead").setLevel(config.log_level.upper())
@@ -50,9 +52,12 @@ def _run(config: WorkerConfig) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))
     # Of a lost connection torch prints its own stack; we say in a line what it means.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from workers.leader import run
+    from workers import follower, leader
 
-    run(config, on_loaded=watch.close, on_fatal=_die)
+    if config.parallelism.is_leader:
+        leader.run(config, on_loaded=watch.close, on_fatal=_die)
+    else:
+        follower.run(config, on_loaded=watch.close)
 
 
 class SignalWatch:

@@ -2,15 +2,15 @@
 The card of a leader: where it answers and what it serves, for the root to read.
 
 `<run-dir>/group-<dp_rank>.json`, there from the moment the HTTP server answers
-until the worker stops, and never seen half written.  It is replaced once, when the
-leader is told to stop and begins to drain.
+until the worker stops, and never seen half written.  It is replaced when the leader
+releases memory and has it again, and when it is told to stop and begins to drain.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,6 +21,8 @@ class State(StrEnum):
     """What a leader that has a card does."""
 
     READY = "ready"
+    RELEASED = "released"
+    """It has given memory back, or is about to, and is to be sent nothing."""
     DRAINING = "draining"
 
 
@@ -58,6 +60,28 @@ class Card:
     def last_epoch(cls, run_dir: Path, dp_rank: int) -> int:
         """Epoch of the card that an earlier incarnation left; 0 if there is none."""
         return _epoch_in(_path_of(run_dir, dp_rank))
+
+
+class PostedCard:
+    """
+    The card in the run folder, as its leader's state changes.
+
+    Draining is for good: whatever comes of the memory then, nobody is to come any more.
+    """
+
+    def __init__(self, card: Card, run_dir: Path) -> None:
+        self._card = card
+        self._run_dir = run_dir
+
+    def post(self, state: State = State.READY) -> None:
+        """Say that the leader is in that state."""
+        if self._card.state is not State.DRAINING:
+            self._card = replace(self._card, state=state)
+            self._card.write(self._run_dir)
+
+    def remove(self) -> None:
+        """Take the card away."""
+        self._card.remove(self._run_dir)
 
 
 def _path_of(run_dir: Path, dp_rank: int) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers import torchrun
 from workers.emulation.step_cost import StepCost
 from workers.engine.waiting import SchedulePolicy
 from workers.errors import InvalidConfig
@@ -60,6 +61,8 @@ class WorkerConfig:
     schedule_policy: str
     disable_radix_cache: bool
     disable_overlap_schedule: bool
+    disable_cuda_graph: bool = False
+    cuda_graph_max_bs: int | None = None
     max_request_bytes: int
     seed: int
     heartbeat_s: float
@@ -114,6 +117,14 @@ class WorkerConfig:
         if not self.run_dir.is_dir():
             raise InvalidConfig(f"--run-dir {self.run_dir}: no such folder")
 
+    def _check_followers(self) -> None:
+        """They wait in a collective while nobody has anything to do."""
+        if self.parallelism.attention_size > 1 and self.dist_timeout_s <= self.heartbeat_s:
+            raise InvalidConfig(
+                f"--dist-timeout is {self.dist_timeout_s:g}; where ranks share the attention of a "
+                f"group it must be more than --heartbeat-s, {self.heartbeat_s:g}"
+            )
+
     def _check_parallelism(self) -> None:
         if self.enable_dp_attention:
             if self.is_emulated:
@@ -122,6 +133,7 @@ class WorkerConfig:
                     "ranks wait for each other with --emulated-engine lockstep"
                 )
             self.parallelism.check()
+            self._check_followers()
             return
         together = {
             "--tp-size": self.tp_size if self.tp_size != 1 else None,
@@ -154,6 +166,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     _add_limits(parser)
     add_parallelism(parser)
     given = vars(parser.parse_args(arguments))
+    given |= torchrun.place(given, environment)
     return WorkerConfig(**given, instance_key=environment.get(INSTANCE_KEY))
 
 
@@ -162,7 +175,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     add("--instance", required=True, help="whose load segment is published")
     add("--instance-epoch", required=True, help="epoch of that segment", **_int(0))
     add("--run-dir", required=True, help="private folder for card and tokenizer", **_path("DIR"))
-    add("--dp-rank", required=True, help="number of this DP group", **_int(0))
+    add("--dp-rank", help="number of this DP group (default: as torchrun says)", **_int(0))
     add("--dp-size", required=True, help="number of DP groups", **_int(1))
     add("--num-front-doors", required=True, help="front-door slots in a report", **_int(1))
     add("--host", default="127.0.0.1", help="address of the HTTP server")
@@ -217,6 +230,10 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--disable-radix-cache", default=False, action="store_true", help=cache_help)
     overlap_help = "prepare no step while another is computed; on a CPU none is anyway"
     add("--disable-overlap-schedule", default=False, action="store_true", help=overlap_help)
+    graph_help = "on a GPU, launch each operation of a decode batch anew"
+    add("--disable-cuda-graph", default=False, action="store_true", help=graph_help)
+    bs_help = "requests of the largest decode batch that is recorded; default: of any"
+    add("--cuda-graph-max-bs", help=bs_help, **_int(1))
     add("--max-request-bytes", default=32 * 2**20, help="bytes of a request body", **_int(1))
 
 

@@ -3,6 +3,9 @@ What can go wrong in a worker.
 
 * WorkerError
   - InvalidConfig       a flag that cannot be honoured; the process ends with code 2
+  - NotReleased         memory that was to be given back is not
+    + GroupBusy         the group holds requests
+    + NotReleasable     it cannot be, here
   - LinkLost            the leader at the other end of a link is gone, or did not come
   - SetBroken           ranks that compute together cannot go on; all have to begin anew
     + RankLost            one of them is gone, or stuck
@@ -14,6 +17,7 @@ What can go wrong in a worker.
     + ChargeSeen        its dp_balance_id arrived or was settled before
     + WrongEpoch        it was meant for another life of this group
     + Stopping          the worker is being stopped
+    + MemoryReleased    the group has given its memory back
     + StepFailed        the forward pass that it was part of failed
 
 `workers.model.errors` is a tree of its own, and `workers.server.errors` maps
@@ -22,6 +26,8 @@ both to HTTP statuses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class WorkerError(Exception):
     """Base class: catch this to survive anything that a worker says about itself."""
@@ -29,6 +35,23 @@ class WorkerError(Exception):
 
 class InvalidConfig(WorkerError):
     """A flag, or the flags together, cannot be honoured."""
+
+
+class NotReleased(WorkerError):
+    """Memory that was to be given back is not, and nothing has changed."""
+
+
+class GroupBusy(NotReleased):
+    """The group holds requests."""
+
+    def __init__(self, num_requests: int) -> None:
+        super().__init__(
+            f"the group holds {num_requests} requests, its memory is in use; nothing was released"
+        )
+
+
+class NotReleasable(NotReleased):
+    """Memory of this rank cannot be given back; the message says what to do instead."""
 
 
 class LinkLost(WorkerError):
@@ -96,6 +119,16 @@ class Stopping(RequestRefused):
 
     def __init__(self) -> None:
         super().__init__("the worker is being stopped")
+
+
+class MemoryReleased(RequestRefused):
+    """The group has given its memory back, and computes nothing until it has that again."""
+
+    def __init__(self, tags: Iterable[str]) -> None:
+        super().__init__(
+            f"the group has released its memory ({', '.join(sorted(tags))}); "
+            "POST /resume_memory_occupation has it serve again"
+        )
 
 
 class StepFailed(RequestRefused):

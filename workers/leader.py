@@ -17,30 +17,31 @@ import gc
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import uvloop
 
 from shm.load import LoadReport
 from shm.process import this_process
-from workers.card import Card, State
+from workers.card import Card, PostedCard, State
 from workers.config import WorkerConfig
 from workers.engine.acceptance import AcceptedCounters, ChargeDesk
 from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import LoadMeter
+from workers.engine.occupation import Occupation
 from workers.engine.prefix_cache import PrefixCache
 from workers.engine.radix_cache import RadixCache
 from workers.engine.scheduler import Scheduler
 from workers.engine.watchdog import Watchdog
 from workers.loading import Loaded, load, tokenizer_dir
-from workers.parts import make_cache, make_scheduler
+from workers.parts import make_cache, make_scheduler, memory_of
 from workers.ranks.thread import OnFatal
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
 from workers.server.drain import STEP_LIMIT_S, Drain
 from workers.server.intake import Intake, ServedModel
+from workers.server.occupation import OccupationDesk, Surroundings
 from workers.server.prefix_feed import Cache, CacheState, PrefixFeed
 from workers.server.serving import Calls, LeaderServer, SignalMemory, bind
 
@@ -69,8 +70,7 @@ def run(
 
 
 async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> None:
-    config = loaded.config
-    inbox = Inbox()
+    config, inbox = loaded.config, Inbox()
     client = EngineClient(inbox, asyncio.get_running_loop())
     watchdog = Watchdog(config.watchdog_timeout_s, time.monotonic)
 
@@ -85,17 +85,18 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
     engine = _engine(loaded, inbox, Ports(client.deliver, report, on_fatal), scheduler)
     drain = Drain(config.drain_timeout_s, time.monotonic)
     feed = _prefix_feed(loaded, scheduler.cache, client, is_ready)
-    app = build_app(_service(loaded, client, drain, is_ready, scheduler, feed))
     listener = bind(config.host)
     card = _card(loaded, listener.getsockname()[1])
+    posted = PostedCard(card, config.run_dir)
+    app = build_app(_service(loaded, client, drain, is_ready, scheduler, feed, posted))
 
     def announce() -> None:
-        card.write(config.run_dir)
+        posted.post()
         loaded.reports.start()
         logger.info("ready: group %d on %s:%d", card.dp_rank, card.host, card.port)
 
     def announce_drain() -> None:
-        replace(card, state=State.DRAINING).write(config.run_dir)
+        posted.post(State.DRAINING)
         logger.info("draining: group %d, for at most %g s", card.dp_rank, config.drain_timeout_s)
 
     engine.start()
@@ -104,10 +105,18 @@ async def _serve(loaded: Loaded, signals: SignalMemory, on_fatal: OnFatal) -> No
         server = LeaderServer(app, calls, drain, signals)
         await server.serve([listener])
     finally:
-        card.remove(config.run_dir)
+        posted.remove()
         engine.stop()
         await asyncio.to_thread(engine.join, _end_limit_s(config))
         logger.info("stopped: group %d", card.dp_rank)
+
+
+def _occupation(
+    loaded: Loaded, client: EngineClient, scheduler: Scheduler, posted: PostedCard
+) -> OccupationDesk:
+    occupation = Occupation(scheduler, memory_of(loaded.config, loaded.runner))
+    around = Surroundings(posted.post, loaded.config.drain_timeout_s)
+    return OccupationDesk(occupation, client, around)
 
 
 def _end_limit_s(config: WorkerConfig) -> float:
@@ -137,6 +146,7 @@ def _service(
     is_ready: Callable[[], bool],
     scheduler: Scheduler,
     feed: PrefixFeed | None,
+    posted: PostedCard,
 ) -> Service:
     config = loaded.config
     model = ServedModel(
@@ -157,7 +167,8 @@ def _service(
         lambda: scheduler.totals,
         config.instance_key,
         feed,
-        None if loaded.barrier is None else loaded.barrier.read,
+        occupation=_occupation(loaded, client, scheduler, posted),
+        barrier=None if loaded.barrier is None else loaded.barrier.read,
     )
 
 

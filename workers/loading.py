@@ -27,22 +27,22 @@ from workers.engine.meter import GroupId
 from workers.engine.pages import PagePool
 from workers.engine.runner import ModelRunner
 from workers.errors import InvalidConfig
-from workers.lockstep.assembly import in_lockstep
+from workers.lockstep.assembly import following, in_lockstep
 from workers.lockstep.barrier_totals import BarrierTotals
+from workers.lockstep.follower import Follower
 from workers.lockstep.reporting import RowReporting
 from workers.model.checkpoint import Checkpoint, open_checkpoint
 from workers.model.config import ModelConfig
 from workers.model.kv_cache import KVCache
-from workers.model.llama import LlamaModel
 from workers.model.sampling import Sampler
-from workers.model.shard import Shard
 from workers.model.text import TextCodec
-from workers.parts import make_lane
+from workers.parts import make_graphs, make_lane
 from workers.placement import Machine, choose_device, choose_dtype
 from workers.ranks.links import choose_interface
 from workers.ranks.reporting import TP0, Place, Reporting, last_reports
 from workers.ranks.thread import OnFatal
 from workers.server.serving import bind
+from workers.weights import Weights
 
 logger = logging.getLogger("levelhead.workers")
 
@@ -119,20 +119,42 @@ def _row_reporting(config: WorkerConfig, place: Place, on_fatal: OnFatal) -> Row
     )
 
 
+def load_follower(config: WorkerConfig) -> Follower:
+    """
+    Do all that comes before following, and meet the other ranks.
+
+    Raises InvalidConfig or ModelError for what cannot work, and SetBroken.
+    """
+    logger.info("loading %s", config.model)
+    checkpoint = open_checkpoint(config.model)
+    try:
+        max_model_len = _max_model_len(config, checkpoint.config)
+        capacity = PagePool(config.max_total_tokens // config.page_size, config.page_size)
+        inner = _model_runner(config, checkpoint, max_model_len, capacity.capacity_tokens)
+    finally:
+        checkpoint.close()
+    choose_interface(config.host)
+    return following(config, inner, partial(bind, config.host))
+
+
 def _model_runner(
     config: WorkerConfig, checkpoint: Checkpoint, max_model_len: int, capacity_tokens: int
 ) -> ModelRunner:
     """Load the weights and allocate the KV cache."""
+    ranks, found = config.parallelism, checkpoint.config
+    ranks.check_heads(found.num_shareable_heads)
     device, dtype = _place(config)
-    ranks = config.parallelism
-    shard = Shard(ranks.tp_rank, ranks.tp_size)
-    model = LlamaModel(_model_config(config, checkpoint.config), device, dtype, shard)
-    model.load(checkpoint)
-    kv = KVCache.allocate(model.config, capacity_tokens, device, dtype)
+    heads = ranks.attention_shard
+    of_model = _model_config(config, found)
+    weights = Weights(config.model, found, of_model, device, dtype, ranks.shard, heads)
+    model = weights.load(checkpoint)
+    kv = KVCache.allocate(model.config, capacity_tokens, device, dtype, heads)
     batches = BatchBuilder(max_model_len, config.page_size, device)
     logger.info("%s on %s", dtype, device)
     lane = make_lane(config, device)
-    return ModelRunner(model, kv, batches, Sampler(config.seed), config.threads, lane)
+    sampler, again = Sampler(config.seed), weights.load_again
+    graphs = make_graphs(config, device, model.config, max_model_len)
+    return ModelRunner(model, kv, batches, sampler, config.threads, lane, again, graphs)
 
 
 def _model_config(config: WorkerConfig, model: ModelConfig) -> ModelConfig:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from workers.errors import InvalidConfig
 from workers.flag_types import at_least, positive
+from workers.model.shard import Shard
 
 
 class Parallelism(NamedTuple):
@@ -41,6 +42,25 @@ class Parallelism(NamedTuple):
     def is_leader(self) -> bool:
         """Whether it has the group's scheduler and HTTP server."""
         return self.attention_rank == 0
+
+    @property
+    def shard(self) -> Shard:
+        """Its part of all that is not attention."""
+        return Shard(self.tp_rank, self.tp_size)
+
+    @property
+    def attention_shard(self) -> Shard:
+        """Its part of the group's heads."""
+        return Shard(self.attention_rank, self.attention_size)
+
+    def check_heads(self, num_heads: int) -> None:
+        """Raise InvalidConfig if there are not as many heads as ranks that share them."""
+        if self.attention_size > num_heads:
+            raise InvalidConfig(
+                f"--tp-size is {self.tp_size}; with --dp-size {self.dp_size} it must be at most "
+                f"{num_heads * self.dp_size}: the {self.attention_size} ranks of a group share "
+                f"{num_heads} heads of its keys, and each needs one"
+            )
 
     def check(self) -> None:
         """Raise InvalidConfig if there can be no such place."""

@@ -21,6 +21,7 @@ _NUM_LINES, _NUM_STRIPS = 5, 16
 _GROUP_STATES = (
     State("ready", "green"),
     State("draining", "blue"),
+    State("released", "super-light-blue"),
     State("suspect", "yellow"),
     State("starting", "purple"),
     State("dead", "red"),
@@ -67,7 +68,7 @@ _LEVEL = Row(
         _number("Slowest group's steps", f"min(levelhead:progress:ratio_rate1m{{{GROUP}}})",
                 Unit.SHARE, None, "Of the fastest group's; under 25 % it starves."),
         _number("Groups not ready", f"sum(levelhead_group_state{{{_NOT_READY}}})",
-                Unit.PLAIN, 1, "Starting, suspect, draining or dead."),
+                Unit.PLAIN, 1, "Starting, suspect, draining, released or dead."),
         _number("Alerts firing",
                 f'count(ALERTS{{{INSTANCE}, alertname=~"Levelhead.+", alertstate="firing"}})'
                 " or vector(0)", Unit.PLAIN, 1, "See the alerts of Prometheus."),

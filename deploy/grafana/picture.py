@@ -27,7 +27,7 @@ from deploy.grafana.series import Range, Series, asked
 _COLOURS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#37872d", "#8ab8ff")
 _BACK, _PANEL, _INK, _FAINT = "#111217", "#181b1f", "#d0d1d4", "#35373c"
 _NAMED = {"green": "#73bf69", "red": "#f2495c", "yellow": "#f2cc0c", "blue": "#5794f2",
-          "purple": "#b877d9"}  # fmt: skip
+          "purple": "#b877d9", "super-light-blue": "#c0d8ff"}  # fmt: skip
 _WIDTH_INCHES, _TOP_INCHES, _BOTTOM_INCHES, _DPI = 13.0, 0.1, 0.45, 84
 _HEIGHTS = {Drawn.NUMBER: 0.8}
 _HEIGHT = 2.3

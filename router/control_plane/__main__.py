@@ -24,6 +24,7 @@ from router.control_plane.figures import Figures
 from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.members import Members
 from router.control_plane.membership import Membership
+from router.control_plane.occupation import OccupationClient
 from router.control_plane.tokenizing import Tokenizing
 from router.control_plane.totals import TotalsReader
 from router.instance import Instance
@@ -55,6 +56,7 @@ async def _serve(instance: Instance, accesses: Accesses) -> None:
         engine_client(accesses) as engines,
         _leaders_client(instance) as tokenizing,
         _leaders_client(instance) as totals,
+        _leaders_client(instance) as occupation,
     ):
         enrolled = _enrolled(instance, writer, board, (probes, engines), found, accesses)
         beyond = enrolled.collector.beyond if enrolled else {}
@@ -65,8 +67,9 @@ async def _serve(instance: Instance, accesses: Accesses) -> None:
             else enrolled.membership
         )
         kv_readers = _kv_readers(instance, membership)
-        asked = (Tokenizing(tokenizing), TotalsReader(totals))
-        control = ControlPlane(instance, membership, figures, *asked, enrolled, kv_readers)
+        asked = (Tokenizing(tokenizing), TotalsReader(totals), enrolled, kv_readers)
+        memory = OccupationClient(occupation)
+        control = ControlPlane(instance, membership, figures, *asked, memory)
         server = _Server(_config(build_app(control), instance), kv_readers)
         keeping = asyncio.create_task(_keep(enrolled or membership, kv_readers))
         await _answer(server, keeping)

@@ -24,6 +24,7 @@ from router.control_plane.kv_events.readers import KvReaders
 from router.control_plane.loads import Loads, loads_of
 from router.control_plane.members import Members
 from router.control_plane.metrics import exposition
+from router.control_plane.occupation import OccupationClient, add_occupation
 from router.control_plane.open_api import add_document
 from router.control_plane.tokenizing import Tokenizing, add_tokenize, any_ready
 from router.control_plane.totals import TotalsReader
@@ -47,6 +48,8 @@ class ControlPlane:
     """Who the backends are; None with workers of ours."""
     kv_readers: KvReaders | None = None
     """Of backends' KV events; None: nobody publishes any, or nobody could read them."""
+    occupation: OccupationClient | None = None
+    """Asks leaders to give memory back; None: nobody can."""
 
 
 class Model(BaseModel):
@@ -88,6 +91,8 @@ def build_app(control: ControlPlane) -> FastAPI:
     _add_figures(app, control)
     add_tokenize(app, control.membership, control.tokenizing)
     add_admin(app, control.membership, control.figures, control.enrolled)
+    if control.occupation is not None:
+        add_occupation(app, control.membership, control.occupation)
     if control.kv_readers is not None:
         add_prefix_events(app, control.kv_readers, control.instance.instance_key)
     add_document(app)

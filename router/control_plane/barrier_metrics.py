@@ -56,7 +56,7 @@ def _times(told: BarrierFigures | None) -> Iterator[Metric]:
     waits = HistogramMetricFamily(
         f"{_PREFIX}_sync_wait_seconds",
         "Of each step: time in collectives, less that of the rank that spent least there; of "
-        "several ranks in a group the mean; on a GPU, of the host.",
+        "several ranks in a group the mean of those that tell it; on a GPU, of the host.",
         labels=_GROUP,
     )
     for dp_rank, group in enumerate(told.groups if told else ()):

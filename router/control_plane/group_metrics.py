@@ -58,7 +58,8 @@ def group_metrics(
     state = GaugeMetricFamily(
         "levelhead_group_state",
         "1 for the group's present state: starting, ready, suspect (figures stale and /health "
-        "unanswered; a backend: unanswered, or not answered well), draining, dead.",
+        "unanswered; a backend: unanswered, or not answered well), draining, released (its "
+        "memory), dead.",
         labels=("group", "state"),
     )
     for group in figures:
@@ -141,6 +142,12 @@ def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) ->
     requests = GaugeMetricFamily(
         "levelhead_in_flight_requests", "Sent to the group, not yet accepted.", labels=_GROUP
     )
+    load = GaugeMetricFamily(
+        "levelhead_load_tokens",
+        "What is compared of groups: holding + in-flight tokens; of a backend the books, and what "
+        "it holds beyond them.",
+        labels=_GROUP,
+    )
     drift = GaugeMetricFamily(
         "levelhead_ledger_drift_tokens",
         "Holding + in-flight tokens less what the front doors' own books say; what is in flight "
@@ -151,7 +158,8 @@ def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) ->
         labels = (str(group.entry.dp_rank),)
         tokens.add_metric(labels, group.in_flight.tokens)
         requests.add_metric(labels, group.in_flight.requests)
+        load.add_metric(labels, group.tokens)
         if group.report is not None and all(meters):
             books = sum(door["book"][group.entry.dp_rank][0] for door in meters if door)
             drift.add_metric(labels, group.tokens - books)
-    yield from (tokens, requests, drift)
+    yield from (tokens, requests, load, drift)

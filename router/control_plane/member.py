@@ -1,16 +1,18 @@
 """
 A DP group's standing: what each piece of evidence makes of it.
 
-    state      card of a     card says   process   /health    2 failures   figures stale, and
-               later epoch   draining    gone      answers    in a row     no answer for 2 s
-    starting   starting      draining    dead (*)  ready      -            -
-    ready      starting      draining    dead      -          dead         suspect
-    suspect    starting      draining    dead      ready      dead         -
-    draining   starting      -           dead      -          -            -
-    dead       starting      - (**)      -         ready      -            -
+    state      card of a     card says   card says   process   /health   2 failures   stale, and no
+               later epoch   draining    released    gone      answers   in a row     answer in 2 s
+    starting   starting      draining    released    dead (*)  ready     -            -
+    ready      starting      draining    released    dead      -         dead         suspect
+    suspect    starting      draining    released    dead      ready     dead         -
+    draining   starting      -           -           dead      -         -            -
+    released   starting      draining    - (+)       dead      -         dead         -
+    dead       starting      - (**)      - (**)      -         ready     -            -
 
     (*)  a group that was never heard of goes on starting
-    (**) and is draining, not ready, once it answers again
+    (**) and is draining or released, not ready, once it answers again
+    (+)  one that says so no more is suspect until it answers
 
 Draining is for good, for that epoch: only a new life ends it.  A draining leader
 stops to answer before it ends, so its silence is no death; the root sees to it
@@ -27,7 +29,7 @@ from shm.group_table import GroupEntry, GroupState
 
 FAILURES_TO_DEATH = 2
 _SUSPECT_AFTER_NS = 2_000_000_000
-_MISSED = (GroupState.READY, GroupState.SUSPECT)
+_MISSED = (GroupState.READY, GroupState.SUSPECT, GroupState.RELEASED)
 """States in which a group has to answer."""
 
 
@@ -86,7 +88,7 @@ def presented(member: Member, card: Card | None, *, process_alive: bool) -> Memb
         return Member(entry, card)
     if card is not None and card.epoch == member.entry.epoch and process_alive:
         member = replace(member, card=card)
-        return drained(member) if card.is_draining else member
+        return drained(member) if card.is_draining else _released(member, card)
     never_heard_of = member.entry.epoch == 0
     return member if never_heard_of else replace(member, card=None).in_state(GroupState.DEAD)
 
@@ -97,6 +99,16 @@ def drained(member: Member) -> Member:
     if member.entry.state is GroupState.DEAD:
         return leaving
     return leaving.in_state(GroupState.DRAINING)
+
+
+def _released(member: Member, card: Card) -> Member:
+    """The member whose card says whether its memory is released; who is leaving leaves."""
+    state = member.entry.state
+    if card.is_released and state not in (GroupState.DEAD, GroupState.DRAINING):
+        return member.in_state(GroupState.RELEASED)
+    if state is GroupState.RELEASED and not card.is_released:
+        return member.in_state(GroupState.SUSPECT)
+    return member
 
 
 def undrained(member: Member) -> Member:
@@ -125,11 +137,19 @@ def probed(member: Member, *, healthy: bool) -> Member:
     """The member after `/health` answered, or did not."""
     state = member.entry.state
     if healthy:
-        well = GroupState.DRAINING if member.is_leaving else GroupState.READY
-        return replace(member, num_failures=0, asked_ns=None).in_state(well)
+        return replace(member, num_failures=0, asked_ns=None).in_state(_well(member))
     failed = replace(member, num_failures=member.num_failures + 1)
     dead = failed.num_failures >= FAILURES_TO_DEATH and state in _MISSED
     return failed.in_state(GroupState.DEAD if dead else state)
+
+
+def _well(member: Member) -> GroupState:
+    """What a member is that answers."""
+    if member.is_leaving:
+        return GroupState.DRAINING
+    card, was = member.card, member.entry.state
+    is_released = was is GroupState.RELEASED if card is None else card.is_released
+    return GroupState.RELEASED if is_released else GroupState.READY
 
 
 def is_silent(member: Member, now_ns: int) -> bool:

@@ -20,9 +20,11 @@ from dataclasses import replace
 import httpx
 
 from router.card import Card, CardReader
+from router.control_plane import company
 from router.control_plane.figures import Figures
 from router.control_plane.health import Health, HealthProbe
 from router.control_plane.member import (
+    Member,
     asked,
     drained,
     is_silent,
@@ -40,7 +42,7 @@ from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 _LOOK_PERIOD_S = 0.2
 _PROBE_PERIOD_S = 1.0
 _NOBODY_TO_TELL = (GroupState.STARTING, GroupState.DEAD)
-_STEADY = (GroupState.READY, GroupState.DRAINING)
+_STEADY = (GroupState.READY, GroupState.DRAINING, GroupState.RELEASED)
 
 
 class Membership:
@@ -74,7 +76,7 @@ class Membership:
     @property
     def groups(self) -> tuple[GroupEntry, ...]:
         """The table as it is now."""
-        return tuple(member.entry for member in self._members)
+        return tuple(member.entry for member in self._published())
 
     async def keep(self) -> None:
         """Look at cards and ask for health, for ever."""
@@ -98,6 +100,7 @@ class Membership:
             card = self._cards.read(dp_rank)
             alive = self._process_is_alive(dp_rank, card)
             self._members[dp_rank] = presented(member, card, process_alive=alive)
+        self._keep_together()
         self._look_at_figures()
         self._publish()
         self._tell_leaving()
@@ -134,6 +137,7 @@ class Membership:
         if self._members[dp_rank].entry.state in _NOBODY_TO_TELL:
             return self._members[dp_rank].entry
         self._members[dp_rank] = drained(self._members[dp_rank])
+        self._keep_together()
         self._publish()
         self._tell_leaving()
         return self._members[dp_rank].entry
@@ -175,5 +179,12 @@ class Membership:
                 self._processes[dp_rank].terminate()
                 self._members[dp_rank] = replace(member, was_told=True)
 
+    def _keep_together(self) -> None:
+        if self._instance.ranks_are_a_set:
+            self._members = company.drained_together(self._members)
+
+    def _published(self) -> list[Member]:
+        return company.published(self._members) if self._instance.ranks_are_a_set else self._members
+
     def _publish(self) -> None:
-        self._table.publish(self._members)
+        self._table.publish(self._published())

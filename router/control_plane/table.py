@@ -14,7 +14,7 @@ from router.control_plane.member import Member
 from shm.group_table import GroupEntry, GroupState, GroupTableWriter
 
 _log = logging.getLogger("levelhead.control_plane")
-_IDLE = (GroupState.STARTING, GroupState.DEAD)
+_IDLE = (GroupState.STARTING, GroupState.RELEASED, GroupState.DEAD)
 _BAD = (GroupState.DEAD, GroupState.SUSPECT)
 
 

@@ -66,6 +66,11 @@ class Attempt:
         return self._assignment.dp_rank
 
     @property
+    def group_epoch(self) -> int:
+        """The life of the group that it is meant for."""
+        return self._assignment.group_epoch
+
+    @property
     def dp_balance_id(self) -> str:
         """The assignment's name."""
         return self._assignment.dp_balance_id

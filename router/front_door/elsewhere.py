@@ -14,6 +14,9 @@ as empty as the books of ranks that nobody reaches.
 What was lost or refused may have cost its group something, and so has a budget that all requests
 share (balancer.retry_budget).  Looking for what one engine keeps is no retry: it ends when all have
 been asked.
+
+A worker of ours that has begun a new life is another group: who was lost with the one before may
+go to it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from router.errors import NoGroup
 from router.front_door.attempt import Attempt
 from router.front_door.services import Services
 from router.front_door.upstream import Address
+from shm.group_table import GroupEntry
 
 UNREACHABLE = "unreachable"
 NOT_THERE = "not_there"
@@ -35,17 +39,17 @@ COSTLY = frozenset(("lost", "refused"))
 class Elsewhere:
     """The groups that one request was sent to, and where else it may go."""
 
-    __slots__ = ("_num_retries", "_places", "_ranks", "_services")
+    __slots__ = ("_lives", "_num_retries", "_places", "_services")
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._num_retries = 0
-        self._ranks: tuple[int, ...] = ()
+        self._lives: tuple[tuple[int, int], ...] = ()
         self._places: tuple[Address, ...] = ()
 
     def sent_to(self, attempt: Attempt) -> None:
         """It is sent to that group, and never again."""
-        self._ranks += (attempt.dp_rank,)
+        self._lives += ((attempt.dp_rank, attempt.group_epoch),)
         self._places += (attempt.address,)
 
     def assign(self, reason: str, shape: RequestShape, unfit: Collection[int]) -> Assignment | None:
@@ -55,11 +59,31 @@ class Elsewhere:
         if self._num_retries >= self._services.max_retries:
             return None
         if reason not in COSTLY:
-            assignment = self._assign(shape, {*self._tried(), *unfit, *self._at(self._places[-1:])})
+            assignment = self._assign(shape, {*self.tried(), *unfit, *self._at(self._places[-1:])})
         else:
-            assignment = self._affordable(shape, {*self._tried(), *unfit})
+            assignment = self._affordable(shape, {*self.tried(), *unfit})
         self._num_retries += assignment is not None
         return assignment
+
+    def may_be_kept(self, reason: str) -> bool:
+        """Whether it may wait for a group to come back, and be sent once more."""
+        budget = self._services.retry_budget
+        if not self._services.max_retries:
+            return False
+        if reason in COSTLY:
+            if not budget.affords(self._services.dispatcher.now_ns()):
+                return False
+            budget.withdraw()
+        return True
+
+    def tried(self) -> set[int]:
+        """Groups that it was sent to; a slot that another has got since is none of them."""
+        now = {row.dp_rank: row for row in self._services.dispatcher.rows}
+        return {
+            rank
+            for (rank, epoch), place in zip(self._lives, self._places, strict=True)
+            if rank not in now or _is_same(now[rank], epoch, place)
+        }
 
     def _affordable(self, shape: RequestShape, excluded: set[int]) -> Assignment | None:
         """Of those not excluded, rather none at the address that was left."""
@@ -83,14 +107,10 @@ class Elsewhere:
         except NoGroup:
             return None
 
-    def _tried(self) -> set[int]:
-        """Groups that it was sent to; a slot that another engine has got since is none of them."""
-        now = {row.dp_rank: row for row in self._services.dispatcher.rows if row.is_backend}
-        return {
-            rank
-            for rank, place in zip(self._ranks, self._places, strict=True)
-            if rank not in now or Address.of(now[rank]) == place
-        }
-
     def _at(self, places: Collection[Address]) -> set[int]:
         return {rank for place in places for rank in self._services.dispatcher.groups_at(place)}
+
+
+def _is_same(row: GroupEntry, epoch: int, place: Address) -> bool:
+    """Whether it is the group that was there then: an engine by its place, a worker by its life."""
+    return Address.of(row) == place if row.is_backend else row.epoch == epoch

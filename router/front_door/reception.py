@@ -8,6 +8,7 @@ from router.front_door.backend_exchange import BackendExchange
 from router.front_door.control_exchange import ControlExchange
 from router.front_door.exchange import Client, Exchange
 from router.front_door.inference_exchange import InferenceExchange
+from router.front_door.kept_exchange import KeptExchange
 from router.front_door.lobby import Lobby
 from router.front_door.message import Request, response
 from router.front_door.routes import (
@@ -44,7 +45,9 @@ class Reception:
             elif is_inference(request):
                 if self._lobby is None:
                     return InferenceExchange(client, request, services)
-                return WaitingExchange(client, request, services, self._lobby)
+                if self._lobby.is_entered_first:
+                    return WaitingExchange(client, request, services, self._lobby)
+                return KeptExchange(client, request, services, self._lobby)
         except RequestError as error:
             return Answered.refused(client, request, services.pool, error)
         if request.path == b"/health":

@@ -161,6 +161,8 @@ class FrontDoor:
         return Controller(policy, ledger, slots, ids, max_age_ns, prefixes, self._costs, slow_start)
 
     def _on_table(self, groups: tuple[GroupEntry, ...]) -> None:
+        if self._lobby is not None:
+            self._lobby.observe_groups(groups)
         self.prefixes.follow(groups)
         folders = {entry.tokenizer_dir for entry in groups if entry.epoch}
         if len(folders) == 1:

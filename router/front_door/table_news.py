@@ -15,6 +15,8 @@ from typing import NamedTuple
 from router.front_door.upstream import Address
 from shm.group_table import GroupEntry, GroupState
 
+_WELL = (GroupState.READY, GroupState.DRAINING, GroupState.RELEASED)
+
 
 class Gone(NamedTuple):
     """A life of a group that is over, or taken to be."""
@@ -56,7 +58,7 @@ def back(before: Mapping[int, GroupEntry], now: Iterable[GroupEntry]) -> set[Add
         for dp_rank, known in before.items()
         if known.state is GroupState.DEAD
     }
-    well = [entry for entry in now if entry.state in (GroupState.READY, GroupState.DRAINING)]
+    well = [entry for entry in now if entry.state in _WELL]
     return {
         Address.of(entry)
         for entry in well

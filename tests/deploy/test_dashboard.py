@@ -9,6 +9,7 @@ from deploy.grafana import dashboard
 from deploy.grafana.panel import Drawn
 from deploy.grafana.panels import ROWS, VARIABLES
 from deploy.metrics_page import full_name, sections
+from shm.group_table import GroupState
 from tests.deploy.live.expressions import all_expressions, recorded
 
 _NAME = re.compile(r"\blevelhead(?:_[a-z0-9_]+|:[a-z0-9_:]+)")
@@ -101,3 +102,19 @@ def test_models_narrow_the_groups_to_choose_from():
     assert list(VARIABLES) == ["instance", "model", "group"]
     assert "$instance" in VARIABLES["model"]
     assert "$model" in VARIABLES["group"]
+
+
+def test_every_state_of_a_group_has_a_colour_and_a_number():
+    """
+    The rule gives the number, the panel the colour, in the same order.
+    """
+    (panel,) = [panel for panel in PANELS if panel.title == "State of groups: the worst"]
+    names = [state.name for state in panel.states]
+    (rule,) = [each.text for each in all_expressions() if "group_state:code" in each.where]
+    numbers = {
+        name: int(times or (name != "ready"))
+        for name, times in re.findall(r'state="(\w+)"\}(?: \* (\d))?', rule)
+    }
+
+    assert set(names) == {state.value for state in GroupState}
+    assert numbers == {name: number for number, name in enumerate(names)}

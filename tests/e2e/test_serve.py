@@ -2,11 +2,13 @@
 
 import concurrent.futures
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import openai
@@ -180,6 +182,53 @@ def test_prompts_are_counted_exactly(instance, path, body):
     assert after - before == answer.json()["usage"]["prompt_tokens"]
 
 
+def test_a_group_gives_its_memory_back_under_load_and_serves_again(instance):
+    """
+    Not one request fails: those it has are finished, and the others go to the other group.
+
+    What its process has in memory shrinks, and the same tokens come afterwards.
+    """
+    admin, pid = f"{instance.url}/admin/groups", instance.children()["workers0"]
+    before = _resident_bytes(pid)
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        load = [pool.submit(_completed, instance) for _ in range(24)]
+        released = httpx.post(f"{admin}/0/release_memory_occupation", timeout=60).json()
+        answers = [each.result() for each in load]
+    assert released["released_tags"] == ["kv_cache", "weights"]
+    assert {answer.status_code for answer in answers} == {200}
+
+    eventually(lambda: _states(admin) == ["released", "ready"], "the table says so")
+    assert before - _resident_bytes(pid) > released["num_bytes"] / 2 > 1e6
+    served = Counter(_completed(instance).headers["x-levelhead-dp-rank"] for _ in range(8))
+    assert served == {"1": 8}
+    pinned = _completed(instance, 0)
+    assert pinned.status_code == 503
+    assert "is released" in pinned.json()["error"]["message"]
+
+    resumed = httpx.post(f"{admin}/0/resume_memory_occupation", timeout=60).json()
+    assert resumed["changed_tags"] == ["kv_cache", "weights"]
+    eventually(lambda: _states(admin) == ["ready", "ready"], "it serves again")
+    again = _completed(instance, 0)
+    assert again.headers["x-levelhead-dp-rank"] == "0"
+    assert instance.children()["workers0"] == pid
+    assert len({answer.json()["choices"][0]["text"] for answer in (*answers, again)}) == 1
+    assert instance.metric("levelhead_ledger_drift_tokens") == 0
+
+
+def _completed(instance, dp_rank=None):
+    headers = None if dp_rank is None else {"x-data-parallel-rank": str(dp_rank)}
+    body = SHORT | {"model": "tiny", "max_tokens": 6}
+    return httpx.post(f"{instance.url}/v1/completions", json=body, headers=headers, timeout=60)
+
+
+def _states(admin):
+    return [group["state"] for group in httpx.get(admin).json()]
+
+
+def _resident_bytes(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def test_a_restarted_control_plane_cuts_no_stream(instance):
     """
     Killing the control plane in the middle of a stream changes nothing for the client.
@@ -329,7 +378,7 @@ def test_a_port_in_use_is_refused_at_start():
         (("--dp-size", "0"), ("--dp-size", "'0'", "1 to 1024")),
         (("--load-balance-method", "best"), ("--load-balance-method", "best", "minimum_tokens")),
         (("--model", "/nowhere.gguf"), ("--model", "/nowhere.gguf", "SmolLM2-135M-Instruct")),
-        (("--tp-size", "2"), ("--tp-size", "2", "only 1")),
+        (("--tp-size", "2"), ("--tp-size", "2", "--enable-dp-attention")),
     ],
 )
 def test_a_bad_flag_is_refused_at_start(flags, words):

@@ -7,6 +7,7 @@ import httpx
 from router.control_plane.app import ControlPlane, build_app
 from router.control_plane.figures import Figures
 from router.control_plane.membership import Membership
+from router.control_plane.occupation import OccupationClient
 from router.control_plane.tokenizing import Tokenizing
 from router.control_plane.totals import TotalsReader
 from shm.board import Board
@@ -31,7 +32,10 @@ async def asked(house, entries, respond=refuse, max_tokenizing=32):
         )
         tokenizing = Tokenizing(outward, max_tokenizing)
         totals = TotalsReader(outward)
-        app = build_app(ControlPlane(house.instance, members, figures, tokenizing, totals))
+        memory = OccupationClient(outward)
+        app = build_app(
+            ControlPlane(house.instance, members, figures, tokenizing, totals, occupation=memory)
+        )
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://control"
         ) as client:

@@ -4,6 +4,7 @@ processes and groups, with stand-ins for them.
 """
 
 import asyncio
+import signal
 
 import pytest
 
@@ -64,6 +65,15 @@ async def leader():
     if process.returncode is None:
         process.kill()
     await soon(process.wait())
+
+
+@pytest.fixture
+def seen_when_told(keeper):
+    """The table at each SIGTERM that comes to this process, which is the leader of both groups."""
+    seen = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: seen.append(keeper.published))
+    yield seen
+    signal.signal(signal.SIGTERM, previous)
 
 
 @pytest.fixture

@@ -117,8 +117,8 @@ class Keeper:
 
     @classmethod
     @asynccontextmanager
-    async def built(cls):
-        async with House.built(dp_size=2) as house:
+    async def built(cls, **settings):
+        async with House.built(dp_size=2, **settings) as house:
             keeper = cls(house)
             try:
                 yield keeper

@@ -3,7 +3,7 @@ A child to supervise: `python -m tests.router.sleeper MODE FILE`.
 
 It appends a line to FILE when it is ready, and then, by its mode: sleeps,
 sleeps and ignores SIGTERM, sleeps and exits with status 0 at SIGTERM, or exits
-with status 3 at once.
+at once, with status 3 or, as a rank that lost another, 1.
 """
 
 import os
@@ -22,6 +22,8 @@ def main():
         file.write(f"{os.getpid()} {time.monotonic()} {os.environ.get('SLEEPER', '')}\n")
     if mode == "brief":
         sys.exit(3)
+    if mode == "bereft":
+        sys.exit(1)
     time.sleep(60)
 
 

@@ -35,7 +35,8 @@ def test_a_worker_understands_the_flags_that_it_is_given(tmp_path):
     for name in ("max_running_requests", "max_queued_requests", "max_total_tokens", "page_size",
                  "chunked_prefill_size", "seed", "device", "dtype", "log_level",
                  "drain_timeout_s", "schedule_policy", "disable_radix_cache",
-                 "disable_overlap_schedule"):  # fmt: skip
+                 "disable_overlap_schedule", "disable_cuda_graph",
+                 "cuda_graph_max_bs"):  # fmt: skip
         assert getattr(config, name) == getattr(options, name)
 
 
@@ -43,14 +44,16 @@ def test_a_worker_hears_of_the_order_and_of_what_is_switched_off(tmp_path):
     """
     None is what it would be without the flags.
     """
-    switches = ["--disable-radix-cache", "--disable-overlap-schedule"]
-    options = parse_serve(["--schedule-policy", "fcfs", *switches], {})
+    switches = ["--disable-radix-cache", "--disable-overlap-schedule", "--disable-cuda-graph"]
+    others = ["--schedule-policy", "fcfs", "--cuda-graph-max-bs", "24"]
+    options = parse_serve([*others, *switches], {})
 
     _, *flags = commands.worker(instance(tmp_path), options, Path("/model"), 1)
     config = parse(flags)
 
     assert config.schedule_policy == "fcfs"
     assert (config.disable_radix_cache, config.disable_overlap_schedule) == (True, True)
+    assert (config.disable_cuda_graph, config.cuda_graph_max_bs) == (True, 24)
 
 
 def test_an_emulated_worker_hears_what_its_steps_cost(tmp_path):

@@ -11,15 +11,6 @@ STARTING, READY, DRAINING, DEAD = (
 )
 
 
-@pytest.fixture
-def seen_when_told(keeper):
-    """The table at each SIGTERM that comes to this process, which is the leader of both groups."""
-    seen = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: seen.append(keeper.published))
-    yield seen
-    signal.signal(signal.SIGTERM, previous)
-
-
 @pytest.mark.anyio
 async def test_a_group_drains_in_the_table_before_its_process_is_told(keeper, seen_when_told):
     """

@@ -64,6 +64,12 @@ class FullDispatcher:
         raise NoGroup("full")
 
 
+class Guest:
+    """May go anywhere, at any time."""
+
+    unfit, not_before_ns = (), 0
+
+
 class Visit:
     """A lobby, and who waits in it."""
 
@@ -73,7 +79,7 @@ class Visit:
         self.lobby = Lobby(instance, self.dispatcher, Meters(num_groups), self.loop)
 
     def enter(self):
-        waiter = Waiter(None, RequestShape(10), self.dispatcher.ns)
+        waiter = Waiter(Guest(), RequestShape(10), self.dispatcher.ns)
         self.lobby.enter(waiter)
         return waiter
 

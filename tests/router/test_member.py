@@ -18,8 +18,8 @@ from router.control_plane.member import (
 )
 from shm.group_table import GroupEntry, GroupState
 
-STARTING, READY, SUSPECT, DRAINING, DEAD = (
-    GroupState(word) for word in ("starting", "ready", "suspect", "draining", "dead")
+STARTING, READY, SUSPECT, DRAINING, RELEASED, DEAD = (
+    GroupState(word) for word in ("starting", "ready", "suspect", "draining", "released", "dead")
 )
 STATES = tuple(GroupState)
 UNKNOWN = Member(GroupEntry(0, STARTING))
@@ -44,6 +44,10 @@ def same_card(group):
 
 def card_says_draining(group):
     return presented(group, card(state="draining"), process_alive=True)
+
+
+def card_says_released(group):
+    return presented(group, card(state="released"), process_alive=True)
 
 
 def process_gone(group):
@@ -75,23 +79,25 @@ def stale_and_unanswered(group):
 
 
 AFTER = {
-    #                      starting  ready     suspect   draining  dead
-    later_epoch:          (STARTING, STARTING, STARTING, STARTING, STARTING),
-    same_card:            (STARTING, READY,    SUSPECT,  DRAINING, DEAD),
-    card_says_draining:   (DRAINING, DRAINING, DRAINING, DRAINING, DEAD),
-    process_gone:         (DEAD,     DEAD,     DEAD,     DEAD,     DEAD),
-    no_card:              (STARTING, READY,    SUSPECT,  DRAINING, DEAD),
-    neither_card_nor_process: (DEAD, DEAD,     DEAD,     DEAD,     DEAD),
-    drained:              (DRAINING, DRAINING, DRAINING, DRAINING, DEAD),
-    healthy:              (READY,    READY,    READY,    DRAINING, READY),
-    one_failure:          (STARTING, READY,    SUSPECT,  DRAINING, DEAD),
-    two_failures:         (STARTING, DEAD,     DEAD,     DRAINING, DEAD),
-    stale_and_unanswered: (STARTING, SUSPECT,  SUSPECT,  DRAINING, DEAD),
+    #                      starting  ready     suspect   draining  released  dead
+    later_epoch:          (STARTING, STARTING, STARTING, STARTING, STARTING, STARTING),
+    same_card:            (STARTING, READY,    SUSPECT,  DRAINING, SUSPECT,  DEAD),
+    card_says_draining:   (DRAINING, DRAINING, DRAINING, DRAINING, DRAINING, DEAD),
+    card_says_released:   (RELEASED, RELEASED, RELEASED, DRAINING, RELEASED, DEAD),
+    process_gone:         (DEAD,     DEAD,     DEAD,     DEAD,     DEAD,     DEAD),
+    no_card:              (STARTING, READY,    SUSPECT,  DRAINING, RELEASED, DEAD),
+    neither_card_nor_process: (DEAD, DEAD,     DEAD,     DEAD,     DEAD,     DEAD),
+    drained:              (DRAINING, DRAINING, DRAINING, DRAINING, DRAINING, DEAD),
+    healthy:              (READY,    READY,    READY,    DRAINING, RELEASED, READY),
+    one_failure:          (STARTING, READY,    SUSPECT,  DRAINING, RELEASED, DEAD),
+    two_failures:         (STARTING, DEAD,     DEAD,     DRAINING, DEAD,     DEAD),
+    stale_and_unanswered: (STARTING, SUSPECT,  SUSPECT,  DRAINING, RELEASED, DEAD),
 }  # fmt: skip
+ORDER = (STARTING, READY, SUSPECT, DRAINING, RELEASED, DEAD)
 ROWS = [
     (evidence, before, after)
     for evidence, row in AFTER.items()
-    for before, after in zip((STARTING, READY, SUSPECT, DRAINING, DEAD), row, strict=True)
+    for before, after in zip(ORDER, row, strict=True)
 ]
 
 
@@ -162,9 +168,11 @@ def test_the_same_card_changes_nothing_else(state):
     """
     After a restart of the control plane a known group's card is taken up again.
     """
-    same = presented(member(state, num_failures=1), card(), process_alive=True)
+    own = card(state="released") if state is RELEASED else card()
 
-    assert same == member(state, given=card(), num_failures=1)
+    same = presented(member(state, num_failures=1), own, process_alive=True)
+
+    assert same == member(state, given=own, num_failures=1)
 
 
 # Draining
@@ -209,6 +217,29 @@ def test_a_leaving_process_is_told_once(group, expected):
     And not at all if its card says that it knows.
     """
     assert group.is_to_be_told is expected
+
+
+# Released memory
+
+
+def test_a_released_group_is_no_candidate_however_well_it_is():
+    """
+    Also if it was taken for dead meanwhile, or its card was first seen by a later control plane.
+    """
+    released = member(DEAD, given=card(state="released"))
+
+    assert healthy(released).entry.state is RELEASED
+    assert healthy(card_says_released(member(STARTING))).entry.state is RELEASED
+
+
+def test_a_group_that_has_its_memory_again_serves_once_it_answers():
+    """
+    Until then it is asked only if nobody else can.
+    """
+    again = same_card(card_says_released(member(READY)))
+
+    assert again.entry.state is SUSPECT
+    assert healthy(again).entry.state is READY
 
 
 # Health

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import socket
 from contextlib import asynccontextmanager
 
@@ -212,3 +213,71 @@ async def test_who_has_no_descriptor_to_ask_with_learns_nothing(instance):
         answers = [await asked.ask(11) for asked in all_asked]
 
     assert answers == [UNKNOWN, UNKNOWN]
+
+
+def leader_card(instance, dp_rank, port, pid, **fields):
+    card = {"dp_rank": dp_rank, "epoch": 5, "host": "127.0.0.1", "port": port, "pid": pid,
+            "model": "m", "max_model_len": 1} | fields  # fmt: skip
+    instance.card(dp_rank).write_bytes(orjson.dumps(card))
+
+
+async def test_a_launcher_answers_when_all_its_ranks_do(instance):
+    """
+    Whose pids are on their cards; one that has none yet is still starting.
+    """
+    asked = question.of_ranks(CardReader(instance), range(2), drain_timeout_s=30.0)
+    async with leading(WELL) as one, leading(WELL) as two:
+        leader_card(instance, 0, one, os.getpid())
+        assert await soon(asked.ask(11)) is NOT_YET
+
+        leader_card(instance, 1, two, os.getpid())
+        assert await soon(asked.ask(11)) is GIVEN
+
+
+async def test_a_launcher_has_missed_an_answer_if_one_of_its_ranks_has(instance):
+    """
+    Whatever the others say, the worst counts.
+    """
+    asked = question.of_ranks(CardReader(instance), range(2), drain_timeout_s=30.0)
+    async with leading(WELL) as one, leading(UNWELL) as two:
+        leader_card(instance, 0, one, os.getpid(), state="draining")
+        leader_card(instance, 1, two, os.getpid())
+        assert await soon(asked.ask(11)) is MISSED
+        leader_card(instance, 1, one, os.getpid())
+        assert await soon(asked.ask(11)) is LEAVING
+
+
+async def test_cards_that_ranks_of_an_earlier_launcher_left_are_none_of_its_own(instance):
+    """
+    Their processes are gone; it is starting.
+    """
+    asked = question.of_ranks(CardReader(instance), range(1), drain_timeout_s=30.0)
+    async with leading(WELL) as one:
+        leader_card(instance, 0, one, os.getpid())
+        assert await soon(asked.ask(11)) is GIVEN
+        leader_card(instance, 0, one, os.getpid(), start_ticks=1)
+
+        assert await soon(asked.ask(12)) is NOT_YET
+
+
+async def test_a_follower_is_well_as_long_as_it_is_there():
+    """
+    It has no server; nobody calls that a miss.
+    """
+    asked = question.of_follower()
+    assert await soon(asked.ask(11)) is GIVEN
+    assert asked.patience == Patience()
+
+
+@asynccontextmanager
+async def leading(answer):
+    """A leader's port, where each request gets that answer."""
+
+    async def respond(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]

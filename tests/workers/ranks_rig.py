@@ -54,7 +54,8 @@ class Ranks:
             wait_for("publisher", self.term)
         self.processes += [self._start(rank) for rank in range(1, num_ranks)]
 
-    def _start(self, rank):
+    def _start(self, rank, *words):
+        """words: flags more, or again, and then the last counts."""
         flags = {
             "--instance": self.instance, "--instance-epoch": EPOCH, "--run-dir": self.run_dir,
             "--dp-rank": rank, "--dp-size": self._num_ranks, "--num-front-doors": 2,
@@ -62,7 +63,8 @@ class Ranks:
             "--heartbeat-s": 0.05,
         } | self._flags  # fmt: skip
         with self._log(rank).open("a") as log:
-            return start(*(str(part) for flag in flags.items() for part in flag), stderr=log)
+            pairs = (str(part) for flag in flags.items() for part in flag)
+            return start(*pairs, *words, stderr=log)
 
     def _log(self, rank):
         return self.run_dir / f"log-{rank}"

@@ -12,12 +12,14 @@ from workers.engine.acceptance import AcceptedCounters, ChargeDesk
 from workers.engine.engine import Engine, Ports
 from workers.engine.inbox import Inbox
 from workers.engine.meter import GroupId, LoadMeter
+from workers.engine.occupation import Occupation
 from workers.engine.pages import PagePool
 from workers.engine.scheduler import Limits, Scheduler
 from workers.server.app import Service, build_app
 from workers.server.client import EngineClient
 from workers.server.drain import Drain
 from workers.server.intake import Intake, ServedModel
+from workers.server.occupation import OccupationDesk, Surroundings
 
 MAX_MODEL_LEN = 200
 NUM_FRONT_DOORS = 2
@@ -37,8 +39,11 @@ class Rig:
         cache=None,
         runner=None,
         instance_key=None,
+        memory="there is none",
+        clock=None,
         barrier=None,
     ):
+        self.announced, self.pauses = [], 0
         self.reports, self.fatal = [], []
         self.runner = runner or SlotRunner(page_size=4)
         self.inbox = Inbox()
@@ -59,6 +64,8 @@ class Rig:
         desk = ChargeDesk(client.settle, StepClock())
         self.drain = Drain(30.0, StepClock())
         limits = (NUM_FRONT_DOORS, MAX_REQUEST_BYTES)
+        around = Surroundings(self.announced.append, 30.0, clock or StepClock(), self._pause)
+        desk_of_memory = OccupationDesk(Occupation(self.scheduler, memory), client, around)
         self.app = build_app(
             Service(
                 intake,
@@ -70,9 +77,14 @@ class Rig:
                 is_ready,
                 lambda: self.scheduler.totals,
                 instance_key,
+                occupation=desk_of_memory,
                 barrier=barrier,
             )
         )
+
+    async def _pause(self, seconds):
+        self.pauses += 1
+        await asyncio.sleep(0)
 
     @property
     def accepted(self):

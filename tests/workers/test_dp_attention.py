@@ -1,89 +1,59 @@
 """DP attention at the model's level: ranks with a shard each compute what one rank alone does."""
 
-import random
-import socket
-from datetime import timedelta
-
 import pytest
 import torch
-from torch.distributed import TCPStore
-from torch.distributed.distributed_c10d import ProcessGroupGloo
 
-from tests.workers.test_families import FAMILIES, reference
+from tests.workers.dp_rig import LLAMAS, NUM_STEPS, compute, steps_of, written
 from tests.workers.test_llama import Run, load
-from tests.workers.tiny import write_tiny_llama
-from workers.model.checkpoint import open_checkpoint
-from workers.model.llama import LlamaModel
-from workers.model.row_exchange import Shared, StepExchange
-from workers.model.shard import Shard
-from workers.ranks.links import choose_interface
-from workers.ranks.rank_group import RankGroup
+from tests.workers.thread_ranks import ThreadRanks
 
-NUM_STEPS = 12
-MODELS = ("llama", "untied", "mixtral", "qwen2_moe")
+MODELS = (*LLAMAS, "qwen3", "mixtral", "qwen2_moe", "deepseek_v2", "deepseek_v3")
+EXPERT_PARALLEL = ("mixtral, by experts", "qwen2_moe, by experts")
+CASES = [(name, 4, 2) for name in MODELS + EXPERT_PARALLEL]
+CASES += [(name, 2, 1) for name in ("uneven, biased", "mixtral, by experts")]
+CASES += [(name, size, size) for name in ("llama", "qwen2_moe, by experts") for size in (2, 4)]
 
-
-def written(name, folder):
-    if name in FAMILIES:
-        reference(name, FAMILIES[name]).save_pretrained(folder)
-        return folder
-    return write_tiny_llama(folder, tie_word_embeddings=name == "llama", vocab_size=512)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def steps_of(rank):
-    """A group's steps: idle ones, prefills, decodes, both, and one that begins over again."""
-    draw = random.Random(100 + rank)
-    steps, names = [], []
-    for number in range(NUM_STEPS):
-        kind = draw.choice(("idle", "prefill", "decode", "both"))
-        chunks = []
-        if kind in ("decode", "both"):
-            chunks += [(name, [draw.randrange(3, 120)]) for name in names]
-        if kind in ("prefill", "both"):
-            names.append(f"{rank}-{number}")
-            chunks.append(
-                (names[-1], [draw.randrange(3, 120) for _ in range(draw.choice((2, 30)))])
-            )
-        steps.append(chunks)
-    return steps
+@pytest.fixture(scope="module", name="models")
+def _models(tmp_path_factory):
+    """Folder of a model, and the logits of each group's steps, which are computed once."""
+    root, known = tmp_path_factory.mktemp("models"), {}
+
+    def expected(name, group):
+        if (name, group) not in known:
+            run = Run(load(written(name, root / name)))
+            known[name, group] = [run.step(chunks) for chunks in steps_of(group)]
+        return known[name, group]
+
+    return lambda name: written(name, root / name), expected
 
 
-def rank_main(rank, size, port, folder, is_expert_parallel, results):
-    torch.set_num_threads(1)
-    choose_interface("127.0.0.1")
-    store = TCPStore("127.0.0.1", port, size, is_master=rank == 0)
-    group = RankGroup(ProcessGroupGloo(store, rank, size, timedelta(seconds=60)))
-    checkpoint = open_checkpoint(folder)
-    model = LlamaModel(checkpoint.config, "cpu", torch.float32, Shard(rank, size))
-    model.load(checkpoint)
-    everybody = [steps_of(each) for each in range(size)]
-    run, outputs = Run(model), []
-    for number in range(NUM_STEPS):
-        counts = [sum(len(new) for _, new in steps[number]) for steps in everybody]
-        if not any(counts):
-            outputs.append(None)
-            continue
-        shared = Shared(group, counts)
-        outputs.append(run.step(everybody[rank][number], exchange=StepExchange(shared, shared)))
-    torch.save(outputs, results / str(rank))
+def check(outputs, size, num_groups, expected):
+    """Leaders' logits are those of one process, followers have none."""
+    each = size // num_groups
+    for rank in range(size):
+        for number in range(NUM_STEPS):
+            logits, wanted = outputs[rank][number], expected(rank // each)[number]
+            if rank % each or not len(wanted):
+                assert logits is None or not len(logits)
+                continue
+            assert torch.allclose(logits, wanted, atol=1e-3)
+            assert torch.equal(logits.argmax(-1), wanted.argmax(-1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_are_those_of_one_process(name, size, tmp_path):
+@pytest.mark.parametrize(("name", "size", "num_groups"), CASES)
+def test_logits_are_those_of_one_process(name, size, num_groups, models):
     """
     With idle groups, uneven batches, prefill beside decode; every row within 1e-3.
     """
-    folder = written(name, tmp_path / "model")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    folder, expected = models
+    name, _, by_experts = name.partition(", by")
+    path = folder(name)
 
-    torch.multiprocessing.spawn(rank_main, (size, port, folder, False, tmp_path), size)
+    outputs = ThreadRanks(size).run_in_groups(
+        num_groups, lambda *ranks: compute(path, *ranks, bool(by_experts))
+    )
 
-    whole = load(folder)
-    for rank in range(size):
-        run, outputs = Run(whole), torch.load(tmp_path / str(rank))
-        for chunks, logits in zip(steps_of(rank), outputs, strict=True):
-            if chunks:
-                assert torch.allclose(logits, run.step(chunks), atol=1e-3)
+    check(outputs, size, num_groups, lambda group: expected(name, group))

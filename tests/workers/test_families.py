@@ -22,6 +22,19 @@ SIZES = {
     "eos_token_id": 2,
 }
 QWEN_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+DEEPSEEK = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 6,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "routed_scaling_factor": 1.5,
+    "first_k_dense_replace": 1,
+}
 FAMILIES = {
     "mistral": {},
     "qwen2": {"use_sliding_window": False},
@@ -29,6 +42,24 @@ FAMILIES = {
     "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2},
     "qwen2_moe": QWEN_EXPERTS
     | {"shared_expert_intermediate_size": 56, "norm_topk_prob": True, "decoder_sparse_step": 2},
+    "deepseek_v2": DEEPSEEK
+    | {"q_lora_rank": None, "n_group": 3, "topk_group": 2, "topk_method": "group_limited_greedy"},
+    "deepseek_v3": DEEPSEEK
+    | {
+        "q_lora_rank": 20,
+        "n_group": 2,
+        "topk_group": 1,
+        "norm_topk_prob": True,
+        "attention_bias": True,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10_000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.7,
+        },
+    },
     "qwen3_moe": QWEN_EXPERTS | {"norm_topk_prob": False, "mlp_only_layers": [1], "head_dim": 32},
 }
 
@@ -42,10 +73,15 @@ def reference(family, settings):
         config = AutoConfig.for_model(family, **SIZES | settings)
         torch.manual_seed(7)
         model = AutoModelForCausalLM.from_config(config).float().eval()
-    for name, weight in model.named_parameters():
+    learned = [*model.named_parameters(), *_learned_buffers(model)]
+    for name, weight in learned:
         noise = torch.randn(weight.shape)
         weight.data = 1 + 0.1 * noise if "norm" in name else 0.2 * noise
     return model
+
+
+def _learned_buffers(model):
+    return [each for each in model.named_buffers() if each[0].endswith("correction_bias")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,6 +15,7 @@ from workers.model.config import ModelConfig
 from workers.model.errors import MissingTensors, ShapeMismatch, UnsupportedModel
 from workers.model.llama import KVCache, LlamaModel
 from workers.model.row_exchange import ALONE
+from workers.model.shard import WHOLE
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -55,9 +56,9 @@ def load_reference(folder):
 class Run:
     """Sequences in one KV cache, each at slots drawn at random from the whole of it."""
 
-    def __init__(self, model, seed=0):
+    def __init__(self, model, seed=0, attention_shard=WHOLE):
         self.model = model
-        self.kv = KVCache.allocate(model.config, NUM_SLOTS, "cpu", model.dtype)
+        self.kv = KVCache.allocate(model.config, NUM_SLOTS, "cpu", model.dtype, attention_shard)
         self.free = torch.randperm(NUM_SLOTS, generator=torch.Generator().manual_seed(seed))
         self.slots = {}
 
@@ -191,8 +192,8 @@ def test_scores_out_of_the_range_of_half_precision_are_no_harm():
     They are sums of float32, as in a prompt's attention, and the largest gets all the weight.
     """
     kv = KVCache.allocate(TINY, 2, "cpu", torch.float16)
-    kv.keys[0, 0] = torch.tensor([[150.0] * 8, [160.0] * 8])
-    kv.values[0, 0] = torch.tensor([[1.0] * 8, [2.0] * 8])
+    kv.keys[0, 0, :2] = torch.tensor([[150.0] * 8, [160.0] * 8])
+    kv.values[0, 0, :2] = torch.tensor([[1.0] * 8, [2.0] * 8])
     row, span = torch.tensor([1]), SequenceSpan(1, 2, torch.arange(2))
     plan = AttentionPlan.of(ForwardBatch(row, row, row, (span,), row), kv)
     query = torch.full((1, 1, 8), 160.0, dtype=torch.float16)

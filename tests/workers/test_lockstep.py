@@ -38,7 +38,7 @@ PROMPTS += [[*prompt, 9, 31] for prompt in PROMPTS]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(name="folder", scope="module", params=["llama", "mixtral", "qwen2_moe"])
+@pytest.fixture(name="folder", scope="module", params=["llama", "deepseek_v3", "qwen2_moe"])
 def _folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "llama":
@@ -48,13 +48,13 @@ def _folder(request, tmp_path_factory):
 
 
 @functools.cache
-def load(folder, shard=WHOLE, is_expert_parallel=False):
+def load(folder, shard=WHOLE, is_expert_parallel=False, attention_shard=WHOLE):
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
     if config.experts is not None:
         experts = dataclasses.replace(config.experts, is_expert_parallel=is_expert_parallel)
         config = dataclasses.replace(config, experts=experts)
-    model = LlamaModel(config, CPU, torch.float32, shard)
+    model = LlamaModel(config, CPU, torch.float32, shard, attention_shard)
     model.load(checkpoint)
     return model
 
@@ -64,17 +64,27 @@ def oracle(folder):
     return Oracle(load(folder))
 
 
+def make_inner(model, num_pages, attention_shard=WHOLE):
+    slots = num_pages * PAGE_SIZE
+    kv = KVCache.allocate(model.config, slots, CPU, torch.float32, attention_shard)
+    return ModelRunner(model, kv, BatchBuilder(MAX_TOKENS, PAGE_SIZE, CPU), Sampler(0), 1)
+
+
 class Group:
     """One DP group: a scheduler and a runner in lock step.  arrivals: by the round they come in."""
 
-    def __init__(self, model, collectives, arrivals, limits, num_pages, retractions=()):
+    def __init__(
+        self, model, collectives, arrivals, limits, num_pages, retractions=(), attention=None
+    ):
         pool = PagePool(num_pages, PAGE_SIZE)
         cache = RadixCache(PAGE_SIZE)
         self.scheduler = Scheduler(limits, pool, cache, Order(), GrowthEstimate(initial=0.0))
-        kv = KVCache.allocate(model.config, pool.capacity_tokens, CPU, torch.float32)
-        inner = ModelRunner(model, kv, BatchBuilder(MAX_TOKENS, PAGE_SIZE, CPU), Sampler(0), 1)
+        heads = WHOLE if attention is None else Shard(attention.rank, attention.size)
+        inner = make_inner(model, num_pages, heads)
         self.bell, self.reports = NoBell(), Reported()
-        ranks = Ranks(collectives, collectives, self.bell, self.reports, 1)
+        ranks = Ranks(
+            collectives, collectives, self.bell, self.reports, 1, attention, plans=attention
+        )
         self.runner = LockstepRunner(inner, ranks)
         self.arrivals, self.retractions = arrivals, retractions
         self.requests, self.num_rounds = [], 0

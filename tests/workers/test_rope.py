@@ -3,7 +3,15 @@ import math
 import pytest
 import torch
 
-from workers.model.rope import FactorScaling, Llama3Scaling, angles, inverse_frequencies, rotate
+from workers.model.rope import (
+    FactorScaling,
+    Llama3Scaling,
+    YarnScaling,
+    angles,
+    inverse_frequencies,
+    rotate,
+    yarn_amplitude,
+)
 
 
 def turned(head, position, frequencies):
@@ -62,3 +70,25 @@ def test_angles_are_exact_in_half_precision():
     exact_cosine, exact_sine = math.cos(1001.0), math.sin(1001.0)
     assert cosine.flatten().tolist() == pytest.approx([exact_cosine] * 2, abs=4e-3)
     assert sine.flatten().tolist() == pytest.approx([-exact_sine, exact_sine], abs=4e-3)
+
+
+def test_yarn_keeps_what_turns_often_and_divides_what_hardly_turns():
+    """
+    32 turns in the original length, and 1; a ramp between.
+    """
+    plain = inverse_frequencies(64, 10_000.0, None)
+    ratio = plain / inverse_frequencies(64, 10_000.0, YarnScaling(40.0, 4096, 10_000.0))
+    turns = 4096 * plain / (2 * math.pi)
+
+    assert torch.allclose(ratio[turns > 40], torch.ones(1))
+    assert torch.allclose(ratio[turns < 0.5], torch.full((1,), 40.0))
+    assert (ratio.diff() >= -1e-5).all()
+
+
+def test_yarn_sharpens_scores_of_longer_contexts_only():
+    """
+    By a tenth of the logarithm of how much longer they are.
+    """
+    assert yarn_amplitude(math.e) == pytest.approx(1.1)
+    assert yarn_amplitude(math.e, weight=0.7) == pytest.approx(1.07)
+    assert yarn_amplitude(1.0) == yarn_amplitude(0.5) == 1.0

@@ -25,15 +25,18 @@ class ThreadRanks:
         self.board = [None] * size
         self.barrier = threading.Barrier(size)
         self.num_collectives = 0
+        self.groups = []
 
     def run(self, main):
         """Call main(collectives) for all ranks at the same time; return what they return."""
 
         def guarded(collectives):
+            torch.set_num_threads(1)
             try:
                 return main(collectives)
             except BaseException:
-                self.barrier.abort()
+                for ranks in (self, *self.groups):
+                    ranks.barrier.abort()
                 raise
 
         with ThreadPoolExecutor(self.size) as threads:
@@ -43,6 +46,17 @@ class ThreadRanks:
         for error in sorted(errors, key=lambda error: isinstance(error, RankLost)):
             raise error
         return [future.result() for future in futures]
+
+    def run_in_groups(self, num_groups, main):
+        """As run, with main(collectives of all, collectives of the DP group)."""
+        each = self.size // num_groups
+        self.groups = [ThreadRanks(each) for _ in range(num_groups)]
+
+        def grouped(collectives):
+            number, rank = divmod(collectives.rank, each)
+            return main(collectives, ThreadCollectives(self.groups[number], rank))
+
+        return self.run(grouped)
 
 
 class ThreadCollectives:
@@ -59,6 +73,9 @@ class ThreadCollectives:
 
     def all_reduce(self, summand):
         summand.copy_(sum(self._all(summand)))
+
+    def broadcast(self, values):
+        values.copy_(self._all(values)[0])
 
     def reduce_scatter(self, own, summands):
         parts = [each.view(self.size, *own.shape)[self.rank] for each in self._all(summands)]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from workers.engine.plan import Chunk, Plan
+from workers.engine.plan import Chunk
 from workers.model.batch import ForwardBatch, SequenceSpan
 
 
@@ -116,11 +116,8 @@ class BatchBuilder:
             output_index=self._tensor(output_index),
         )
 
-    def fill(self, batch: ForwardBatch, plan: Plan) -> ForwardBatch:
-        """Return the batch with the plan's tokens."""
-        token_ids: list[int] = []
-        for chunk in plan.chunks:
-            token_ids += chunk.request.tokens(chunk.start, chunk.end)
+    def fill(self, batch: ForwardBatch, token_ids: Sequence[int]) -> ForwardBatch:
+        """Return the batch with its tokens."""
         return replace(batch, token_ids=self._tensor(token_ids))
 
     def _row(self, place: Place) -> SlotRow:
@@ -130,5 +127,5 @@ class BatchBuilder:
         row.update(place.pages)
         return row
 
-    def _tensor(self, values: list[int]) -> torch.Tensor:
+    def _tensor(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)

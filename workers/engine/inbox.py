@@ -36,7 +36,11 @@ class Abort(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A look at what only the step loop may touch; it must be short, and may not raise."""
+    """
+    A look at what only the step loop may touch; it may not raise.
+
+    It must be short where requests are held: they wait for it.
+    """
 
     take: Callable[[], None]
 

@@ -118,6 +118,10 @@ class PageTables:
         self._cache.unlock(table.lock)
         self._pool.put(table.own_pages)
 
+    def forget_prefixes(self) -> None:
+        """Evict all that nobody uses."""
+        self._pool.put(self._cache.evict(self._cache.num_pages))
+
     def check_integrity(self) -> None:
         """Raise AssertionError unless pages, tables and locks agree."""
         self._cache.check_integrity()

@@ -67,6 +67,14 @@ class Plan(NamedTuple):
     failed: tuple[Output, ...]
 
     @property
+    def token_ids(self) -> list[int]:
+        """Those tokens, chunk by chunk."""
+        ids: list[int] = []
+        for chunk in self.chunks:
+            ids += chunk.request.tokens(chunk.start, chunk.end)
+        return ids
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the step computes."""
         return sum(chunk.num_new for chunk in self.chunks)

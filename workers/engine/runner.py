@@ -27,22 +27,29 @@ from workers.engine.plan import Chunk, Plan
 from workers.engine.request import Request, Sample
 from workers.model.attention import AttentionPlan
 from workers.model.batch import ForwardBatch, SequenceSpan
+from workers.model.decode_graphs import DecodeGraphs
 from workers.model.kv_cache import KVCache
 from workers.model.llama import LlamaModel
+from workers.model.resident import Part, Resident
 from workers.model.row_exchange import ALONE, StepExchange
 from workers.model.sampling import Sampler, TokenLogprobs, prompt_logprobs
 
 
 class _Layout(NamedTuple):
-    """Tensors of a step, but for its token ids."""
+    """Tensors of a step, but for its token ids.  attention: None if a recorded pass computes it."""
 
     places: Sequence[Place]
     batch: ForwardBatch
-    attention: AttentionPlan
+    attention: AttentionPlan | None
 
 
 class ModelRunner:
-    """Owns the KV cache.  Every call comes from the step loop's thread.  lane: computes."""
+    """
+    Owns weights and KV cache.  Every call comes from the step loop's thread.
+
+    lane: computes.  reload: the model once more, after its memory was given back.
+    make_graphs: what decode batches are recorded in, if they are.
+    """
 
     def __init__(
         self,
@@ -52,13 +59,17 @@ class ModelRunner:
         sampler: Sampler,
         num_threads: int,
         lane: Lane | None = None,
+        reload: Callable[[], LlamaModel] | None = None,
+        make_graphs: Callable[[LlamaModel, KVCache], DecodeGraphs] | None = None,
     ) -> None:
-        self._model = model
+        self._resident = Resident(model, kv, reload)
         self._kv = kv
         self._batches = batches
         self._sampler = sampler
         self._num_threads = num_threads
         self._lane: Lane = lane or SameThread()
+        self._make_graphs = make_graphs
+        self._graphs: DecodeGraphs | None = None
         self._ahead: _Layout | None = None
         self.num_foreseen = 0
 
@@ -82,6 +93,24 @@ class ModelRunner:
         with torch.inference_mode():
             batch = ForwardBatch(zero, zero, zero, (span,), zero)
             self._model(batch, self._kv, exchange=exchange)
+            if self._make_graphs is not None:
+                self._graphs = self._make_graphs(self._model, self._kv)
+                self._graphs.logits(batch)  # whether it works is found out now
+
+    def give_back(self, part: Part) -> int:
+        """Free weights or KV cache, between steps; return the bytes."""
+        self._ahead = None
+        return self._lane.begin(partial(self._give_back, part))()
+
+    def _give_back(self, part: Part) -> int:
+        if self._graphs is not None:
+            self._graphs.drop()
+            self._graphs = None
+        return self._resident.give_back(part)
+
+    def take_back(self, part: Part) -> int:
+        """Have them again; return the bytes.  Raises ModelError or what torch lacks memory with."""
+        return self._lane.begin(partial(self._resident.take_back, part))()
 
     def check_integrity(self) -> None:
         """Raise AssertionError if copies of the cache have got out of bounds."""
@@ -110,8 +139,17 @@ class ModelRunner:
                 ahead = self._lay_out(places)
             else:
                 self.num_foreseen += 1
-            batch = self._batches.fill(ahead.batch, plan)
+            batch = self._batches.fill(ahead.batch, plan.token_ids)
         return self._lane.begin(partial(self._compute, plan, batch, ahead.attention, exchange))
+
+    def follow(
+        self, places: Sequence[Place], token_ids: Sequence[int], exchange: StepExchange
+    ) -> None:
+        """Compute what another rank leads, which has the other heads of the same tokens."""
+        with torch.inference_mode():
+            layout = self._lay_out(places)
+            batch = self._batches.fill(layout.batch, token_ids)
+        self._lane.begin(partial(self._forward, batch, layout.attention, exchange))()
 
     def prepare(self, decodes: Sequence[Chunk]) -> None:
         """Lay out a step that may follow the one being computed; their tokens are not known."""
@@ -129,19 +167,38 @@ class ModelRunner:
     def stop(self) -> None:
         """Nor does it wait for others: a pass comes to its end by itself."""
 
+    @property
+    def _model(self) -> LlamaModel:
+        return self._resident.model
+
     def _lay_out(self, places: Sequence[Place]) -> _Layout:
         batch = self._batches.lay_out(places)
+        if self._graphs is not None and self._graphs.takes(batch):
+            return _Layout(places, batch, None)
         return _Layout(places, batch, AttentionPlan.of(batch, self._kv))
 
     def _compute(
-        self, plan: Plan, batch: ForwardBatch, attention: AttentionPlan, exchange: StepExchange
+        self,
+        plan: Plan,
+        batch: ForwardBatch,
+        attention: AttentionPlan | None,
+        exchange: StepExchange,
     ) -> list[Sample]:
         with torch.inference_mode():
-            logits = self._model(batch, self._kv, attention, exchange)
+            logits = self._forward(batch, attention, exchange)
             chunks = [chunk for chunk in plan.chunks if chunk.yields]
             if not any(chunk.scored for chunk in chunks):
                 return self._draw(logits, [chunk.request for chunk in chunks])
             return self._score(logits, chunks)
+
+    def _forward(
+        self, batch: ForwardBatch, attention: AttentionPlan | None, exchange: StepExchange
+    ) -> torch.Tensor:
+        if attention is None:
+            assert self._graphs is not None, "a layout outlived the graphs that it is for"
+            return self._graphs.logits(batch)
+        logits: torch.Tensor = self._model(batch, self._kv, attention, exchange)
+        return logits
 
     def _draw(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[Sample]:
         if not requests:

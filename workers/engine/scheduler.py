@@ -74,6 +74,12 @@ class Scheduler:
         self._running: list[Request] = []  # in the order of admission
         self.totals = Totals()
         self._left: list[Request] = []
+        self.refusal: RequestRefused | None = None  # why nobody is let in
+
+    @property
+    def num_requests(self) -> int:
+        """Running and waiting."""
+        return len(self._requests)
 
     @property
     def is_idle(self) -> bool:
@@ -81,8 +87,10 @@ class Scheduler:
         return not self._requests
 
     def add(self, request: Request) -> None:
-        """Queue a request.  Raises QueueFull or NeverFits."""
+        """Queue a request.  Raises QueueFull or NeverFits, or refusal."""
         assert request.num_prompt, "an empty prompt has no next token"
+        if self.refusal is not None:
+            raise self.refusal
         if len(self._requests) >= self.limits.max_requests:
             raise QueueFull(len(self._requests), self.limits.max_requests)
         if request.num_tokens > self.pool.capacity_tokens:

@@ -12,7 +12,7 @@ Rank 0 has everybody's row at every step, and notes them here.  Of a step it cou
 A rank that never waits for others is in a collective for as long as the data travel; what
 another one is there for longer is time in which it could have computed.  Where ranks wait for
 each other by turns within a step, that is less than they have waited, never more.  With
-several ranks in a group it is their mean.
+several ranks in a group it is the mean of those that tell how long their step took.
 
 The rows of a step tell what it computes, and how long the step before took.  So the last step's
 time is counted with the round that follows, whether anything is computed in that or not.
@@ -122,7 +122,7 @@ class BarrierTotals:
         with self._lock:
             return BarrierFigures(
                 self._num_steps,
-                tuple(group.read(self._ranks_per_group) for group in self._groups),
+                tuple(group.read() for group in self._groups),
                 {
                     name: sums.read()
                     for name, sums in zip(QUANTITIES, self._quantities, strict=True)
@@ -139,15 +139,18 @@ class BarrierTotals:
             sums.add(values)
 
     def _count_time(self, timings: Sequence[Timing]) -> None:
-        least_ns = min(timing.waited_ns for timing in timings)
+        least_ns = min((timing.waited_ns for timing in timings if timing.step_ns), default=0)
         size = self._ranks_per_group
         for rank, group in enumerate(self._groups):
-            own = timings[rank * size : (rank + 1) * size]
+            own = [timing for timing in timings[rank * size : (rank + 1) * size] if timing.step_ns]
             group.add(
-                sum(timing.step_ns for timing in own),
-                sum(timing.waited_ns for timing in own) - size * least_ns,
-                size,
+                _mean([timing.step_ns for timing in own]),
+                _mean([timing.waited_ns - least_ns for timing in own]),
             )
+
+
+def _mean(values: Sequence[int]) -> int:
+    return sum(values) // len(values) if values else 0
 
 
 class _QuantitySums:
@@ -176,7 +179,7 @@ class _QuantitySums:
 
 
 class _GroupSums:
-    """Of one group; nanoseconds are summed over its ranks."""
+    """Of one group."""
 
     def __init__(self) -> None:
         self.num_idle_steps = 0
@@ -184,12 +187,11 @@ class _GroupSums:
         self._waited_ns = 0
         self._counts = [0] * (len(_WAIT_BOUNDS_NS) + 1)
 
-    def add(self, step_ns: int, waited_ns: int, num_ranks: int) -> None:
+    def add(self, step_ns: int, waited_ns: int) -> None:
         self._step_ns += step_ns
         self._waited_ns += waited_ns
-        self._counts[bisect_left(_WAIT_BOUNDS_NS, waited_ns / num_ranks)] += 1
+        self._counts[bisect_left(_WAIT_BOUNDS_NS, waited_ns)] += 1
 
-    def read(self, num_ranks: int) -> GroupTime:
-        ns = 1e-9 / num_ranks
-        waited_s = Histogram(WAIT_BOUNDS_S, tuple(self._counts), self._waited_ns * ns)
-        return GroupTime(self.num_idle_steps, self._step_ns * ns, waited_s)
+    def read(self) -> GroupTime:
+        waited_s = Histogram(WAIT_BOUNDS_S, tuple(self._counts), self._waited_ns * 1e-9)
+        return GroupTime(self.num_idle_steps, self._step_ns * 1e-9, waited_s)

@@ -188,14 +188,34 @@ def meet(
         time.sleep(_LOOK_INTERVAL_S)
 
 
-def make_group(store: Store, rank: int, size: int, timeout_s: float) -> RankGroup:
-    """Connect the ranks that have met.  A collective may take timeout_s.  Raises RankLost."""
+def make_group(
+    store: Store, rank: int, size: int, timeout_s: float, *, is_staged: bool = False
+) -> RankGroup:
+    """
+    Connect the ranks that have met, over gloo.  A collective may take timeout_s.
+
+    is_staged: what is on a GPU goes through host memory.  Raises RankLost.
+    """
     try:
         group = ProcessGroupGloo(
             PrefixStore("ranks", store), rank, size, timedelta(seconds=timeout_s)
         )
     except RuntimeError as error:
         raise RankLost(cause(error)) from error
+    return RankGroup(cast(dist.ProcessGroup, group), is_staged=is_staged)
+
+
+def make_nccl_group(store: Store, rank: int, size: int, timeout_s: float) -> RankGroup:
+    """
+    Connect ranks that have a CUDA device each, which is the current one.
+
+    A collective that takes longer ends the process, from a thread of torch's.
+    """
+    from torch.distributed.distributed_c10d import ProcessGroupNCCL  # not in every torch
+
+    options = ProcessGroupNCCL.Options()
+    options._timeout = timedelta(seconds=timeout_s)
+    group = ProcessGroupNCCL(PrefixStore("nccl", store), rank, size, options)
     return RankGroup(cast(dist.ProcessGroup, group))
 
 

@@ -26,12 +26,16 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 
 from shm.load import LoadReport
+from workers.engine.batch import Place
 from workers.engine.plan import Chunk, Plan
 from workers.engine.request import Sample
 from workers.engine.runner import ModelRunner
 from workers.errors import PassFailed, RankLost, SetBroken
+from workers.lockstep.pass_exchange import ComputingRanks
+from workers.lockstep.plan_words import PlanWriter
 from workers.lockstep.row import NOTHING, StepRow, Timing, Work
-from workers.model.row_exchange import ALONE, Collectives, Shared, StepExchange
+from workers.lockstep.row_gather import gather_rows
+from workers.model.row_exchange import Collectives
 
 T = TypeVar("T")
 
@@ -73,7 +77,8 @@ class Ranks(NamedTuple):
     What a rank needs to step with others.
 
     rows: over which rows are gathered, on the CPU.  computing: over which tensors of a pass
-    are; may be the same.
+    are; may be the same.  group, plans: the same two, of the ranks that share this one's
+    attention, if there are any.
     """
 
     rows: TimedCollectives
@@ -81,12 +86,17 @@ class Ranks(NamedTuple):
     pauses: Pauses
     reports: Reports
     num_front_doors: int
+    group: TimedCollectives | None = None
+    plans: TimedCollectives | None = None
 
     @property
     def waited_ns(self) -> int:
         """How long this rank has been in collectives."""
-        rows, computing = self.rows, self.computing
-        return rows.waited_ns + (0 if computing is rows else computing.waited_ns)
+        kinds = {id(each): each for each in self._all() if each}
+        return sum(each.waited_ns for each in kinds.values())
+
+    def _all(self) -> tuple[TimedCollectives | None, ...]:
+        return self.rows, self.computing, self.group, self.plans
 
 
 class LockstepRunner:
@@ -100,6 +110,8 @@ class LockstepRunner:
     ) -> None:
         self._inner = inner
         self._ranks = ranks
+        self._computing = ComputingRanks(ranks.computing, ranks.group)
+        self._plans = PlanWriter()
         self._clock_ns = clock_ns
         self._timing = Timing()
         self._started_ns = self._waited_before_ns = 0
@@ -113,12 +125,14 @@ class LockstepRunner:
     def warm_up(self, wake: Callable[[], None]) -> None:
         """Compute a token, all at the same time.  Raises SetBroken."""
         self._ranks.pauses.start(wake)
-        one_each = Shared(self._ranks.computing, [1] * self._ranks.computing.size)
-        _unbroken(partial(self._inner.warm_up, exchange=StepExchange(one_each, one_each)))
+        exchange = self._computing.first_exchange()
+        _unbroken(partial(self._inner.warm_up, exchange=exchange))
 
     def launch(self, plan: Plan) -> Callable[[], list[Sample]]:
         """Begin to compute the plan's chunks, beside the others'.  Raises SetBroken."""
-        rows = self._gather(Work.of(plan))
+        words = self._words(plan)
+        rows = self._gather(Work.of(plan), len(words))
+        self._send(words)
         return self._compute(plan, rows)
 
     def prepare(self, decodes: Sequence[Chunk]) -> None:
@@ -151,21 +165,29 @@ class LockstepRunner:
             self._compute(_EMPTY, rows)()
         return rows
 
-    def _gather(self, own: Work) -> list[StepRow]:
+    def _words(self, plan: Plan) -> list[int]:
+        """What followers need to know of it, if there are any."""
+        if self._ranks.plans is None:
+            return []
+        return self._plans.write([Place.of(chunk) for chunk in plan.chunks], plan.token_ids)
+
+    def _send(self, words: Sequence[int]) -> None:
+        if self._ranks.plans is not None and words:
+            self._ranks.plans.broadcast(torch.tensor(words, dtype=torch.int64))
+
+    def _gather(self, own: Work, num_plan_words: int = 0) -> list[StepRow]:
         """Exchange rows; all ranks get the same, in their order."""
         ranks = self._ranks
         ranks.pauses.ring()
         self._started_ns, self._waited_before_ns = self._clock_ns(), ranks.waited_ns
-        row = StepRow(own, self._timing, self._is_leaving, 0, ranks.reports.own)
-        words = torch.tensor(row.to_words(ranks.num_front_doors), dtype=torch.int64)
-        gathered = words.new_empty(ranks.rows.size * len(words))
-        ranks.rows.all_gather(gathered, words)
-        rows = [StepRow.from_words(each) for each in gathered.view(ranks.rows.size, -1).tolist()]
+        row = StepRow(own, self._timing, self._is_leaving, num_plan_words, ranks.reports.own)
+        rows = gather_rows(ranks.rows, row, ranks.num_front_doors)
         ranks.reports.note(rows)
         return rows
 
     def _compute(self, plan: Plan, rows: Sequence[StepRow]) -> Callable[[], list[Sample]]:
-        wait = _unbroken(partial(self._inner.launch, plan, self._exchange(rows)))
+        exchange = self._computing.exchange([row.work for row in rows])
+        wait = _unbroken(partial(self._inner.launch, plan, exchange))
         return partial(self._finish, wait)
 
     def _finish(self, wait: Callable[[], list[Sample]]) -> list[Sample]:
@@ -174,12 +196,6 @@ class LockstepRunner:
             self._clock_ns() - self._started_ns, self._ranks.waited_ns - self._waited_before_ns
         )
         return samples
-
-    def _exchange(self, rows: Sequence[StepRow]) -> StepExchange:
-        group = self._ranks.computing
-        outputs = [row.work.num_outputs for row in rows]
-        tokens = Shared(group, [row.work.num_tokens for row in rows])
-        return StepExchange(tokens, Shared(group, outputs) if any(outputs) else ALONE.outputs)
 
 
 def _unbroken(call: Callable[[], T]) -> T:

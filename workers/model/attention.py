@@ -15,8 +15,9 @@ gathered of the plan's sequences, and each layer attends through that.
   torch's own.  The query heads that share a key head are rows of its matrix,
   so that keys and values are never repeated.  What is gathered of sequences that
   stay together is kept in a window (workers.model.decode_window).
-* A prefill chunk is one call for each sequence.  Its mask is causal from the
-  lower right corner: the last new token sees everything.
+* A prefill chunk is one call for each sequence; what it sees, workers.model.prefill_mask
+  says.
+* A decode batch of a fixed shape (workers.model.decode_graphs) is one padded call.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class DecodeGroup:
         slots = torch.nn.utils.rnn.pad_sequence(index, batch_first=True)
         is_padding = _is_padding(lengths, max(lengths), slots.device)
         slots = torch.where(is_padding, slots[:, :1], slots)
-        return Padded(self.kv.rows(slots.flatten()), _mask(is_padding, self.kv.dtype))
+        return Padded(self.kv.rows(slots.flatten()), mask_of(is_padding, self.kv.dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ class PrefillChunk:
     One sequence with several new tokens, at rows start to stop of the token axis.
 
     gathered: [num_kv_heads * num_total] rows of a layer.
-    mask: [num_new, num_total] 0 or -inf; None if there is no earlier token, and plain
-    causal attention does.
+    mask: see workers.model.prefill_mask; None if there is no earlier token, and plain causal
+    attention does.
     """
 
     start: int
@@ -182,11 +183,7 @@ def _decode_group(
 
 
 def _chunk(end: int, span: SequenceSpan, kv: KVCache) -> PrefillChunk:
-    mask = None
-    if span.num_new < span.num_total:
-        shape = (span.num_new, span.num_total)
-        mask = torch.full(shape, float("-inf"), device=span.slot_index.device, dtype=kv.dtype)
-        mask = mask.triu_(diagonal=span.num_total - span.num_new + 1)
+    mask = kv.prefill_mask.make(span.num_new, span.num_total, kv.keys)
     return PrefillChunk(end - span.num_new, end, kv.rows(span.slot_index), mask)
 
 
@@ -198,7 +195,7 @@ def _kept(group: DecodeGroup, window: Window | None, is_new: bool) -> Kept | Non
     num_rows, device = window.keys.shape[1], last_slots.device
     ends = torch.tensor(group.lengths, device=device).repeat(num_rows // len(spans)) - 1
     starts = torch.arange(num_rows, device=device) * window.room
-    mask = _mask(_is_padding(group.lengths, window.room, device), kv.dtype)
+    mask = mask_of(_is_padding(group.lengths, window.room, device), kv.dtype)
     return Kept(window, is_new, kv.rows(last_slots), starts + ends, mask)
 
 
@@ -207,7 +204,8 @@ def _is_padding(lengths: Sequence[int], room: int, device: torch.device) -> torc
     return torch.arange(room, device=device) >= torch.tensor(lengths, device=device)[:, None]
 
 
-def _mask(is_padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def mask_of(is_padding: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0, or -inf where there is padding: [B, 1, L] of [B, L]."""
     mask = torch.zeros(is_padding.shape, device=is_padding.device, dtype=dtype)
     return mask.masked_fill_(is_padding, float("-inf"))[:, None, :]
 

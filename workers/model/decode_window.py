@@ -73,10 +73,18 @@ class Window:
 class DecodeWindows:
     """The windows of one KV cache; used by whoever computes, one pass after the other."""
 
-    def __init__(self, shape: torch.Size, like: torch.Tensor, max_slots: int) -> None:
+    def __init__(
+        self,
+        shape: torch.Size,
+        like: torch.Tensor,
+        max_slots: int,
+        *,
+        keys_are_values: bool = False,
+    ) -> None:
         """shape: [num_layers, num_kv_heads, _, head_dim], the cache's; like: dtype and device."""
         self._num_layers, self._num_kv_heads, _, self._head_dim = shape
         self._like = like
+        self._keys_are_values = keys_are_values
         self.max_slots = max_slots
         self._windows: list[Window] = []
         self._seen: set[tuple[tuple[int | None, ...], tuple[int, ...]]] = set()
@@ -109,6 +117,10 @@ class DecodeWindows:
             found.append((window, is_new))
         return found
 
+    def clear(self) -> None:
+        """Give all windows up."""
+        self._windows, self._seen = [], set()
+
     def check_integrity(self) -> None:
         """Raise AssertionError if there is more than there may be."""
         assert sum(window.num_slots for window in self._windows) <= self.max_slots
@@ -125,6 +137,7 @@ class DecodeWindows:
             return None
         shape = (self._num_layers, self._num_kv_heads * len(names), room, self._head_dim)
         keys = self._like.new_zeros(shape)
-        window = Window(names, lengths, keys, torch.zeros_like(keys))
+        values = keys if self._keys_are_values else torch.zeros_like(keys)
+        window = Window(names, lengths, keys, values)
         self._windows.append(window)
         return window

@@ -4,10 +4,8 @@ The feed-forward part of a decoder layer: one for all tokens, or a mixture of ex
     dense      silu(x Wg) * (x Wu) Wd                                              (SwiGLU)
     experts    sum over the chosen e of  weight(x, e) * dense_e(x)   [+ shared(x)]
 
-The weight of an expert is its share of the router's softmax over all experts; the
-num_chosen largest are chosen, and where the model says so, their weights are made to
-add up to 1 (Shazeer et al. 2017; Jiang et al. 2024).  A shared expert sees every token
-(Dai et al. 2024); where it has a gate, its output counts sigmoid(x g).
+Which experts are chosen, and with what weights: workers.model.expert_router.  A shared
+expert sees every token (Dai et al. 2024); where it has a gate, its output counts sigmoid(x g).
 
 Parts may be sharded: each rank of `Shard.size` has a slice of every matrix, or some of the
 experts, and what it computes are summands of the output.  A sum over the ranks is the
@@ -22,6 +20,7 @@ import torch
 from torch.nn.functional import linear, silu
 
 from workers.model.config import ExpertsConfig
+from workers.model.expert_router import ExpertRouter
 from workers.model.projection import Projection
 from workers.model.shard import WHOLE, Place, Shard
 
@@ -76,7 +75,6 @@ class MixtureOfExperts(torch.nn.Module):
     Experts, of which each token sees num_chosen.
 
     shard: its part of every expert, or with `config.is_expert_parallel` its experts.
-    The router is whole on every rank, so that all choose alike.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class MixtureOfExperts(torch.nn.Module):
         each = shard
         if config.is_expert_parallel:
             self._own, each = shard.of(config.num_experts), WHOLE
-        self.router = weight(config.num_experts, hidden_size)
+        self.router = ExpertRouter(hidden_size, config, weight)
         self.experts = torch.nn.ModuleList(
             DenseFeedForward(hidden_size, config.intermediate_size, weight, each) for _ in self._own
         )
@@ -102,7 +100,7 @@ class MixtureOfExperts(torch.nn.Module):
 
     def places(self) -> dict[str, Place]:
         """Return where each weight is kept: nothing of those of others' experts."""
-        found = {"gate.weight": Place(self.router)}
+        found = {f"gate.{name}": at for name, at in self.router.places().items()}
         for number in set(range(self._config.num_experts)) - set(self._own):
             found |= {f"experts.{number}.{name}": at for name, at in self._nothing().items()}
         for number, expert in zip(self._own, self.experts, strict=True):
@@ -116,7 +114,7 @@ class MixtureOfExperts(torch.nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return this shard's summand."""
-        chosen, weights = self._choose(rows)
+        chosen, weights = self.router(rows)
         output = torch.zeros_like(rows)
         for number, expert in zip(self._own, self.experts, strict=True):
             row, place = torch.where(chosen == number)
@@ -128,19 +126,10 @@ class MixtureOfExperts(torch.nn.Module):
         return output
 
     def _nothing(self) -> dict[str, Place]:
-        hidden, size = self.router.shape[1], self._config.intermediate_size
-        rows = Place(self.router.new_empty(0, hidden), 0, range(0), size)
-        columns = Place(self.router.new_empty(hidden, 0), 1, range(0), size)
+        like, size = self.router.weight, self._config.intermediate_size
+        rows = Place(like.new_empty(0, like.shape[1]), 0, range(0), size)
+        columns = Place(like.new_empty(like.shape[1], 0), 1, range(0), size)
         return {"gate_proj.weight": rows, "up_proj.weight": rows, "down_proj.weight": columns}
-
-    def _choose(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return for each row its experts and their weights, both [T, num_chosen]."""
-        config = self._config
-        scores = torch.softmax(linear(rows, self.router).float(), dim=-1)
-        weights, chosen = torch.topk(scores, config.num_chosen, dim=-1)
-        if config.normalises:
-            weights = weights / weights.sum(dim=-1, keepdim=True)
-        return chosen, (weights * config.scale).to(rows.dtype)
 
     def _shared(self, shared: DenseFeedForward, rows: torch.Tensor) -> torch.Tensor:
         computed: torch.Tensor = shared(rows)

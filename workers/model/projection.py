@@ -45,6 +45,11 @@ class Projection(torch.nn.Module):
         assert self.weight is not None, "the weight was packed"
         return self.weight
 
+    @property
+    def num_packed_bytes(self) -> int:
+        """Of the matrix if it is packed, and in no parameter any more."""
+        return 0 if self._packed is None else self._packed.numel() * self._packed.element_size()
+
     def pack(self) -> None:
         """Lay the weight out for speed where that is possible; it can be viewed no more."""
         if self.weight is not None and can_pack(self.weight.device, self.weight.dtype):

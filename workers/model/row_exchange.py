@@ -43,6 +43,9 @@ class Collectives(Protocol):
     def all_reduce(self, summand: torch.Tensor) -> None:
         """Replace it by the sum over ranks."""
 
+    def broadcast(self, values: torch.Tensor) -> None:
+        """Fill it with rank 0's."""
+
     def reduce_scatter(self, own: torch.Tensor, summands: torch.Tensor) -> None:
         """Fill own [n, ...] with the sum over ranks of this rank's part of [size * n, ...]."""
 
@@ -82,10 +85,31 @@ class RowExchange(Protocol):
         """Return for own rows what each rank computes of them, widths[r] columns, side by side."""
 
 
+class BatchExchange(Protocol):
+    """Rows of one batch, which the ranks of a DP group have split among them."""
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return this rank's [m, ...] of the batch's rows [n, ...]."""
+
+    def whole(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the batch's rows [n, ...]; rows: own [m, ...]."""
+
+    def through(self, rows: torch.Tensor, compute: Compute) -> torch.Tensor:
+        """Return own rows of the sum over ranks of what they compute for the whole batch."""
+
+
 class Alone:
     """One rank has all weights."""
 
     is_empty = False
+
+    def own(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return all."""
+        return rows
+
+    def whole(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return them."""
+        return rows
 
     def through(self, rows: torch.Tensor, compute: Compute) -> torch.Tensor:
         """Compute."""
@@ -167,10 +191,16 @@ class Shared:
 
 
 class StepExchange(NamedTuple):
-    """Of one pass: the rows of the token axis, and those whose logits are wanted."""
+    """
+    Of one pass.
+
+    tokens: own rows of the token axis, among all ranks.  outputs: those whose logits are wanted.
+    attention: rows of the DP group's batch, among its ranks.
+    """
 
     tokens: RowExchange
     outputs: RowExchange
+    attention: BatchExchange = Alone()
 
 
 ALONE = StepExchange(Alone(), Alone())

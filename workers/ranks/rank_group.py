@@ -62,6 +62,13 @@ class RankGroup:
         if here is not summand:
             summand.copy_(here)
 
+    def broadcast(self, values: torch.Tensor) -> None:
+        """Fill it with rank 0's.  Raises RankLost."""
+        here = self._staged(values)
+        self._wait(lambda: self._group.broadcast([here], _FROM_FIRST))
+        if here is not values:
+            values.copy_(here)
+
     def reduce_scatter(self, own: torch.Tensor, summands: torch.Tensor) -> None:
         """Fill own [n, ...] with the sum of its part of everybody's [size * n, ...].  RankLost."""
 
@@ -106,3 +113,7 @@ class RankGroup:
         except RuntimeError as error:
             raise RankLost(cause(error)) from error
         self.waited_ns += self._clock_ns() - began_ns
+
+
+_FROM_FIRST = dist.BroadcastOptions()
+_FROM_FIRST.rootRank, _FROM_FIRST.rootTensor = 0, 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
@@ -15,16 +15,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from workers.engine.acceptance import ChargeDesk
+from workers.engine.occupation import Change
 from workers.engine.totals import Totals
+from workers.errors import WorkerError
 from workers.lockstep.barrier_totals import BarrierFigures
 from workers.server.access import KeyOwner
 from workers.server.bodies import SettleBody, parse
 from workers.server.charge import ChargeOwner, check_epoch, read_charge
 from workers.server.client import EngineClient
 from workers.server.drain import Drain
-from workers.server.errors import ApiError, ClientGone
+from workers.server.errors import ApiError, ClientGone, from_error
 from workers.server.generation import Generation
 from workers.server.intake import Intake
+from workers.server.occupation import OccupationDesk, ReleaseBody, TagsBody, as_json
 from workers.server.prefix_feed import PrefixEvents, PrefixFeed
 from workers.server.sending import read_body
 
@@ -39,6 +42,7 @@ class Service(NamedTuple):
     takes requests, and gets on with them.  totals: what has left the engine amounts to.
     instance_key: what requests must bring; None: nothing.
     prefix_feed: tells what the prefix cache holds; None if there is none.
+    occupation: gives memory back and takes it; None: nobody may ask for that.
     barrier: what waiting for each other costs the groups; None where they do not, or where
     another leader knows it.
     """
@@ -54,6 +58,7 @@ class Service(NamedTuple):
     totals: Callable[[], Totals]
     instance_key: str | None = None
     prefix_feed: PrefixFeed | None = None
+    occupation: OccupationDesk | None = None
     barrier: Callable[[], BarrierFigures] | None = None
 
 
@@ -74,6 +79,8 @@ def build_app(service: Service) -> ASGIApp:
     _add_information(app, service)
     _add_tokenize(app, service)
     _add_settle(app, service)
+    if service.occupation is not None:
+        _add_occupation(app, service, service.occupation)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ClientGone, _client_gone)
     app.add_exception_handler(HTTPException, _http_error)
@@ -121,6 +128,25 @@ def _add_settle(app: FastAPI, service: Service) -> None:
             body.dp_balance_id, body.front_door, str(body.charge_tokens), service.num_front_doors
         )
         return JSONResponse({"seen": service.desk.settle(charge)})
+
+
+def _add_occupation(app: FastAPI, service: Service, desk: OccupationDesk) -> None:
+    @app.post("/release_memory_occupation")
+    async def release(request: Request) -> Response:
+        body = parse(ReleaseBody, await _body(request, service) or b"{}")
+        return await _changed(desk.release(body))
+
+    @app.post("/resume_memory_occupation")
+    async def resume(request: Request) -> Response:
+        body = parse(TagsBody, await _body(request, service) or b"{}")
+        return await _changed(desk.resume(body))
+
+
+async def _changed(changing: Awaitable[Change]) -> Response:
+    try:
+        return JSONResponse(as_json(await changing))
+    except WorkerError as error:
+        raise from_error(error) from error
 
 
 async def _body(request: Request, service: Service) -> bytes:

@@ -54,6 +54,8 @@ class _Status(NamedTuple):
 STATUSES: Mapping[type[WorkerError] | type[ModelError], _Status] = {
     errors.QueueFull: _Status(503, "overloaded_error", "queue_full"),
     errors.Stopping: _Status(503, "service_unavailable_error", "stopping"),
+    errors.MemoryReleased: _Status(503, "service_unavailable_error", "memory_released"),
+    errors.NotReleased: _Status(409, INVALID_REQUEST, "not_released"),
     errors.NeverFits: _Status(400, INVALID_REQUEST, "context_length_exceeded"),
     errors.ChargeSeen: _Status(409, INVALID_REQUEST, "dp_balance_id_seen"),
     errors.WrongEpoch: _Status(421, "service_unavailable_error", "wrong_epoch"),
