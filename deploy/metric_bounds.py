@@ -9,6 +9,7 @@ from typing import NamedTuple
 from balancer.breaker import BreakerState
 from router.backends.readings.reading import Condition
 from router.control_plane.kv_events.condition import KvCondition, Reset, Unused
+from router.control_plane.metrics import KEYED
 from router.front_door.meters import AGE_BOUNDS_S, DECISION_BOUNDS_S, LATENCY_BOUNDS_S
 from shm.group_table import GroupState
 from workers.lockstep.barrier_totals import RATIO_BOUNDS, WAIT_BOUNDS_S
@@ -70,9 +71,11 @@ _PLAIN: Mapping[tuple[str, str], int] = MappingProxyType(
         ("levelhead_kv_condition", "condition"): len(KvCondition),
         ("levelhead_kv_resets", "reason"): len(Reset),
         ("levelhead_kv_blocks_unused", "reason"): len(Unused),
-        ("levelhead_prompt_tokens", "source"): 2,
-        ("levelhead_retries", "reason"): 6,
-        ("levelhead_settlements", "outcome"): 3,
+    }
+    | {
+        (f"levelhead_{name}", label): len(known)
+        for name, _, label, known in KEYED
+        if label != "status"
     }
 )
 # Labels that say something of what another one names.

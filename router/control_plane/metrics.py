@@ -68,7 +68,7 @@ _COUNTERS = (
 )  # fmt: skip
 # name and key of the meters, help, label, and its values that have a series from the start: a
 # rate of something that has not happened is 0, and not unknown
-_KEYED = (
+KEYED = (
     ("responses", "Answers to inference requests; 499: the client left first.", "status",
      ("200", "400", "499", "500", "502", "503")),
     ("prompt_tokens", "Prompt tokens of requests, by how they were counted.", "source",
@@ -149,7 +149,7 @@ def front_door_metrics(
     doors = [door for door in meters if door is not None]
     yield _epochs(doors)
     yield _dispatches(doors, ranks)
-    for name, text, label, known in _KEYED:
+    for name, text, label, known in KEYED:
         yield _by_key(doors, name, text, label, known)
     yield from _stale(doors, ranks)
     yield from health_metrics(doors, ranks)

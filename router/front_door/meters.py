@@ -80,8 +80,6 @@ class Meters:
         """What the method weighs with, as noted last."""
         self.cost_is_fitted = 0
         self.cost_fit_r_squared = 0.0
-        self.open_connections = 0
-        self.open_requests = 0
         self._add_traffic()
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)
         self.inter_token_s = Histogram(LATENCY_BOUNDS_S)
@@ -91,6 +89,8 @@ class Meters:
 
     def _add_traffic(self) -> None:
         """What the process itself does."""
+        self.open_connections = 0
+        self.open_requests = 0
         self.open_streams = 0
         """Answers that are event streams, from their first piece to their end."""
         self.received_bytes = 0
