@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from tests.deploy.live.__main__ import has_data
-from tests.deploy.live.expressions import all_expressions, answered, as_asked
+from tests.deploy.live.expressions import all_expressions, answered, as_asked, has_data
 
 
 def test_variables_stand_for_everything():

@@ -12,10 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from deploy.grafana import picture
 from deploy.grafana.series import Range
 from tests.deploy.live import prometheus, starvation
-from tests.deploy.live.expressions import all_expressions
+from tests.deploy.live.expressions import all_expressions, has_data
 from tests.deploy.live.stage import set_up
 from tests.workers.tiny import write_tiny_llama
 
@@ -70,6 +69,8 @@ def _drawing(asked, arguments):
 
     def draw():
         if arguments.picture:
+            from deploy.grafana import picture  # which wants Matplotlib: of the extra `bench`
+
             when = Range(began_s, time.time())
             picture.draw(asked.url, when, arguments.picture, arguments.row, _PICTURED)
 
@@ -83,11 +84,6 @@ def _without_data(asked, expressions):
         time.sleep(_PERIOD_S)
         left = [each for each in left if not has_data(asked.ask(each.text))]
     return left
-
-
-def has_data(values):
-    """Whether there is a number among them: nothing over nothing is none."""
-    return any(value == value for value in values)
 
 
 if __name__ == "__main__":

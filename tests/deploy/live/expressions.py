@@ -1,6 +1,7 @@
 """Every expression that we give to others to ask: of the dashboard, the rules and the alerts."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -69,3 +70,8 @@ def as_asked(text):
 def answered(condition):
     """An alert's condition, true or not: 1 or 0 where it would else be there or not."""
     return _COMPARISON.sub(r" \1 bool ", condition)
+
+
+def has_data(values):
+    """Whether there is a number among them: nothing over nothing is none."""
+    return not all(map(math.isnan, values))
