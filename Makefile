@@ -4,6 +4,7 @@ PYTHON ?= python3
 SERVE ?=
 BENCH ?=
 PEERS ?=
+CHECK ?=
 SEED ?= 1
 SECONDS ?= 300
 
@@ -45,10 +46,17 @@ test-peers: $(VENV)/installed  ## real engines behind the front door; skips, wit
 bench-peers: $(VENV)/installed  ## vLLM's own balancer and ours, side by side (BENCH='--requests 100 --rate 2 --seeds 1,2,3,4,5')
 	$(BIN)/python -m tests.peers.bench --engine vllm $(BENCH)
 
+generated: $(VENV)/installed  ## make what is made of code: docs/metrics.md, the Grafana dashboard
+	$(BIN)/python -m deploy.metrics_page
+	$(BIN)/python -m deploy.grafana.dashboard
+
+check-dashboard: $(VENV)/installed  ## ask a real Prometheus for every expression of the dashboard and the rules
+	$(BIN)/python -m tests.deploy.live $(CHECK)
+
 bench: $(VENV)/installed  ## every benchmark, quick settings
 	$(BIN)/python -m benchmarks --quick
 
 chaos: $(VENV)/installed  ## kill and stop an instance's processes under load, and audit it (SEED=1 SECONDS=300)
 	@$(BIN)/python -m tests.faults.chaos --seed $(SEED) --seconds $(SECONDS)
 
-.PHONY: help serve install fix check test test-views peers test-peers bench-peers bench chaos
+.PHONY: help serve install fix check test test-views peers test-peers bench-peers generated check-dashboard bench chaos

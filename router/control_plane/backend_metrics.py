@@ -17,7 +17,8 @@ def conditions(figures: list[GroupFigures]) -> Metric:
     """Which of a backend's readings are not used, and why."""
     gauge = GaugeMetricFamily(
         "levelhead_reading_condition",
-        "1 while a backend's own figures are not used, for that reason.",
+        "1 while a backend's own figures are not used because they are missing, malformed, "
+        "always_zero or frozen.",
         labels=("group", "condition"),
     )
     for group in figures:
@@ -30,7 +31,8 @@ def source_metrics(standings: Sequence[Standing]) -> Iterator[Metric]:
     """What each source of backends tells, and whether that is what it says now."""
     good = GaugeMetricFamily(
         "levelhead_backend_source_good",
-        "1 if what the source told last is what it says now; 0: it cannot be used, see the log.",
+        "1 if what a source of backends told last is what it says now; 0 while it cannot be "
+        "used, and what it told last stands.",
         labels=_SOURCE,
     )
     backends = GaugeMetricFamily(

@@ -21,8 +21,12 @@ _GROUP = ("group",)
 _QUANTITIES = {
     "tokens": ("tokens", "token", "Tokens computed"),
     "requests": ("requests", "request", "Requests in the step"),
-    "kv_tokens": ("kv_tokens", "kv_token", "KV tokens read"),
-    "attention_pairs": ("attention_pairs", "attention_pair", "Pairs of a new token and a seen one"),
+    "kv_tokens": ("kv_tokens", "kv_token", "Tokens whose keys and values are read"),
+    "attention_pairs": (
+        "attention_pairs",
+        "attention_pair",
+        "Pairs of a new token and one that it sees",
+    ),
 }
 
 
@@ -36,17 +40,23 @@ def barrier_metrics(totals: Mapping[int, Totals]) -> Iterator[Metric]:
 
 def _times(told: BarrierFigures | None) -> Iterator[Metric]:
     steps = CounterMetricFamily(
-        f"{_PREFIX}_steps", "Steps that all groups computed together.", labels=_GROUP
+        f"{_PREFIX}_steps",
+        "With DP attention: steps that all groups computed together. Without it none of these.",
+        labels=_GROUP,
     )
     idle = CounterMetricFamily(
         f"{_PREFIX}_idle_steps", "Of those, joined with an empty batch.", labels=_GROUP
     )
     seconds = CounterMetricFamily(
-        f"{_PREFIX}_step_seconds", "Time that these steps took.", labels=_GROUP
+        f"{_PREFIX}_step_seconds",
+        "Time that these steps took, from the gather that began each to its samples; each is "
+        "counted in the round after it.",
+        labels=_GROUP,
     )
     waits = HistogramMetricFamily(
         f"{_PREFIX}_sync_wait_seconds",
-        "Of a step, in collectives beyond the rank that was there least; on a GPU, of the host.",
+        "Of each step: time in collectives, less that of the rank that spent least there; of "
+        "several ranks in a group the mean of those that tell it; on a GPU, of the host.",
         labels=_GROUP,
     )
     for dp_rank, group in enumerate(told.groups if told else ()):
@@ -68,7 +78,8 @@ def _quantity(name: str, index: int, told: BarrierFigures | None) -> Iterator[Me
     )
     ratio = HistogramMetricFamily(
         f"{_PREFIX}_{singular}_imbalance_ratio",
-        f"{text}: largest over mean of the groups' in a step.",
+        f"{text}: largest over mean of the groups', of each step in which any has some; 1 is "
+        "level, the number of groups is one that has it all.",
     )
     if told is not None:
         quantity = told.quantities[index]

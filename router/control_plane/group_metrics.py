@@ -17,15 +17,21 @@ _GROUP = ("group",)
 
 # name, help, field of Totals
 _TOTALS = (
-    ("group_prompt_tokens", "Prompt tokens of requests that have left the group.",
+    ("group_prompt_tokens",
+     "Prompt tokens of requests that have left the group, finished or not, in its present life; "
+     "one that does not answer has none of these six.",
      "prompt_tokens"),
     ("group_cached_tokens", "Of those, found in the prefix cache.", "cached_tokens"),
-    ("group_computed_tokens", "Of those, computed; each once.", "computed_tokens"),
-    ("group_recomputed_tokens", "Tokens of prompts and outputs computed again after retractions.",
+    ("group_computed_tokens",
+     "Of those, computed; each once, however often its request was retracted, so these two sum up "
+     "to the prompt tokens less what aborted and failed requests had not reached.",
+     "computed_tokens"),
+    ("group_recomputed_tokens",
+     "Tokens of prompts and outputs that were computed again after a retraction.",
      "recomputed_tokens"),
     ("group_output_tokens", "Output tokens of requests that have left the group.",
      "output_tokens"),
-    ("group_retractions", "Times that such requests had to give up their pages.", "retractions"),
+    ("group_retractions", "Times that such a request had to give up its pages.", "retractions"),
 )  # fmt: skip
 
 # name, help, field of LoadReport
@@ -36,7 +42,9 @@ _REPORTED = (
     ("waiting_requests", "Requests in the group's queue.", "waiting_requests"),
     ("waiting_uncached_tokens", "Prompt tokens the group has yet to compute.",
      "waiting_uncached_tokens"),
-    ("kv_used_tokens", "KV tokens of the group's running requests.", "kv_used_tokens"),
+    ("kv_used_tokens",
+     "KV tokens of the group's running requests; those that several share count for each.",
+     "kv_used_tokens"),
     ("kv_capacity_tokens", "Tokens that fit the group's KV cache.", "kv_capacity_tokens"),
 )  # fmt: skip
 
@@ -48,7 +56,11 @@ def group_metrics(
     yield from _reported(figures)
     yield from _ledger(figures, meters)
     state = GaugeMetricFamily(
-        "levelhead_group_state", "1 for the group's present state.", labels=("group", "state")
+        "levelhead_group_state",
+        "1 for the group's present state: starting, ready, suspect (figures stale and /health "
+        "unanswered; a backend: unanswered, or not answered well), draining, released (its "
+        "memory), dead.",
+        labels=("group", "state"),
     )
     for group in figures:
         for each in GroupState:
@@ -56,6 +68,7 @@ def group_metrics(
                 (str(group.entry.dp_rank), each.value), float(group.entry.state is each)
             )
     yield state
+    yield from _lives(figures)
     yield conditions(figures)
     yield GaugeMetricFamily(
         "levelhead_imbalance_ratio",
@@ -81,7 +94,9 @@ def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
                 gauge.add_metric((str(group.entry.dp_rank),), getattr(group.report, field))
         yield gauge
     usage = GaugeMetricFamily(
-        "levelhead_kv_usage_ratio", "KV tokens used over KV capacity.", labels=_GROUP
+        "levelhead_kv_usage_ratio",
+        "KV tokens used over KV capacity; shared ones count for each, so it may exceed 1.",
+        labels=_GROUP,
     )
     step = GaugeMetricFamily(
         "levelhead_step_time_seconds", "Duration of the group's last step.", labels=_GROUP
@@ -101,6 +116,25 @@ def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
     yield from (usage, step, steps, age)
 
 
+def _lives(figures: list[GroupFigures]) -> Iterator[Metric]:
+    epoch = GaugeMetricFamily(
+        "levelhead_group_epoch",
+        "Number of the group's present life; each change of it is a restart.",
+        labels=_GROUP,
+    )
+    model = GaugeMetricFamily(
+        "levelhead_group_model",
+        "1: what the group serves, and the kind of its engine.",
+        labels=("group", "model", "engine"),
+    )
+    for group in figures:
+        entry, labels = group.entry, (str(group.entry.dp_rank),)
+        if entry.epoch:
+            epoch.add_metric(labels, entry.epoch)
+        model.add_metric((*labels, entry.model, entry.engine or "levelhead"), 1.0)
+    yield from (epoch, model)
+
+
 def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) -> Iterator[Metric]:
     tokens = GaugeMetricFamily(
         "levelhead_in_flight_tokens", "Sent to the group, not yet in its holding.", labels=_GROUP
@@ -108,16 +142,24 @@ def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) ->
     requests = GaugeMetricFamily(
         "levelhead_in_flight_requests", "Sent to the group, not yet accepted.", labels=_GROUP
     )
+    load = GaugeMetricFamily(
+        "levelhead_load_tokens",
+        "What is compared of groups: holding + in-flight tokens; of a backend the books, and what "
+        "it holds beyond them.",
+        labels=_GROUP,
+    )
     drift = GaugeMetricFamily(
         "levelhead_ledger_drift_tokens",
-        "Holding + in-flight tokens less what the front doors' own books say.",
+        "Holding + in-flight tokens less what the front doors' own books say; what is in flight "
+        "and believed to be cached is in the books alone.",
         labels=_GROUP,
     )
     for group in figures:
         labels = (str(group.entry.dp_rank),)
         tokens.add_metric(labels, group.in_flight.tokens)
         requests.add_metric(labels, group.in_flight.requests)
+        load.add_metric(labels, group.tokens)
         if group.report is not None and all(meters):
             books = sum(door["book"][group.entry.dp_rank][0] for door in meters if door)
             drift.add_metric(labels, group.tokens - books)
-    yield from (tokens, requests, drift)
+    yield from (tokens, requests, load, drift)

@@ -14,12 +14,13 @@ def health_metrics(doors: list[dict[str, Any]], ranks: Collection[int]) -> Itera
     """By front door: they do not share what they have found out.  ranks: groups there are."""
     state = GaugeMetricFamily(
         "levelhead_breaker_state",
-        "0 if the group's breaker is closed, 1 open (it is avoided), 2 half-open (it is tried).",
+        "Of a backend: 0 if its breaker is closed, 1 open (it is avoided), 2 half-open (it is "
+        "tried); each front door has its own.",
         labels=("front_door", "group"),
     )
     changes = CounterMetricFamily(
         "levelhead_breaker_transitions",
-        "Times that a breaker turned to that state.",
+        "Times that a breaker became open, half_open or closed.",
         labels=("front_door", "state"),
     )
     last_resorts = CounterMetricFamily(
@@ -29,7 +30,7 @@ def health_metrics(doors: list[dict[str, Any]], ranks: Collection[int]) -> Itera
     )
     factor = GaugeMetricFamily(
         "levelhead_slow_start_factor",
-        "What the load of a newcomer is multiplied by; 1 for everybody else.",
+        "What the load of a group that serves is multiplied by: more than 1 for a newcomer.",
         labels=("front_door", "group"),
     )
     for door in doors:

@@ -5,8 +5,8 @@ Made anew for each scrape out of the segments, the front doors' counters and the
 groups' totals, so
 there is no state here to go stale.  Series of front doors carry the label
 `front_door`: when one restarts, its series start at zero as Prometheus expects,
-and nobody else's do.  Labels are bounded: groups, front doors, methods,
-statuses, states.
+and nobody else's do.  Labels are bounded: docs/metrics.md says how,
+and is made of what stands here (router.control_plane.metrics_page).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from router.control_plane.totals import Totals
 
 # name, help, key of the meters
 _HISTOGRAMS = (
-    ("time_to_first_token_seconds", "Request read to first token passed on (streams).", "ttft_s"),
-    ("inter_token_latency_seconds", "Between pieces of a stream.", "inter_token_s"),
+    ("time_to_first_token_seconds", "Request read to first token passed on, of streams.", "ttft_s"),
+    ("inter_token_latency_seconds", "Between two pieces of a stream.", "inter_token_s"),
     ("e2e_request_latency_seconds", "Request read to answer complete.", "end_to_end_s"),
-    ("front_door_wait_seconds", "Counted to dispatched, of requests that may wait.", "waited_s"),
+    ("front_door_wait_seconds", "Counted to dispatched, where requests may wait.", "waited_s"),
     ("decision_seconds", "Reading the figures and choosing a group.", "decision_s"),
     ("figure_age_seconds", "Age of the chosen group's report when it was chosen.", "figure_age_s"),
 )
@@ -48,39 +48,65 @@ _COUNTERS = (
     ("client_disconnects", "Clients that left before their answer was complete.", "disconnects"),
     ("groups_lost", "Requests whose group was lost before the answer was complete.",
      "upstream_lost"),
-    ("book_decisions", "Decisions for a group whose figures were stale or missing, on the books.",
+    ("book_decisions",
+     "Decisions for a group whose figures were stale or missing: it was weighed by the books.",
      "book_decisions"),
-    ("torn_snapshots", "Times that no whole copy of the load segment could be taken.",
+    ("torn_snapshots",
+     "Times that no whole copy of the load segment could be taken; figures stay as they were.",
      "torn_snapshots"),
-    ("front_door_overflows", "Requests refused because too many wait in the front door.",
-     "waiting_overflows"),
-    ("retries_over_budget", "Requests not sent to another group: many had been.",
-     "retries_over_budget"),
-    ("predicted_cached_tokens", "Prompt tokens the chosen groups were believed to have cached.",
-     "predicted_cached_tokens"),
+    ("front_door_overflows",
+     "Requests refused because as many waited in the front door as may.", "waiting_overflows"),
+    ("retries_over_budget",
+     "Requests that were lost or refused and not sent to another group, because of "
+     "--retry-budget-percent.", "retries_over_budget"),
+    ("predicted_cached_tokens",
+     "Prompt tokens that the chosen groups were believed to have cached (slack_affinity, auto); "
+     "the answers' cached_tokens say what was so.", "predicted_cached_tokens"),
+    ("front_door_received_bytes", "From clients.", "received_bytes"),
+    ("front_door_sent_bytes", "To clients.", "sent_bytes"),
+    ("front_door_cpu_seconds", "CPU time of the front door's process.", "cpu_s"),
 )  # fmt: skip
-# name and key of the meters, help, label
-_KEYED = (
-    ("responses", "Answers to inference requests.", "status"),
-    ("prompt_tokens", "Prompt tokens of requests, by how counted.", "source"),
-    ("retries", "Requests sent to another group, by what the one before did.", "reason"),
-    ("settlements", "Uncertain ends that were settled, by what the group had seen.", "outcome"),
-)
+# name and key of the meters, help, label, and its values that have a series from the start: a
+# rate of something that has not happened is 0, and not unknown
+KEYED = (
+    ("responses", "Answers to inference requests; 499: the client left first.", "status",
+     ("200", "400", "499", "500", "502", "503")),
+    ("prompt_tokens", "Prompt tokens of requests, by how they were counted.", "source",
+     ("exact", "estimated")),
+    ("retries",
+     "Requests sent to another group, because theirs was unreachable, lost, refused them or was "
+     "of the wrong_epoch; sent on because an engine had not_there what they ask for; and sent to "
+     "the same group again because it had closed the connection that waited.", "reason",
+     ("unreachable", "lost", "refused", "wrong_epoch", "not_there", "closed")),
+    ("settlements",
+     "Connections lost after the request was written, settled: the group had seen it, had it "
+     "unseen, or its epoch_over.", "outcome", ("seen", "unseen", "epoch_over")),
+)  # fmt: skip
 _GAUGES = (
     ("open_connections", "Client connections.", "open_connections"),
     ("open_requests", "Inference requests under way.", "open_requests"),
-    ("front_door_waiting_requests", "Requests that wait in the front door.", "waiting_requests"),
-    ("prefix_groups", "Groups that are telling what they have cached.", "prefix_groups"),
-    ("prefix_digests", "Cached pages that the front door knows of.", "prefix_digests"),
-    ("open_settlements", "Uncertain ends that no group has answered for yet.", "open_settlements"),
-    ("cost_per_token_seconds", "What a held token adds to a step, by the cost model in use.",
+    ("open_streams", "Streams that have begun and not ended.", "open_streams"),
+    ("front_door_waiting_requests", "Requests that wait or are held in the front door.",
+     "waiting_requests"),
+    ("prefix_groups",
+     "Groups that tell this front door what they have cached, and were heard of in the last 10 s "
+     "(slack_affinity, auto).", "prefix_groups"),
+    ("prefix_digests",
+     "Cached pages that this front door knows of, over all groups; at most 262,144.",
+     "prefix_digests"),
+    ("open_settlements",
+     "Connections lost after the request was written that no group has answered for yet; asked "
+     "again until one has, or its epoch is over.", "open_settlements"),
+    ("cost_per_token_seconds",
+     "What a held token adds to a step, by the cost model in use: its coefficient a.",
      "cost_per_token_s"),
-    ("cost_per_request_seconds", "What a request adds to a step.", "cost_per_request_s"),
-    ("cost_per_prefill_token_seconds", "What computing a prompt token adds to a step.",
+    ("cost_per_request_seconds", "What a request adds to a step: b.", "cost_per_request_s"),
+    ("cost_per_prefill_token_seconds", "What computing a prompt token adds to a step: c.",
      "cost_per_prefill_token_s"),
-    ("cost_is_fitted", "1 if these are fitted to reported steps, 0 for the prior.",
+    ("cost_is_fitted", "1 if these are fitted to reported steps, 0 if they are the prior's.",
      "cost_is_fitted"),
-    ("cost_fit_r_squared", "Share of the steps' spread that the last fit explains.",
+    ("cost_fit_r_squared",
+     "Share of the steps' spread that the last fit explains; under 0.5 it is not used.",
      "cost_fit_r_squared"),
 )  # fmt: skip
 
@@ -121,9 +147,10 @@ def front_door_metrics(
         up.add_metric((str(slot),), float(door is not None))
     yield up
     doors = [door for door in meters if door is not None]
+    yield _epochs(doors)
     yield _dispatches(doors, ranks)
-    for name, text, label in _KEYED:
-        yield _by_key(doors, name, text, label)
+    for name, text, label, known in KEYED:
+        yield _by_key(doors, name, text, label, known)
     yield from _stale(doors, ranks)
     yield from health_metrics(doors, ranks)
     for name, text, key in _HISTOGRAMS:
@@ -134,6 +161,17 @@ def front_door_metrics(
             for door in doors:
                 metric.add_metric((str(door["slot"]),), door[key])
             yield metric
+
+
+def _epochs(doors: list[dict[str, Any]]) -> Metric:
+    gauge = GaugeMetricFamily(
+        "levelhead_front_door_epoch",
+        "Number of the front door's present life; each change of it is a restart.",
+        labels=("front_door",),
+    )
+    for door in doors:
+        gauge.add_metric((str(door["slot"]),), door["epoch"])
+    return gauge
 
 
 def _dispatches(doors: list[dict[str, Any]], ranks: Collection[int]) -> Metric:
@@ -171,10 +209,12 @@ def _of_groups(counts: Sequence[int], ranks: Collection[int]) -> list[tuple[int,
     return [(dp_rank, count) for dp_rank, count in enumerate(counts) if dp_rank in ranks]
 
 
-def _by_key(doors: list[dict[str, Any]], name: str, text: str, label: str) -> Metric:
+def _by_key(
+    doors: list[dict[str, Any]], name: str, text: str, label: str, known: Sequence[str]
+) -> Metric:
     counter = CounterMetricFamily(f"levelhead_{name}", text, labels=("front_door", label))
     for door in doors:
-        for key, count in door[name].items():
+        for key, count in (dict.fromkeys(known, 0) | door[name]).items():
             counter.add_metric((str(door["slot"]), key), count)
     return counter
 

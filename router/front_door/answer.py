@@ -63,9 +63,15 @@ class Answer:
         if self._last_data_s:
             self._meters.inter_token_s.observe(now_s - self._last_data_s)
         else:
+            self._meters.open_streams += 1
             self._meters.ttft_s.observe(now_s - self._request.began_s)
         self._last_data_s = now_s
         return data.count(_EVENT)
+
+    def close(self) -> None:
+        """No more of it will come."""
+        if self._last_data_s:
+            self._meters.open_streams -= 1
 
     def prompt_tokens(self) -> int | None:
         """What the group says that the prompt had; None if its answer does not say."""

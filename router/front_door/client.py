@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from router.errors import RequestError, RequestTimeout
 from router.front_door.exchange import Client, Exchange, refusal
 from router.front_door.message import Request, closing
+from router.front_door.meters import Meters
 from router.front_door.request_reader import Limits, RequestReader
 
 _MAX_PIPELINED = 16
@@ -28,6 +29,7 @@ class Door(Protocol):
 
     limits: Limits
     clock_s: Callable[[], float]
+    meters: Meters
 
     @property
     def is_stopping(self) -> bool:
@@ -83,6 +85,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse, and start what can be started."""
         self._last_data_s = self._door.clock_s()
+        self._door.meters.received_bytes += len(data)
         if self._reader.refused is None:  # else read and drop, until the client read the answer
             self._reader.feed(data, self._last_data_s)
             self._advance()
@@ -106,6 +109,7 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Pass bytes on to the client, if it is still there."""
         if self._transport is not None:
+            self._door.meters.sent_bytes += len(data)
             self._transport.write(data)
 
     def finished(self, *, keep_alive: bool) -> None:
@@ -213,7 +217,7 @@ class ClientConnection(asyncio.Protocol):
         if self._refused_sent or transport is None or transport.is_closing():
             return
         self._refused_sent = True
-        transport.write(closing(refusal(error)))
+        self.write(closing(refusal(error)))
         if transport.can_write_eof():
             transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER_S, transport.close)

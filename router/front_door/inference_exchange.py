@@ -276,6 +276,8 @@ class InferenceExchange(Exchange):
         services.meters.responses[status] += 1
         age_s = services.clock_s() - self._request.began_s
         services.meters.end_to_end_s.observe(age_s)
+        if self._answer is not None:
+            self._answer.close()
         if self._attempt is None:
             return
         self._attempt.close()

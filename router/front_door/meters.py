@@ -80,13 +80,25 @@ class Meters:
         """What the method weighs with, as noted last."""
         self.cost_is_fitted = 0
         self.cost_fit_r_squared = 0.0
-        self.open_connections = 0
-        self.open_requests = 0
+        self._add_traffic()
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)
         self.inter_token_s = Histogram(LATENCY_BOUNDS_S)
         self.end_to_end_s = Histogram(LATENCY_BOUNDS_S)
         self.decision_s = Histogram(DECISION_BOUNDS_S)
         self._add_ages()
+
+    def _add_traffic(self) -> None:
+        """What the process itself does."""
+        self.open_connections = 0
+        self.open_requests = 0
+        self.open_streams = 0
+        """Answers that are event streams, from their first piece to their end."""
+        self.received_bytes = 0
+        """From clients."""
+        self.sent_bytes = 0
+        """To clients."""
+        self.cpu_s = 0.0
+        """CPU time of the process, as noted last."""
 
     def _add_health(self) -> None:
         """Of groups that fail."""

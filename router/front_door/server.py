@@ -275,6 +275,7 @@ class FrontDoor:
         controller = self.dispatcher.controller
         self.meters.slow_start_factors = controller.slow_start.factors()
         self.meters.open_settlements = self.settlement.num_open
+        self.meters.cpu_s = time.process_time()
         figures = self.meters.as_dict() | {
             "slot": self._slot,
             "epoch": self._epoch,

@@ -128,7 +128,7 @@ async def test_a_group_that_is_gone_has_no_series_and_its_follower_begins_at_not
             await asked(site, extra=b"X-Data-Parallel-Rank: " + rank + b"\r\n")
 
         def dispatches(ranks):
-            door = site.door.meters.as_dict() | {"slot": 0, "method": "m", "book": []}
+            door = site.door.meters.as_dict() | {"slot": 0, "epoch": 1, "method": "m", "book": []}
             told = {metric.name: metric for metric in front_door_metrics([door], ranks)}
             samples = told["levelhead_dispatches"].samples
             return {each.labels["group"]: each.value for each in samples}

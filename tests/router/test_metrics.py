@@ -72,7 +72,7 @@ def declared_names():
         *metrics._HISTOGRAMS,
         *metrics._COUNTERS,
         *metrics._GAUGES,
-        *metrics._KEYED,
+        *metrics.KEYED,
     )
     short = {f"levelhead_{spec[0]}" for spec in specs}
     return {name for name in full if name != "levelhead_"} | short

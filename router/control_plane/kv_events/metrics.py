@@ -26,11 +26,15 @@ def kv_metrics(readers: KvReaders | None) -> Iterator[Metric]:
     )
     resets = CounterMetricFamily(
         "levelhead_kv_resets",
-        "Times that all that was known of the group was forgotten, by why.",
+        "Times that all that was known of the group's cache was forgotten: disconnected, gap, "
+        "restart, malformed, unchained.",
         labels=("group", "reason"),
     )
     unused = CounterMetricFamily(
-        "levelhead_kv_blocks_unused", "Stored blocks not used, by why.", labels=("group", "reason")
+        "levelhead_kv_blocks_unused",
+        "Stored blocks that are not used: parent not known, lora, extra_keys, medium, attention, "
+        "block_size, tokens, no room.",
+        labels=("group", "reason"),
     )
     for rank in ranks:
         group, tally = str(rank.source.dp_rank), rank.tally
@@ -47,7 +51,8 @@ def kv_metrics(readers: KvReaders | None) -> Iterator[Metric]:
 def _conditions(ranks: Iterable[Rank], found: Mapping[int, KvCondition]) -> Metric:
     gauge = GaugeMetricFamily(
         "levelhead_kv_condition",
-        "1 while nothing is known of the group's prefix cache, for that reason.",
+        "1 while nothing is known of a backend's prefix cache, because its KV events are "
+        "disconnected, malformed, unchained or differ in page_size.",
         labels=("group", "condition"),
     )
     for rank in ranks:

@@ -1,0 +1,1 @@
+"""A real Prometheus beside real instances under load, asked for each of our expressions."""
