@@ -92,6 +92,21 @@ def test_a_group_without_memory_refuses(group):
     assert group.scheduler.is_idle
 
 
+def test_each_refusal_is_an_error_of_its_own(group):
+    """
+    One that is raised again keeps what it was raised for before: requests, for good.
+    """
+    group.occupation.release(BOTH)
+
+    refused = []
+    for number in range(2):
+        with pytest.raises(MemoryReleased) as told:
+            group.scheduler.add(make_request(number, [3, 4], 2))
+        refused.append(told.value)
+
+    assert refused[0] is not refused[1]
+
+
 def test_prefixes_go_with_the_cache_and_the_journal_says_so(group):
     """
     Their pages are free, and no request finds them when the group serves again.

@@ -16,6 +16,7 @@ to read the weights; no request is held then that would wait for it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from workers.engine.scheduler import Scheduler
@@ -89,7 +90,7 @@ class Occupation:
 
     def _set_released(self, parts: frozenset[Part]) -> None:
         self._released = parts
-        self._scheduler.refusal = MemoryReleased(parts) if parts else None
+        self._scheduler.refuses = partial(MemoryReleased, parts) if parts else None
 
     def _releasable(self) -> Memory:
         if isinstance(self._memory, str):
