@@ -211,6 +211,25 @@ async def test_a_client_that_leaves_while_it_waits_is_gone():
         await outage.door.all_released()
 
 
+@pytest.mark.parametrize("admission", ["immediate", "late"])
+async def test_who_waits_is_told_when_all_that_is_left_has_released_its_memory(admission):
+    """
+    So is who comes then: nobody starts such a group again.
+    """
+    async with Outage.opened(2, admission=admission) as outage:
+        released = GroupEntry(0, GroupState.RELEASED, FIRST)
+        outage.site.present(released, GroupEntry(1, GroupState.DEAD, FIRST))
+        outage.client.send(post())
+        await outage.waits()
+
+        outage.site.present(released, GroupEntry(1, GroupState.RELEASED, NEXT))
+        refused = await outage.client.response()
+        outage.client.send(post())
+        for told in (refused, await outage.client.response()):
+            assert (told.status, told.error["code"]) == (503, "no_dp_group")
+            assert "2 released" in told.error["message"]
+
+
 async def test_no_more_wait_than_may():
     """
     --max-waiting-requests bounds them.
