@@ -230,6 +230,25 @@ async def test_who_waits_is_told_when_all_that_is_left_has_released_its_memory(a
             assert "2 released" in told.error["message"]
 
 
+async def test_one_that_waits_for_a_group_to_come_back_keeps_nobody_from_another():
+    """
+    With late admission, and however long it has waited: room it could not use is nothing to keep.
+    """
+    async with Outage.opened(2, admission="late") as outage, outage.door.client() as other:
+        outage.site.present(GroupEntry(1, GroupState.DEAD, FIRST))
+        outage.client.send(post())
+        received = await outage.site.groups[0].next_request()
+        received.answer(status=b"503 Service Unavailable")
+        await outage.waits()
+        outage.pass_time(10)
+
+        other.send(post())
+        (await outage.site.groups[0].next_request()).answer()
+
+        assert (await other.response()).status == 200
+        assert outage.num_waiting == 1
+
+
 async def test_no_more_wait_than_may():
     """
     --max-waiting-requests bounds them.
