@@ -46,6 +46,10 @@ class Charged:
         return self.dp_rank, self.group_epoch
 
 
+JUDGED = (GroupState.READY, GroupState.SUSPECT, GroupState.DRAINING)
+"""Groups that serve, whose figures count for as long as they are young."""
+
+
 class Gap:
     """Lets the world go on between the reads of two segments, whichever comes first."""
 
@@ -179,7 +183,7 @@ class FrontDoor:
             known = [s for s in (published[dp_rank], self.seen[dp_rank]) if s and s.epoch == epoch]
             self.seen[dp_rank] = newest = max(known, key=lambda s: s.sampled_ns, default=None)
             is_young = newest is not None and now_ns - newest.sampled_ns <= MAX_LOAD_AGE_NS
-            self.fresh[dp_rank] = is_young and state not in (GroupState.DEAD, GroupState.STARTING)
+            self.fresh[dp_rank] = is_young and state in JUDGED
 
     def close(self):
         self._segments.close()

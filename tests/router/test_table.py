@@ -6,7 +6,7 @@ from router.control_plane.member import Member
 from router.control_plane.table import Table
 from shm.group_table import GroupEntry, GroupState
 
-STARTING, READY, SUSPECT, DRAINING, DEAD = GroupState
+STARTING, READY, SUSPECT, DRAINING, RELEASED, DEAD = GroupState
 
 
 class Recorder:

@@ -55,16 +55,3 @@ def test_a_group_of_two_ranks_answers_and_ends_as_one(pair, model):
 
     assert pair.ended() == [0, 0]
     assert "rank 1 follows in group 0" in pair.log(1)
-
-
-@pytest.mark.slow
-def test_a_follower_that_is_killed_ends_its_leader(pair):
-    """
-    At once, with one line that says so: the set can only begin anew as a whole.
-    """
-    pair.url(0)
-
-    pair.kill(1)
-
-    assert pair.ended() == [1, -signal.SIGKILL]
-    assert "a rank of the set is lost" in pair.log(0)
