@@ -16,7 +16,8 @@ wait, so no key is overtaken for ever by keys that have just come.
 
 If the first has no room, of the oldest WINDOW the largest that has goes instead:
 until the first has waited for `max_overtaken_s`, then all wait for it.  One that
-asks for a certain group keeps nobody but those that ask for the same.
+asks for a certain group keeps nobody but those that ask for the same, and one that nobody who is
+there could take (`is_away`) keeps nobody: no room would be of use to it.
 
 Held are requests whose prompts should be computed in all groups at once, because
 groups in lock step wait for whoever computes one.  They are released together, the longest
@@ -94,6 +95,23 @@ class _Share:
     num_waiting: int = 0
 
 
+class _Passed(Generic[_Owner]):
+    """Those who could not use any room that there is: they are passed over in one dispatch."""
+
+    def __init__(self, is_away: Callable[[Waiter[_Owner]], bool]) -> None:
+        self.full: set[int] = set()
+        """Groups that were asked for, and have no room."""
+        self._is_away = is_away
+        self._known: dict[Waiter[_Owner], bool] = {}
+
+    def __contains__(self, waiter: Waiter[_Owner]) -> bool:
+        if waiter.request.dp_rank in self.full:
+            return True
+        if waiter not in self._known:
+            self._known[waiter] = self._is_away(waiter)
+        return self._known[waiter]
+
+
 class WaitingRoom(Generic[_Owner]):
     """Belongs to one front door."""
 
@@ -143,19 +161,22 @@ class WaitingRoom(Generic[_Owner]):
         place: Callable[[Waiter[_Owner]], _Result | None],
         *,
         is_idle: bool,
+        is_away: Callable[[Waiter[_Owner]], bool] = lambda waiter: False,
     ) -> list[tuple[Waiter[_Owner], _Result]]:
         """
         Return who goes, and what `place` said of each; they wait no more.
 
         `place` returns None for one that has to wait on.  is_idle: no group has anything to do.
+        is_away: whoever could take it is not there; `place` is not asked then.
         """
+        passed = _Passed(is_away)
         gone: list[tuple[Waiter[_Owner], _Result]] = []
         was_empty = not self._in_line
         released = self._release(now_ns, is_idle=is_idle)
         for waiter in released if was_empty else ():
-            self._try(waiter, place, gone)
-        full: set[int] = set()  # groups that were asked for, and have no room
-        while self._go_on(now_ns, place, gone, full):
+            if waiter not in passed:
+                self._try(waiter, place, gone)
+        while self._go_on(now_ns, place, gone, passed):
             pass
         return gone
 
@@ -203,20 +224,20 @@ class WaitingRoom(Generic[_Owner]):
         now_ns: int,
         place: Callable[[Waiter[_Owner]], _Result | None],
         gone: list[tuple[Waiter[_Owner], _Result]],
-        full: set[int],
+        passed: _Passed[_Owner],
     ) -> bool:
         """Let the next one go; False if nobody can."""
-        first = self._first(now_ns, full)
+        first = self._first(now_ns, passed)
         if first is None:
             return False
         if self._try(first, place, gone):
             return True
         if first.request.dp_rank is not None:
-            full.add(first.request.dp_rank)
+            passed.full.add(first.request.dp_rank)
             return True
         if now_ns - first.arrived_ns >= self._max_overtaken_ns:
             return False
-        others = (w for w in self._in_line if w is not first and w.request.dp_rank not in full)
+        others = (w for w in self._in_line if w is not first and w not in passed)
         window = sorted(islice(others, WINDOW), key=lambda waiter: -waiter.request.prompt_tokens)
         return any(self._try(waiter, place, gone) for waiter in window)
 
@@ -234,12 +255,12 @@ class WaitingRoom(Generic[_Owner]):
         gone.append((waiter, result))
         return True
 
-    def _first(self, now_ns: int, full: set[int]) -> Waiter[_Owner] | None:
-        """Whose turn it is, but for those that ask for one of the full groups."""
+    def _first(self, now_ns: int, passed: _Passed[_Owner]) -> Waiter[_Owner] | None:
+        """Whose turn it is, but for those that are passed over."""
         heads = [
             head
             for line in self._lines.values()
-            if (head := next((w for w in line if w.request.dp_rank not in full), None)) is not None
+            if (head := next((w for w in line if w not in passed), None)) is not None
         ]
         if not heads:
             return None

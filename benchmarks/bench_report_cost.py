@@ -60,6 +60,8 @@ from workers.model.sampling_params import SamplingParams
 from workers.ranks.reporting import Place
 
 PAGE_SIZE = 16
+IDLE_STEPS = 10
+"""Idle rounds for each step: with no pass, the gather alone is seen, and what a report adds."""
 NUM_FRONT_DOORS = 2
 _EPOCH = 1
 
@@ -109,7 +111,7 @@ class Loop:
 
     def __init__(self, seat: Seat, size: Size, threads: int, reporting: RowReporting | None):
         model = seat.model
-        num_pages = size.streams * (size.room // PAGE_SIZE + 2)
+        num_pages = max(1, size.streams) * (size.room // PAGE_SIZE + 2)
         pool = PagePool(num_pages, PAGE_SIZE)
         kv = KVCache.allocate(model.config, pool.capacity_tokens, model.device, model.dtype)
         batches = BatchBuilder(size.room + PAGE_SIZE, PAGE_SIZE, model.device)
@@ -121,7 +123,7 @@ class Loop:
         meter = (NoMeter if reporting is None else LoadMeter)(group, time.monotonic_ns)
         put = _ignore if reporting is None else reporting.put
         self.inbox = Inbox()
-        limits = Limits(size.streams, size.streams, 512)
+        limits = Limits(max(1, size.streams), size.streams, 512)
         self.engine = Engine(
             self.inbox,
             Scheduler(limits, pool, RadixCache(PAGE_SIZE)),
@@ -225,13 +227,14 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--streams", default="1,16", help="of each rank")
+    parser.add_argument("--streams", default="0,1,16", help="of each rank; 0: idle rounds")
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--steps", type=int, default=20, help="of a turn")
     arguments = parser.parse_args()
     turns, steps = (6, 8) if arguments.quick else (arguments.turns, arguments.steps)
     weights = Weights.named(arguments.model, arguments.dtype, arguments.threads)
-    sizes = [Size(int(n), 64, turns, steps) for n in arguments.streams.split(",")]
+    streams = map(int, arguments.streams.split(","))
+    sizes = [Size(n, 64, turns, steps if n else IDLE_STEPS * steps) for n in streams]
     rows = [measure(size, weights, arguments.ranks) for size in sizes]
     print("  ".join(f"{name:>18}" for name in rows[0]))
     for row in rows:

@@ -75,7 +75,7 @@ class Grid(NamedTuple):
 
 
 QUICK = Grid((128, 1024), (1, 8), (0, 64))
-FULL = Grid((256, 1024, 3072, 6144), (1, 4, 16), (0, 64, 256))
+FULL = Grid((256, 3072), (1, 4, 16), (0, 64, 256))
 
 
 def _part(load: Load, part: float) -> Load:
@@ -220,8 +220,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--steps", type=int, default=7, help="of each cell")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5, help="of each cell")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     grid, repeats = (QUICK, 1) if arguments.quick else (FULL, arguments.repeats)

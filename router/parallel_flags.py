@@ -21,6 +21,7 @@ class Launcher(StrEnum):
 
 
 _MAX_GROUPS = 1024
+_MAX_RANKS = 1024
 _LEAST_TIMEOUT_S = 1
 
 
@@ -44,7 +45,7 @@ def add_parallelism(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tp-size",
         "--tensor-parallel-size",
-        type=values.integer(1),
+        type=values.integer(1, _MAX_RANKS),
         metavar="N",
         help="with --enable-dp-attention, ranks in all: a multiple of --dp-size, whose groups "
         "share them out (default: --dp-size)",

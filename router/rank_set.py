@@ -16,7 +16,8 @@ a drain may take.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from router.errors import StartError
 from router.pauses import Life
@@ -26,6 +27,8 @@ GRACE_S = 2.0
 """For the others to hear of it: the root may be late as well."""
 _HEARD_OF_ANOTHER = 1
 """The status of a rank that ends because it has lost another."""
+_CAUSE_WITHIN_S = 0.5
+"""For that other's own end to reach the root: its connections are closed before."""
 
 
 class RankSet:
@@ -76,17 +79,34 @@ class RankSet:
         await asyncio.gather(*(unit.stop() for unit in self.units))
 
     async def _first_to_end(self) -> Unit:
-        """Of several that have ended since the last look, rather the cause than who heard of it."""
+        """Of several that end in one moment, rather the cause than who heard of it."""
         ends = {asyncio.create_task(unit.end()): unit for unit in self.units}
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not _causes(done):
+                done |= await _until_a_cause(ends.keys() - done)
         finally:
             for end in ends:
                 end.cancel()
-        causes = [end for end in done if end.result() != _HEARD_OF_ANOTHER]
-        return ends[min(causes or done, key=lambda end: self.units.index(ends[end]))]
+        return ends[min(_causes(done) or done, key=lambda end: self.units.index(ends[end]))]
 
     def _steady_s(self) -> float | None:
         """Since the last of them was ready; None if one never was."""
         ready_s = [unit.ready_s for unit in self.units if unit.ready_s is not None]
         return self._clock_s() - max(ready_s) if len(ready_s) == len(self.units) else None
+
+
+async def _until_a_cause(ends: set[asyncio.Task[int]]) -> set[asyncio.Task[int]]:
+    """Return those that end before one is a cause, and it; or before the time is over."""
+    done: set[asyncio.Task[int]] = set()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CAUSE_WITHIN_S):
+            while ends and not _causes(done):
+                ended, ends = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                done |= ended
+    return done
+
+
+def _causes(ends: Iterable[asyncio.Task[int]]) -> list[asyncio.Task[int]]:
+    """Those that did not end for another's end."""
+    return [end for end in ends if end.result() != _HEARD_OF_ANOTHER]

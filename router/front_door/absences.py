@@ -4,7 +4,8 @@ Since when groups of ours do not serve, and whether to wait for them.
 A worker of ours that does not serve is being started again, so a request that nobody else can
 take waits for it, for `max_restart_wait_s` from when the group was missed.  A group that keeps
 failing is missed from its first failure on, so an outage that lasts is waited out once, and not
-by each request anew.  Of a backend nobody knows whether it comes back: it is not waited for.
+by each request anew.  Not waited for are backends, of which nobody knows whether they come back,
+and groups whose memory is released: these live, and serve again when somebody tells them to.
 
 Pure: it is told the table and the time.
 """
@@ -14,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from balancer.candidates import CANDIDATES
-from shm.group_table import GroupEntry
+from shm.group_table import GroupEntry, GroupState
 
 _NS_PER_S = 1_000_000_000
+_NOT_STARTING_AGAIN = (*CANDIDATES, GroupState.RELEASED)
 
 
 class Absences:
@@ -30,7 +32,7 @@ class Absences:
     def observe(self, groups: Iterable[GroupEntry], now_ns: int) -> None:
         """The table as it is now."""
         for group in groups:
-            if group.is_backend or group.state in CANDIDATES:
+            if group.is_backend or group.state in _NOT_STARTING_AGAIN:
                 self._since_ns.pop(group.dp_rank, None)
             else:
                 self._since_ns.setdefault(group.dp_rank, now_ns)

@@ -180,7 +180,7 @@ class Lobby:
         self._looked_ns = now_ns = self.now_ns()
         is_idle = all_idle(self._dispatcher.controller)
         gone: list[tuple[Waiter[Guest], Assignment | NoGroup]] = self._room.dispatch(
-            now_ns, self._place, is_idle=is_idle
+            now_ns, self._place, is_idle=is_idle, is_away=self._is_away
         )
         for waiter, found in gone:
             self._meters.waited_s.observe((now_ns - waiter.arrived_ns) * _NS)
@@ -192,13 +192,15 @@ class Lobby:
         if self._room and self._timer is None:
             self._schedule(_LOOK_S)
 
+    def _is_away(self, waiter: Waiter[Guest]) -> bool:
+        """Whether it waits for somebody who is not there, or to hear who is."""
+        is_early = self._looked_ns < waiter.owner.not_before_ns
+        return is_early or self.is_worth_waiting(waiter.request, waiter.owner.unfit)
+
     def _place(self, waiter: Waiter[Guest]) -> Assignment | NoGroup | None:
         """None: wait on.  An error: no group serves that might have room one day."""
         controller, request = self._dispatcher.controller, waiter.request
         unfit = waiter.owner.unfit
-        is_early = self._looked_ns < waiter.owner.not_before_ns
-        if is_early or self.is_worth_waiting(request, unfit):
-            return None
         full = groups_without_room(controller, request.prompt_tokens) if self._is_late else ()
         may_wait = self._is_late and may_have_room(controller, request.dp_rank, unfit)
         if may_wait and len(full) == self._num_groups:

@@ -82,6 +82,25 @@ def test_what_place_says_is_handed_back():
     assert room.dispatch(0, Groups(10).place, is_idle=False) == [(alone, "group 0")]
 
 
+def test_one_whose_group_is_away_is_not_asked_and_keeps_nobody():
+    """
+    Held or in line, of whatever priority, and however old.
+    """
+    for rules in (LATE, HOLD):
+        room = room_with(
+            waiter("away", priority=1), *(waiter(name, at_s=1.0) for name in "bc"), rules=rules
+        )
+        groups = Groups(100)
+
+        gone = room.dispatch(
+            9 * S, groups.place, is_idle=False, is_away=lambda each: each.owner == "away"
+        )
+
+        assert [each.owner for each, _ in gone] == ["b", "c"]
+        assert len(room) == 1
+        assert go(room, 100, now_s=9.0) == ["away"]
+
+
 def test_the_largest_that_fits_goes_while_the_first_has_no_room():
     """
     50 has none; of 5, 20 and 10 the 20 goes, and then the 10.

@@ -24,7 +24,7 @@ def _instance(tiny_llama):
     """Two ranks that compute together; each group runs one request, and the others wait."""
     with RunningInstance(
         *("--model", str(tiny_llama), "--served-model-name", "tiny", "--threads-per-rank", "1"),
-        *("--enable-dp-attention", "--dp-size", "2", "--dist-timeout", "4"),
+        *("--enable-dp-attention", "--dp-size", "2", "--dist-timeout", "3"),
         *("--max-running-requests", "1"),
     ) as running:
         yield running

@@ -62,6 +62,20 @@ def test_backends_and_a_limit_of_zero_are_not_waited_for():
     assert not none.may_end(0, 0)
 
 
+def test_a_group_whose_memory_is_released_is_not_waited_for():
+    """
+    Only an operator ends that.  If its process ends, it is missed from then on.
+    """
+    absences = Absences(60.0)
+    for second, state in ((0, "draining"), (1, "released")):
+        absences.observe([row(0, state)], second * S)
+    assert not absences.may_end(None, 1 * S)
+    assert not absences.may_end(0, 1 * S)
+
+    absences.observe([row(0, "dead")], 70 * S)
+    assert absences.may_end(0, 129 * S)
+
+
 def test_the_end_of_a_wait_is_seen_once():
     """
     Between two looks.

@@ -8,6 +8,7 @@ from tests.router.keeper import Keeper
 
 pytestmark = pytest.mark.anyio
 STARTING, READY, DEAD, DRAINING = map(GroupState, ("starting", "ready", "dead", "draining"))
+RELEASED = GroupState.RELEASED
 
 
 @pytest.fixture
@@ -90,6 +91,21 @@ async def test_a_rank_that_drains_by_itself_takes_the_others_along(keeper, seen_
 
     assert keeper.published == [DRAINING, DRAINING]
     await until(lambda: len(seen_when_told) == 1)
+
+
+async def test_one_that_has_released_its_memory_keeps_nobody_from_serving(keeper, seen_when_told):
+    """
+    Its process is well.  It drains with the others, whose end is its own.
+    """
+    await keeper.both_ready()
+    keeper.leave_card(0, state="released")
+    keeper.membership.look()
+    assert keeper.published == [RELEASED, READY]
+
+    keeper.membership.drain(1)
+
+    assert keeper.published == [DRAINING, DRAINING]
+    await until(lambda: len(seen_when_told) == 2)
 
 
 async def test_groups_that_are_no_set_have_nothing_to_do_with_each_other():

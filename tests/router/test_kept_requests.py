@@ -211,6 +211,44 @@ async def test_a_client_that_leaves_while_it_waits_is_gone():
         await outage.door.all_released()
 
 
+@pytest.mark.parametrize("admission", ["immediate", "late"])
+async def test_who_waits_is_told_when_all_that_is_left_has_released_its_memory(admission):
+    """
+    So is who comes then: nobody starts such a group again.
+    """
+    async with Outage.opened(2, admission=admission) as outage:
+        released = GroupEntry(0, GroupState.RELEASED, FIRST)
+        outage.site.present(released, GroupEntry(1, GroupState.DEAD, FIRST))
+        outage.client.send(post())
+        await outage.waits()
+
+        outage.site.present(released, GroupEntry(1, GroupState.RELEASED, NEXT))
+        refused = await outage.client.response()
+        outage.client.send(post())
+        for told in (refused, await outage.client.response()):
+            assert (told.status, told.error["code"]) == (503, "no_dp_group")
+            assert "2 released" in told.error["message"]
+
+
+async def test_one_that_waits_for_a_group_to_come_back_keeps_nobody_from_another():
+    """
+    With late admission, and however long it has waited: room it could not use is nothing to keep.
+    """
+    async with Outage.opened(2, admission="late") as outage, outage.door.client() as other:
+        outage.site.present(GroupEntry(1, GroupState.DEAD, FIRST))
+        outage.client.send(post())
+        received = await outage.site.groups[0].next_request()
+        received.answer(status=b"503 Service Unavailable")
+        await outage.waits()
+        outage.pass_time(10)
+
+        other.send(post())
+        (await outage.site.groups[0].next_request()).answer()
+
+        assert (await other.response()).status == 200
+        assert outage.num_waiting == 1
+
+
 async def test_no_more_wait_than_may():
     """
     --max-waiting-requests bounds them.

@@ -19,7 +19,7 @@ BAD = [
     (("--dp-size", "1.5"), "1 to 1024"),
     (("--dp-size", "²"), "1 to 1024"),
     (("--data-parallel-size", "-1"), "1 to 1024"),
-    (("--tp-size", "0"), "1 or more"),
+    (("--tp-size", "0"), "1 to 1024"),
     (("--tp-size", "2"), "--enable-dp-attention as well"),
     (("--dist-timeout", "0"), "seconds, 1 to"),
     (("--load-balance-method", "best"), "minimum_tokens"),

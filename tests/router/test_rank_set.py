@@ -182,6 +182,36 @@ async def test_the_cause_is_named_and_not_who_heard_of_it(tmp_path):
     assert ranks.set.last_end().startswith("rank 1 ")
 
 
+async def test_the_cause_is_named_though_the_root_hears_of_it_last(tmp_path):
+    """
+    A rank's connections are closed before its end is told.
+    """
+    ranks = Ranks(tmp_path, "bereft", "sleep", "bereft")
+    heard, cause, _ = ranks.sleepers
+    await ranks.set.start()
+    await cause.has_started(1)
+    over = asyncio.create_task(ranks.set.life())
+    await heard.unit.end()
+    await turns()
+
+    cause.unit.child.kill()
+
+    assert await soon(over) == Life(-9, None)
+    assert ranks.set.last_end().startswith("rank 1 ")
+
+
+async def test_if_no_cause_ends_who_heard_of_it_is_named(tmp_path):
+    """
+    The other was stopped, or is lost in some other way.
+    """
+    ranks = Ranks(tmp_path, "stubborn", "bereft")
+    await ranks.set.start()
+    await ranks.have_started(1)
+
+    assert await soon(ranks.set.life()) == Life(1, None)
+    assert ranks.set.last_end().startswith("rank 1 ")
+
+
 async def test_a_set_that_cannot_be_started_whole_is_not_started(tmp_path):
     """
     And names who could not be.

@@ -3,9 +3,10 @@
 import queue
 
 import pytest
-from torch.distributed import TCPStore
+from torch.distributed import DistNetworkError, TCPStore
 from torch.distributed.distributed_c10d import PrefixStore
 
+from workers.errors import RankLost
 from workers.lockstep.bell import Bell
 
 LIMIT_S = 30.0
@@ -80,3 +81,33 @@ def test_nobody_is_woken_who_is_awake(ranks):
 
     assert ranks[0].wakes.empty()
     assert ranks[0].store.was_set == ["bell-0"]
+
+
+class GoneStore:
+    """Of a rank 0 that was killed."""
+
+    def set(self, key, value):
+        raise DistNetworkError("failed to send, got error code: 32")
+
+    def wait(self, keys, timeout):
+        raise DistNetworkError("failed to recv, got 0 bytes")
+
+    def delete_key(self, key):
+        raise DistNetworkError("failed to recv, got 0 bytes")
+
+
+def test_a_store_that_is_gone_is_a_rank_that_is_lost():
+    """
+    It is no step that failed, whose requests would be told so instead of being sent again.
+    """
+    bell = Bell(GoneStore(), GoneStore(), sweeps=True)
+    bell.pause()
+    with pytest.raises(RankLost, match="store of rank 0 is gone: failed to send"):
+        bell.ring()
+
+    woken = Bell(GoneStore(), GoneStore(), sweeps=True)
+    woken.pause()
+    woken._hear(0)
+    woken.ring()
+    with pytest.raises(RankLost, match="store of rank 0"):
+        woken.pause()

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -123,3 +125,14 @@ def test_a_damaged_card_counts_as_none(tmp_path, text, caplog):
 
     assert Card.last_epoch(tmp_path, 0) == 0
     assert "group-0.json is damaged" in caplog.text
+
+
+def test_flags_are_read_before_torch_is_imported():
+    """
+    It reads the environment as it is imported, and what is to stand there follows from flags.
+    """
+    told = "import sys, workers.__main__; print('torch' in sys.modules)"
+
+    answer = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
+
+    assert answer.stdout.strip() == "False", answer.stderr

@@ -99,3 +99,18 @@ def test_logits_are_those_of_transformers(family, tmp_path):
         expected = theirs(torch.tensor([tokens])).logits[0]
     assert torch.allclose(ours, expected, atol=2e-4), (ours - expected).abs().max()
     assert torch.equal(ours.argmax(-1), expected.argmax(-1))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v2", "deepseek_v3"])
+def test_routers_have_the_dtype_of_the_family(family, tmp_path):
+    """
+    Whatever the model's is: DeepSeek's choose experts in float32.
+    """
+    reference(family, FAMILIES[family]).save_pretrained(tmp_path)
+
+    run = Run(load(tmp_path, torch.bfloat16))
+
+    named = run.model.named_parameters()
+    expected = torch.bfloat16 if family == "mixtral" else torch.float32
+    assert {each.dtype for name, each in named if name.endswith("router.weight")} == {expected}
+    assert run.step([("a", [5, 9, 31])]).isfinite().all()

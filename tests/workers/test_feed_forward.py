@@ -8,6 +8,7 @@ from torch.nn.functional import silu
 
 from workers.model.config import ExpertsConfig
 from workers.model.errors import InconsistentConfig
+from workers.model.expert_router import ExpertRouter
 from workers.model.feed_forward import DenseFeedForward, MixtureOfExperts
 from workers.model.shard import WHOLE, Shard
 
@@ -133,3 +134,26 @@ def test_more_experts_than_there_are_cannot_be_chosen(chosen):
     """
     with pytest.raises(InconsistentConfig, match=f"{chosen} experts are chosen for each token"):
         ExpertsConfig(3, chosen, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_in_float32_choose_what_they_would_in_a_model_of_float32(dtype):
+    """
+    As DeepSeek's families have it: scores that differ little are alike once they are rounded.
+    """
+    config = ExpertsConfig(64, 4, 8, is_sigmoid=True, is_routed_in_float32=True)
+
+    def half(*shape):
+        return torch.nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
+
+    random = torch.Generator().manual_seed(5)
+    weight = (0.1 * torch.randn(64, HIDDEN, generator=random)).to(dtype)
+    rows = torch.randn(200, HIDDEN, generator=random).to(dtype)
+    routers = [ExpertRouter(HIDDEN, config, weights) for weights in (half, parameter)]
+    for router in routers:
+        router.places()["weight"].fill(weight)
+
+    (chosen, shares), (expected, _) = routers[0](rows), routers[1](rows.float())
+
+    assert torch.equal(chosen, expected)
+    assert shares.dtype is dtype

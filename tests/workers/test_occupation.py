@@ -92,6 +92,21 @@ def test_a_group_without_memory_refuses(group):
     assert group.scheduler.is_idle
 
 
+def test_each_refusal_is_an_error_of_its_own(group):
+    """
+    One that is raised again keeps what it was raised for before: requests, for good.
+    """
+    group.occupation.release(BOTH)
+
+    refused = []
+    for number in range(2):
+        with pytest.raises(MemoryReleased) as told:
+            group.scheduler.add(make_request(number, [3, 4], 2))
+        refused.append(told.value)
+
+    assert refused[0] is not refused[1]
+
+
 def test_prefixes_go_with_the_cache_and_the_journal_says_so(group):
     """
     Their pages are free, and no request finds them when the group serves again.
@@ -113,16 +128,16 @@ def test_prefixes_go_with_the_cache_and_the_journal_says_so(group):
     assert group.scheduler.totals.cached_tokens == 0
 
 
-def test_prefixes_outlive_weights_that_were_released_alone(group):
+def test_prefixes_go_with_the_weights_that_made_them(group):
     """
-    They are the same weights that are read again.
+    What is read again may be others, under the same name.
     """
     group.serve(1, list(range(3, 20)))
 
     group.occupation.release({WEIGHTS})
     group.occupation.resume({WEIGHTS})
 
-    assert group.cache.num_pages == 4
+    assert group.cache.num_pages == 0
 
 
 def test_twice_released_is_released(group):

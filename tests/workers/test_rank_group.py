@@ -79,6 +79,21 @@ def test_a_rank_that_does_not_come_is_lost_within_the_limit():
     assert all(told and "\n" not in told for told in ThreadRanks(2).run(main)[1:])
 
 
+class BrokenGroup:
+    """A process group whose connections are known to be closed."""
+
+    def _allgather_base(self, into, values):
+        raise RuntimeError("[/gloo/pair.cc:534] Connection closed by peer. This may be due to ...")
+
+
+def test_a_collective_that_cannot_even_begin_is_a_rank_that_is_lost():
+    """
+    As one that fails later is.
+    """
+    with pytest.raises(RankLost, match=r"^Connection closed by peer$"):
+        RankGroup(BrokenGroup()).all_gather(torch.zeros(2), torch.zeros(1))
+
+
 def test_a_model_computes_the_same_over_gloo(tmp_path):
     """
     Four ranks, two of each group.

@@ -180,3 +180,21 @@ def test_a_runner_drops_what_it_had_laid_out(tiny_llama):
     assert runner.give_back(Part.KV_CACHE) == runner.take_back(Part.KV_CACHE)
     assert runner.give_back(Part.WEIGHTS) == runner.take_back(Part.WEIGHTS)
     runner.warm_up()
+
+
+def test_warming_up_touches_no_slot_of_a_page(tiny_llama):
+    """
+    Weights that come back alone find the prefixes that the pool has kept.
+    """
+    model = loaded(tiny_llama)
+    kv = KVCache.allocate(model.config, NUM_SLOTS, CPU, torch.float32)
+    runner = ModelRunner(model, kv, BatchBuilder(32, 4, CPU), Sampler(0), 1, None, lambda: model)
+    for part in (kv.keys, kv.values):
+        part.fill_(7.0)
+
+    runner.give_back(Part.WEIGHTS)
+    runner.take_back(Part.WEIGHTS)
+    runner.warm_up()
+
+    for part in (kv.keys, kv.values):
+        assert (part[:, :, : kv.spare_slot] == 7.0).all()

@@ -6,8 +6,9 @@ What of a group's memory is there, and when it may be given back.
         └────────── resume, and warm up, when all is there ◄──────┘
 
 Memory is in use as long as a request is held, so it is given back only when none is; who
-wants that may have to ask again.  The KV cache's prefixes go with it, page by page, and its
-journal says so.  How many tokens the group can hold is still reported: it will again.
+wants that may have to ask again.  Prefixes go with either part, page by page, and the journal
+says so: who gives weights back may do it to put others in their place, of which those keys and
+values are none.  How many tokens the group can hold is still reported: it will again.
 
 Belongs to the step loop, in which releasing takes a moment, and resuming as long as it takes
 to read the weights; no request is held then that would wait for it.
@@ -16,6 +17,7 @@ to read the weights; no request is held then that would wait for it.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from workers.engine.scheduler import Scheduler
@@ -65,8 +67,7 @@ class Occupation:
             raise GroupBusy(self._scheduler.num_requests)
         num_bytes = 0
         for part in sorted(changed):
-            if part is Part.KV_CACHE:
-                self._scheduler.tables.forget_prefixes()
+            self._scheduler.tables.forget_prefixes()
             self._set_released(self._released | {part})
             num_bytes += memory.give_back(part)
         return Change(self._released, changed, num_bytes)
@@ -89,7 +90,7 @@ class Occupation:
 
     def _set_released(self, parts: frozenset[Part]) -> None:
         self._released = parts
-        self._scheduler.refusal = MemoryReleased(parts) if parts else None
+        self._scheduler.refuses = partial(MemoryReleased, parts) if parts else None
 
     def _releasable(self) -> Memory:
         if isinstance(self._memory, str):

@@ -77,7 +77,9 @@ class ModelRunner:
         self, wake: Callable[[], None] | None = None, exchange: StepExchange = ALONE
     ) -> None:
         """
-        Compute one token into slot 0, which holds nothing yet; wake is not needed.
+        Compute one token into the slot that is nobody's; wake is not needed.
+
+        Weights may come back while the pool has kept prefixes, so no other slot will do.
 
         The number of threads is set where it is computed because OpenMP keeps it per
         thread, and no other thread may have a team: GNU's OpenMP counts the threads of
@@ -89,9 +91,10 @@ class ModelRunner:
     def _warm_up(self, exchange: StepExchange) -> None:
         torch.set_num_threads(self._num_threads)
         zero = torch.zeros(1, dtype=torch.int64, device=self._kv.keys.device)
-        span = SequenceSpan(num_new=1, num_total=1, slot_index=zero)
+        spare = zero + self._kv.spare_slot
+        span = SequenceSpan(num_new=1, num_total=1, slot_index=spare)
         with torch.inference_mode():
-            batch = ForwardBatch(zero, zero, zero, (span,), zero)
+            batch = ForwardBatch(zero, zero, spare, (span,), zero)
             self._model(batch, self._kv, exchange=exchange)
             if self._make_graphs is not None:
                 self._graphs = self._make_graphs(self._model, self._kv)

@@ -24,7 +24,7 @@ next one is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from workers.engine.foresight import foresee
@@ -74,7 +74,7 @@ class Scheduler:
         self._running: list[Request] = []  # in the order of admission
         self.totals = Totals()
         self._left: list[Request] = []
-        self.refusal: RequestRefused | None = None  # why nobody is let in
+        self.refuses: Callable[[], RequestRefused] | None = None  # says why nobody is let in
 
     @property
     def num_requests(self) -> int:
@@ -87,10 +87,10 @@ class Scheduler:
         return not self._requests
 
     def add(self, request: Request) -> None:
-        """Queue a request.  Raises QueueFull or NeverFits, or refusal."""
+        """Queue a request.  Raises QueueFull or NeverFits, or what refuses says."""
         assert request.num_prompt, "an empty prompt has no next token"
-        if self.refusal is not None:
-            raise self.refusal
+        if self.refuses is not None:
+            raise self.refuses()  # a new one each time: it keeps the frames that it went through
         if len(self._requests) >= self.limits.max_requests:
             raise QueueFull(len(self._requests), self.limits.max_requests)
         if request.num_tokens > self.pool.capacity_tokens:

@@ -100,9 +100,11 @@ def _settings(config: WorkerConfig) -> str:
     """What must be alike, or the ranks' tensors would not fit each other."""
     words = {
         "--model": config.model,
+        "--device": config.device,
         "--dtype": config.dtype,
         "--tp-size": config.tp_size,
         "--dp-size": config.dp_size,
+        "--max-model-len": config.max_model_len,
         "--max-total-tokens": config.max_total_tokens,
         "--page-size": config.page_size,
         "--num-front-doors": config.num_front_doors,

@@ -19,11 +19,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
 
 from torch.distributed import DistStoreError
+
+from workers.errors import RankLost
+from workers.ranks.links import cause
 
 logger = logging.getLogger("levelhead.workers.lockstep")
 
@@ -67,22 +71,24 @@ class Bell:
         threading.Thread(target=self._listen, args=(wake,), name="bell", daemon=True).start()
 
     def pause(self) -> None:
-        """All ranks have nothing to do from now on."""
+        """All ranks have nothing to do from now on.  Raises RankLost."""
         if self._sweeps and self._num_pauses:
-            self._store.delete_key(_key(self._num_pauses - 1))  # all have left that one
+            with _store_of_a_rank():
+                self._store.delete_key(_key(self._num_pauses - 1))  # all have left that one
         with self._changed:
             self._awaited, self._heard = self._num_pauses, False
             self._changed.notify()
 
     def ring(self) -> None:
-        """This rank leaves the pause, if it is in one; the others are to follow."""
+        """This rank leaves the pause, if it is in one; others are to follow.  Raises RankLost."""
         with self._changed:
             pause, self._awaited = self._awaited, None
             self._changed.notify()
         if pause is None:
             return
         if not self._heard:
-            self._store.set(_key(pause), "")
+            with _store_of_a_rank():
+                self._store.set(_key(pause), "")
         self._num_pauses += 1
 
     def _listen(self, wake: Callable[[], None]) -> None:
@@ -113,6 +119,15 @@ class Bell:
     def _wait_for_end(self, pause: int) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._awaited != pause)
+
+
+@contextmanager
+def _store_of_a_rank() -> Iterator[None]:
+    """The store is rank 0's: where it is gone, so is that rank, and no step can be made."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(f"the store of rank 0 is gone: {cause(error)}") from error
 
 
 def _key(pause: int) -> str:

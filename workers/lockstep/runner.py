@@ -49,10 +49,10 @@ class Pauses(Protocol):
         """Call wake when a pause is over."""
 
     def pause(self) -> None:
-        """All ranks have nothing to do."""
+        """All ranks have nothing to do.  Raises RankLost."""
 
     def ring(self) -> None:
-        """This rank leaves the pause, if it is in one."""
+        """This rank leaves the pause, if it is in one.  Raises RankLost."""
 
 
 class Reports(Protocol):

@@ -80,6 +80,7 @@ class ExpertsConfig:
     groups: a token sees experts of the best groups of theirs; None: of all.
     is_sigmoid: each score by itself, instead of a softmax over all.
     has_choice_bias: what is added to scores to choose by, but not to weights.
+    is_routed_in_float32: scores are computed in that, whatever the model's dtype is.
     dense_layers: layers that have one feed-forward for all tokens instead.
     is_expert_parallel: ranks have some experts each, and not a part of every one.
     """
@@ -94,6 +95,7 @@ class ExpertsConfig:
     groups: ExpertGroups | None = None
     is_sigmoid: bool = False
     has_choice_bias: bool = False
+    is_routed_in_float32: bool = False
     dense_layers: frozenset[int] = frozenset()
     is_expert_parallel: bool = False
 

@@ -34,11 +34,12 @@ class ExpertRouter(torch.nn.Module):
         super().__init__()
         self._config = config
         self.weight = weight(config.num_experts, hidden_size)
+        if config.is_routed_in_float32:
+            self.weight = _in_float32(self.weight, config.num_experts, hidden_size)
         self.choice_bias: torch.nn.Parameter | None = None
         if config.has_choice_bias:
             # Differences that decide are lost in bfloat16.
-            bias = self.weight.new_empty(config.num_experts, dtype=torch.float32)
-            self.choice_bias = torch.nn.Parameter(bias, requires_grad=False)
+            self.choice_bias = _in_float32(self.weight, config.num_experts)
 
     def places(self) -> dict[str, Place]:
         """Return where each weight is kept, by its name below `mlp.gate`."""
@@ -50,7 +51,7 @@ class ExpertRouter(torch.nn.Module):
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return for each row [T, hidden_size] its experts and their weights, [T, num_chosen]."""
         config = self._config
-        raw = linear(rows, self.weight).float()
+        raw = linear(rows.to(self.weight.dtype), self.weight).float()
         scores = raw.sigmoid() if config.is_sigmoid else raw.softmax(dim=-1)
         choice = scores if self.choice_bias is None else scores + self.choice_bias
         if config.groups is not None:
@@ -60,6 +61,10 @@ class ExpertRouter(torch.nn.Module):
         if config.normalises:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + _NEARLY_ZERO)
         return chosen, (weights * config.scale).to(rows.dtype)
+
+
+def _in_float32(like: torch.Tensor, *shape: int) -> torch.nn.Parameter:
+    return torch.nn.Parameter(like.new_empty(shape, dtype=torch.float32), requires_grad=False)
 
 
 def _in_best_groups(choice: torch.Tensor, groups: ExpertGroups) -> torch.Tensor:

@@ -119,6 +119,7 @@ def _deepseek(raw: Raw) -> ExpertsConfig:
         groups=_expert_groups(raw),
         is_sigmoid=is_v3,
         has_choice_bias=is_v3,
+        is_routed_in_float32=raw["model_type"] in _LATENT,
         dense_layers=frozenset(each for each in layers if each < first or each % every),
     )
 

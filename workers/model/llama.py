@@ -73,11 +73,11 @@ class DecoderLayer(torch.nn.Module):
         hidden: this rank's rows.  exchange: between ranks that have a part of the layer each.
         """
         normed = rms_norm(hidden, self.attention_norm, self._eps)
-        # Not the module itself: its call around forward would cost each layer some microseconds.
+        # Not the modules themselves: a call around forward costs each layer some microseconds.
         attend = partial(self.attention.forward, here=here, cache=cache)
         hidden = hidden + exchange.attention.through(normed, attend)
         normed = rms_norm(hidden, self.feed_forward_norm, self._eps)
-        output: torch.Tensor = hidden + exchange.tokens.through(normed, self.feed_forward)
+        output: torch.Tensor = hidden + exchange.tokens.through(normed, self.feed_forward.forward)
         return output
 
 

@@ -92,9 +92,9 @@ class SelfAttention(torch.nn.Module):
 
     def _normed(self, heads: torch.Tensor) -> torch.Tensor:
         """Return heads of queries and keys [T, heads, head_dim], normed if the model norms them."""
-        if not self.norms:
-            return heads
         config = self._config
+        if not config.has_qk_norm:
+            return heads
         parts = torch.split(heads, [len(self._heads), len(self._kv_heads)], dim=1)
         normed = [
             rms_norm(part.reshape(-1, config.head_dim), norm, config.rms_norm_eps).view_as(part)

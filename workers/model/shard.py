@@ -1,11 +1,16 @@
-"""A rank's part of matrices that several ranks share."""
+"""
+A rank's part of matrices that several ranks share.
+
+Flags say which part, and are read before torch may be imported (workers.__main__).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,8 @@ class RankGroup:
 
     def _wait(self, start: Callable[[], dist.Work]) -> None:
         began_ns = self._clock_ns()
-        work = start()
         try:
-            work.wait()
+            start().wait()
         except RuntimeError as error:
             raise RankLost(cause(error)) from error
         self.waited_ns += self._clock_ns() - began_ns

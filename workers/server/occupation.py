@@ -104,7 +104,7 @@ class OccupationDesk:
                 logger.error("memory cannot be taken back: %s", error)
                 raise ApiError(
                     500,
-                    f"memory cannot be taken back, the group stays as it is: {error}",
+                    f"memory cannot be taken back, the group serves nobody until it is: {error}",
                     code="not_resumed",
                     kind="internal_server_error",
                 ) from error
