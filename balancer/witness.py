@@ -2,7 +2,7 @@
 The witness: takes down what each decision was made on, and changes none.
 
 It is called after the policy has chosen.  With MAX_CANDIDATES groups or fewer it copies what
-there is; with more it looks through the costs that the policy compared, once.
+there is; with more it sorts their places by the costs that the policy compared.
 """
 
 from __future__ import annotations
