@@ -150,9 +150,10 @@ def test_top_that_is_ended_before_it_shows_anything_has_changed_no_mode():
     """
     silent = socket.create_server(("127.0.0.1", 0))
     with silent, Terminal(f"http://127.0.0.1:{silent.getsockname()[1]}") as terminal:
-        silent.accept()
-        terminal.process.terminate()
-        assert terminal.ended() == -signal.SIGTERM
+        asking, _ = silent.accept()
+        with asking:
+            terminal.process.terminate()
+            assert terminal.ended() == -signal.SIGTERM
         assert terminal.modes == terminal.before
 
 
