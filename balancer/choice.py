@@ -19,6 +19,9 @@ class Why(Enum):
     LEAST_STEP_COST = "least_step_cost"
     LONGEST_MATCH = "longest_match"
     SESSION_HOME = "session_home"
+    """Of all candidates."""
+    SESSION_HOME_WITH_SLACK = "session_home_with_slack"
+    """The same, but only of those that have slack."""
     SESSION_NEXT = "session_next"
     NEXT_IN_TURN = "next_in_turn"
     DRAWN = "drawn"
@@ -39,6 +42,7 @@ _UNITS = {
     Why.LEAST_STEP_COST: "ms",
     Why.LONGEST_MATCH: "ms",
     Why.SESSION_HOME: "ms",
+    Why.SESSION_HOME_WITH_SLACK: "ms",
     Why.SESSION_NEXT: "ms",
     Why.LEAST_SCORE: "score",
 }

@@ -34,13 +34,6 @@ def because(groups: Collection[int], why: Exclusion) -> dict[int, Exclusion]:
 
 def reasons(excluded: Collection[int]) -> dict[int, Exclusion]:
     """Each with its reason; `excluded` says it if it is a mapping."""
-    return {dp_rank: _why(excluded, dp_rank) for dp_rank in excluded}
-
-
-def why_excluded(excluded: Collection[int], dp_rank: int) -> Exclusion | None:
-    """None if it is not excluded."""
-    return _why(excluded, dp_rank) if dp_rank in excluded else None
-
-
-def _why(excluded: Collection[int], dp_rank: int) -> Exclusion:
-    return excluded[dp_rank] if isinstance(excluded, Mapping) else Exclusion.EXCLUDED
+    if isinstance(excluded, Mapping):
+        return dict(excluded)
+    return because(excluded, Exclusion.EXCLUDED)

@@ -2,8 +2,7 @@
 Why a group was chosen, in a sentence: made from a decision's facts when somebody reads it.
 
     least holding + in-flight: 812 v 1,204 tokens (DP group 0)
-    longest prefix match, 1,024 of 1,500 tokens, of the 2 groups that the request cannot make the
-    slowest
+    longest prefix match, 1,024 of 1,500 tokens: of the 2 groups with a match and slack
 
 Figures are those that were compared, slow start's factors among them.  The other group named is the
 one that came closest.  Pure.
@@ -23,12 +22,15 @@ _COMPARED = {
     Why.FEWEST_PUBLISHED_TOKENS: ("fewest tokens, as published last", ""),
     Why.LEAST_SCORE: ("least score", ""),
 }
+_HOME = "home of the request's session"
 
 
 def reason(decision: Decision) -> str:
     """The sentence, without a full stop."""
     told = _RULES.get(decision.why, _least)(decision)
-    if decision.are_suspect:
+    if decision.are_suspect and decision.why is Why.ASKED_FOR:
+        told += ", though it is suspect"
+    elif decision.are_suspect:
         told += "; no ready group could take it, so suspect ones were candidates"
     if decision.is_last_resort:
         told += "; nobody else could take it, so its open breaker was passed"
@@ -48,12 +50,23 @@ def _least(decision: Decision) -> str:
     return told + _passed_over(decision, 0)
 
 
+def _published(decision: Decision) -> str:
+    """Tokens decide, then requests, which are kept nowhere, then the number of the group."""
+    mine, second = decision.chosen, _second(decision)
+    if second is None or second.cost != mine.cost:
+        return _least(decision)
+    told = f"{_COMPARED[decision.why][0]}: {_figure(mine)}"
+    if decision.num_equal > 1:
+        return f"{told}, as {_others(decision.num_equal - 1)}: it has the lowest number"
+    return f"{told}, as DP group {second.load.dp_rank} has, but fewer requests"
+
+
 def _longest(decision: Decision) -> str:
     mine = decision.chosen
     among = decision.num_shortlisted or 1
     cached = f"{mine.cached_tokens or 0:,} of {decision.prompt_tokens:,} tokens"
-    only = "the only group with a match" if among == 1 else f"of the {among:,} groups with one"
-    told = f"longest prefix match, {cached}: {only} that the request cannot make the slowest"
+    only = "the only group" if among == 1 else f"of the {among:,} groups"
+    told = f"longest prefix match, {cached}: {only} with a match and slack"
     if decision.num_equal > 1:
         told += f"; {_others(decision.num_equal - 1)} too: they take turns"
     return told + _passed_over(decision, mine.cached_tokens or 0)
@@ -65,14 +78,16 @@ def _fewer_of_two(decision: Decision) -> str:
     if other is None:
         return "two were drawn, and it has the fewer tokens"
     mine, theirs = _tokens(decision.chosen), _tokens(other)
+    if mine == theirs:
+        return f"drawn before DP group {other.load.dp_rank}, which has {theirs} tokens, too"
     return f"fewer tokens of two that were drawn: {mine} v {theirs} (DP group {other.load.dp_rank})"
 
 
-def _home(decision: Decision) -> str:
+def _home_with_slack(decision: Decision) -> str:
     among, everybody = decision.num_shortlisted, decision.num_candidates
-    if among is None or among == everybody:
-        return "home of the request's session"
-    return f"home of the request's session among the {among:,} of {everybody:,} groups with slack"
+    if among == everybody:
+        return _HOME
+    return f"{_HOME} among the {among:,} of {everybody:,} groups with slack"
 
 
 def _next_home(decision: Decision) -> str:
@@ -92,9 +107,11 @@ _RULES: dict[Why, Callable[[Decision], str]] = {
     Why.ONLY_CANDIDATE: _fixed("the only group that could take it"),
     Why.NEXT_IN_TURN: _fixed("its turn"),
     Why.DRAWN: _fixed("drawn, each group with the same chance"),
+    Why.FEWEST_PUBLISHED_TOKENS: _published,
     Why.LONGEST_MATCH: _longest,
     Why.FEWER_OF_TWO: _fewer_of_two,
-    Why.SESSION_HOME: _home,
+    Why.SESSION_HOME: _fixed(_HOME),
+    Why.SESSION_HOME_WITH_SLACK: _home_with_slack,
     Why.SESSION_NEXT: _next_home,
 }
 
@@ -152,4 +169,6 @@ def _written(figure: float, digits: int) -> str:
 
 
 def _tokens(each: Weighed) -> str:
-    return f"{round(each.load.tokens * each.factor):,}"
+    """With the factor of slow start, as balancer.slow_start applies it."""
+    load, factor = each.load, each.factor
+    return f"{round(load.holding_tokens * factor) + round(load.in_flight_tokens * factor):,}"

@@ -2,7 +2,7 @@
 The witness: takes down what each decision was made on, and changes none.
 
 It is called after the policy has chosen.  With MAX_CANDIDATES groups or fewer it copies what
-there is; with more it looks through the costs that the policy compared, once.
+there is; with more it sorts their places by the costs that the policy compared.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Witness:
 
 
 def _kept(choice: Choice, candidates: Sequence[GroupLoad], cached: Sequence[int]) -> Sequence[int]:
-    """Places of those that are kept, the one taken first."""
+    """Places of those that are kept, the one taken first, and of equals the first."""
     taken = bisect_left(candidates, choice.dp_rank, key=_DP_RANK)
     kept = {taken: None}
     if cached and any(cached):
@@ -127,8 +127,13 @@ def _kept(choice: Choice, candidates: Sequence[GroupLoad], cached: Sequence[int]
     if costs is not None:
         if shortlist is not None:
             kept |= dict.fromkeys(nsmallest(MAX_CANDIDATES // 2, shortlist, costs.__getitem__))
-        dearest = nsmallest(MAX_CANDIDATES, costs)[-1]
-        kept |= dict.fromkeys(place for place, cost in enumerate(costs) if cost <= dearest)
+        kept |= dict.fromkeys(_cheapest(costs))
     elif shortlist is not None:
         kept |= dict.fromkeys(shortlist)
     return [place for place, _ in zip(kept, range(MAX_CANDIDATES), strict=False)]
+
+
+def _cheapest(costs: Sequence[float]) -> list[int]:
+    """Places of the MAX_CANDIDATES least; of equals the first."""
+    places = sorted(range(len(costs)), key=costs.__getitem__)
+    return places[:MAX_CANDIDATES]

@@ -83,7 +83,7 @@ class SlackAffinity(Policy):
             return self._level(candidates, request)
         if not cached and key is not None:
             dp_rank = home([candidates[place].dp_rank for place in homes], key)
-            return Choice(dp_rank, Why.SESSION_HOME, costs, homes)
+            return Choice(dp_rank, Why.SESSION_HOME_WITH_SLACK, costs, homes)
         longest = max(cached[candidates[place].dp_rank] for place in homes)
         best = [place for place in homes if cached[candidates[place].dp_rank] == longest]
         dp_rank, num_equal = self._ties.least(

@@ -78,7 +78,9 @@ class TotalTokens(Policy):
         tokens, requests = least = min(figures)
         picked = ranks[figures.index(least)]
         seen[picked] = _Figures(tokens + request.prompt_tokens, requests + 1)
-        return Choice(picked, Why.FEWEST_PUBLISHED_TOKENS, [each.tokens for each in figures])
+        costs = [each.tokens for each in figures]
+        num_equal = figures.count(least)
+        return Choice(picked, Why.FEWEST_PUBLISHED_TOKENS, costs, None, num_equal)
 
 
 class _Scheduler:

@@ -151,10 +151,11 @@ def _add_figures(app: FastAPI, control: ControlPlane) -> None:
     @app.get("/v1/loads", tags=["load"])
     async def loads(front_doors: bool = False) -> Loads:
         """Load of every DP group as the front doors see it; if asked, what these counted."""
+        # Asked before the figures are read: one that hangs would let them grow old by seconds.
+        meters = await read_meters(control.instance) if front_doors else None
         kv = control.kv_readers.conditions() if control.kv_readers else {}
         told = loads_of(control.figures.read(control.membership.groups), time.time(), kv)
-        if front_doors:
-            meters = await read_meters(control.instance)
+        if meters is not None:
             told.front_doors = front_doors_of(control.instance, meters)
         return told
 

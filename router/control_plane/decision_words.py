@@ -173,5 +173,10 @@ def _candidate(each: Weighed, entry: Entry) -> CandidateTold:
         cached_tokens=each.cached_tokens,
         slow_start_factor=each.factor,
         source=each.source,
-        figure_age_s=None if sampled_ns is None else (entry.decided_ns - sampled_ns) / _NS_PER_S,
+        figure_age_s=None if sampled_ns is None else _age_s(entry.decided_ns, sampled_ns),
     )
+
+
+def _age_s(decided_ns: int, sampled_ns: int) -> float:
+    """A decision's time is taken before it reads, so a report may be a little younger than it."""
+    return max(0, decided_ns - sampled_ns) / _NS_PER_S

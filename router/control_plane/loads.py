@@ -30,6 +30,11 @@ class GroupLoads(BaseModel):
     holding_tokens: int | None = Field(description="The same as num_total_tokens")
     in_flight_tokens: int = Field(description="Sent to the group, not yet in holding_tokens")
     in_flight_requests: int
+    load_tokens: int | None = Field(
+        default=None,  # as earlier versions had it
+        description="What is compared: holding + in-flight; of a backend, whose holding has what "
+        "is in flight in it, the books and what it holds beyond them",
+    )
     step_time_ms: float | None
     num_steps: int | None
     age_s: float | None = Field(description="Since the report was sampled")
@@ -85,6 +90,7 @@ def _of_group(group: GroupFigures, kv_condition: KvCondition | None) -> GroupLoa
         holding_tokens=report and report.holding_tokens,
         in_flight_tokens=group.in_flight.tokens,
         in_flight_requests=group.in_flight.requests,
+        load_tokens=group.tokens,
         step_time_ms=steps and steps.step_time_ns / 1e6,
         num_steps=steps and steps.num_steps,
         age_s=group.age_s,

@@ -21,20 +21,25 @@ _TIMEOUT_S = 2.0
 
 
 class DecisionTeller:
-    """Answers whoever connects."""
+    """Answers whoever connects, and hangs up on who takes longer than `timeout_s`."""
 
-    def __init__(self, log: DecisionLog, slot: int, method: str) -> None:
+    def __init__(
+        self, log: DecisionLog, slot: int, method: str, timeout_s: float = _TIMEOUT_S
+    ) -> None:
         self._log = log
+        self._timeout_s = timeout_s
         self._who = {"front_door": slot, "method": method}
 
     async def tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One question, one answer; whoever asks nothing in time is told nothing."""
         with suppress(OSError, ValueError, TypeError):  # who asks so is none of ours, or has left
             try:
-                async with asyncio.timeout(_TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     wanted = Wanted(*orjson.loads(await reader.readline()))
                     writer.write(self._told(wanted))
                     await writer.drain()
+            except TimeoutError:
+                writer.transport.abort()  # else what it does not read would be kept for ever
             finally:
                 writer.close()
                 await writer.wait_closed()

@@ -30,8 +30,7 @@ def top_command(options: TopOptions, environment: Mapping[str, str], out: TextIO
         return
     if not console.is_terminal:
         raise ConfigError("--once", "not given", "needed where the output is no terminal")
-    with keys_one_by_one(sys.stdin.fileno()):
-        asyncio.run(_watch(source, console, options.interval_s))
+    asyncio.run(_watch(source, console, options.interval_s))
 
 
 async def _look_twice(source: Source, interval_s: float) -> Picture:
@@ -63,11 +62,15 @@ def glyphs_of(console: Console) -> Glyphs:
 
 
 async def _watch(source: Source, console: Console, interval_s: float) -> None:
-    """Until it is told to end.  The first look must come about; later ones may fail."""
-    album = Album()
+    """
+    Until it is told to end.  The first look must come about; later ones may fail.
+
+    The terminal is ours only while a signal is a call: whatever ends this leaves it as it was.
+    """
+    album, keys = Album(), sys.stdin.fileno()
     album.take(await source.look())
     over, changed = asyncio.Event(), asyncio.Event()
-    with console.screen(hide_cursor=True), told_by(sys.stdin.fileno(), over.set, changed.set):
+    with told_by(keys, over.set, changed.set), keys_one_by_one(keys), console.screen():
         looking = asyncio.create_task(_keep_looking(source, album, interval_s, changed.set))
         showing = asyncio.create_task(_keep_showing(album, console, changed))
         ending = asyncio.create_task(over.wait())

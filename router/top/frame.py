@@ -125,13 +125,13 @@ def _latencies(picture: Picture) -> Text:
 def _groups(picture: Picture, glyphs: Glyphs, width: int, most: int) -> list[Text]:
     is_all = len(picture.groups) <= most
     shown = picture.worst(most if is_all else most - 1)
-    full = max((row.tokens for row in picture.groups), default=0)
+    full = max((row.load_tokens for row in picture.groups), default=0)
     lines = [group_head(width), *(group_line(row, full, glyphs, width) for row in shown)]
     if not is_all:
         seen = {row.dp_rank for row in shown}
         rest = [row for row in picture.groups if row.dp_rank not in seen]
-        least, largest = min(row.tokens for row in rest), max(row.tokens for row in rest)
-        tokens = f"{words.count(least)} to {words.count(largest)} tokens"
+        loads = [row.load_tokens for row in rest]
+        tokens = f"{words.count(min(loads))} to {words.count(max(loads))} tokens"
         lines.append(Text(f"      and {words.things(len(rest), 'group')} more: {tokens}", "dim"))
     return lines
 

@@ -41,11 +41,12 @@ def group_head(width: int) -> Text:
 
 
 def group_line(row: GroupRow, full: int, glyphs: Glyphs, width: int) -> Text:
-    """`full` is what the fullest group has."""
+    """`full` is the load of the fullest group; a bar is as long as its group's is."""
     line = Text(f"{row.dp_rank:>5} ").append(f"{row.state.value:<8} ", _STATE_STYLES[row.state])
     space = bar_width(width)
     computed = row.holding_tokens - row.waiting_tokens
-    cells = bar(computed, row.waiting_tokens, row.in_flight_tokens, full, space)
+    beyond = max(0, row.load_tokens - row.holding_tokens)  # in flight, but for backends
+    cells = bar(computed, row.waiting_tokens, beyond, full, space)
     line.append(glyphs.computed * cells.computed, "cyan")
     line.append(glyphs.waiting * cells.waiting, "yellow")
     line.append(glyphs.in_flight * cells.in_flight, "magenta")

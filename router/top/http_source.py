@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from router.control_plane.loads import Loads
 from router.errors import KeyRefused, NoPicture
 from router.instance import Instance
+from router.top import words
 from router.top.decisions import Decisions
 from router.top.picture import Look
 
@@ -96,11 +97,11 @@ def _bearer(key: str | None) -> dict[str, str]:
 
 
 def _said(answer: httpx.Response) -> str:
-    """The message of an error in OpenAI's shape, or the status's own words."""
+    """The message of an error in OpenAI's shape, or the status's own words; foreign in any case."""
     try:
-        return str(answer.json()["error"]["message"])
+        return words.plain(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return answer.reason_phrase
+        return words.plain(answer.reason_phrase)
 
 
 def _decisions(answer: httpx.Response) -> Decisions:

@@ -39,6 +39,8 @@ class GroupRow:
     waiting_tokens: int
     """Of holding_tokens: prompt tokens that are yet to be computed."""
     in_flight_tokens: int
+    load_tokens: int
+    """What imbalance is about: holding and in flight; of a backend what is open on it."""
     running_requests: int | None
     waiting_requests: int | None
     requests_per_s: float | None
@@ -49,11 +51,6 @@ class GroupRow:
     """Its figures are too old to count: the front doors' books stand in."""
     condition: str | None
     """Why a backend's own figures are not used."""
-
-    @property
-    def tokens(self) -> int:
-        """Holding and in flight: what imbalance is about."""
-        return self.holding_tokens + self.in_flight_tokens
 
     @property
     def is_well(self) -> bool:
@@ -79,6 +76,7 @@ class Picture:
     """None: not told."""
     num_front_doors_up: int | None
     open_requests: int | None
+    """Likewise, and if no front door answers."""
     waiting_requests: int | None
     """In front doors."""
     rates: Rates | None
@@ -91,7 +89,7 @@ class Picture:
         """All by number if there are so many at most; else who is not well, then the fullest."""
         if len(self.groups) <= most:
             return self.groups
-        order = sorted(self.groups, key=lambda row: (row.is_well, -row.tokens, row.dp_rank))
+        order = sorted(self.groups, key=lambda row: (row.is_well, -row.load_tokens, row.dp_rank))
         return tuple(order[: max(0, most)])
 
 
@@ -140,8 +138,8 @@ class Album:
             groups=group_rows(loads, rates),
             num_front_doors=doors.num_front_doors if doors else None,
             num_front_doors_up=len(up) if doors else None,
-            open_requests=sum(door.open_requests for door in up) if doors else None,
-            waiting_requests=sum(door.waiting_requests for door in up) if doors else None,
+            open_requests=sum(door.open_requests for door in up) if up else None,
+            waiting_requests=sum(door.waiting_requests for door in up) if up else None,
             rates=rates,
             latencies=self._window.latencies(),
             decisions=self._last.decisions,
@@ -174,13 +172,15 @@ def _row(
     group: GroupLoads, rates: Rates | None, stale: set[int], limit_s: float | None
 ) -> GroupRow:
     holding, waiting = group.holding_tokens or 0, group.num_waiting_uncached_tokens or 0
+    load, in_flight = group.load_tokens, group.in_flight_tokens
     is_old = limit_s is not None and group.age_s is not None and group.age_s > limit_s
     return GroupRow(
         dp_rank=group.dp_rank,
         state=group.state,
         holding_tokens=holding,
         waiting_tokens=min(waiting, holding),
-        in_flight_tokens=group.in_flight_tokens,
+        in_flight_tokens=in_flight,
+        load_tokens=holding + in_flight if load is None else load,
         running_requests=group.num_running_reqs,
         waiting_requests=group.num_waiting_reqs,
         requests_per_s=rates.dispatches.get(group.dp_rank, 0.0) if rates else None,

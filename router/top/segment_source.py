@@ -8,6 +8,7 @@ are let go of, and the present ones taken.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class SegmentSource:
     async def look(self) -> Look:
         """Raises NoPicture while the instance does not run, or has published nothing yet."""
         opened = await self._current()
+        at_s = time.monotonic()
+        # Asked before the segments are read: one that hangs would let their figures grow old.
+        meters, decisions = await asyncio.gather(
+            read_meters(self._instance), opened.control.decisions()
+        )
         try:
             table = opened.table.snapshot()
             if table is None:
@@ -44,9 +50,8 @@ class SegmentSource:
         except SegmentError as error:
             raise NoPicture(f"{self._instance.name}: {error}") from error
         loads = loads_of(figures, time.time())
-        at_s = time.monotonic()
-        loads.front_doors = front_doors_of(self._instance, await read_meters(self._instance))
-        return Look(at_s, loads, await opened.control.decisions())
+        loads.front_doors = front_doors_of(self._instance, meters)
+        return Look(at_s, loads, decisions)
 
     async def close(self) -> None:
         """Unmap what is mapped."""

@@ -6,7 +6,7 @@ _UNKNOWN = "-"
 
 
 def count(value: float | None) -> str:
-    """At most six characters: 1,234 and 98,765, then 123k, 1.23M."""
+    """At most six characters: 1,234 and 98,765, then 123k, 1.2M."""
     if value is None:
         return _UNKNOWN
     if value < 99_999.5:

@@ -61,8 +61,7 @@ def test_a_longest_match_is_told_with_its_length():
     And that it was chosen among those that have slack.
     """
     assert reason(decided(caching(10, 4, 0, tokens=(0, 0, 20_000_000)), FORK)) == (
-        "longest prefix match, 160 of 170 tokens: of the 2 groups with one that the request cannot "
-        "make the slowest"
+        "longest prefix match, 160 of 170 tokens: of the 2 groups with a match and slack"
     )
 
 
@@ -111,6 +110,49 @@ def test_an_overloaded_home_is_told():
     )
 
 
+def test_a_home_is_told_to_be_one_of_all_or_of_those_with_slack():
+    """
+    Under `session` it is the home of all, whoever else is overloaded; under `auto` of those asked.
+    """
+    shape = RequestShape(9, session_key=5)
+    controller = made("session", 3)
+    other = (controller.assign(shape).dp_rank + 1) % 3
+    observe(controller, holding(other, 9_000_000, 50, sampled_ns=4), now_ns=5)
+    with_slack = made("auto", 3)
+    observe(with_slack, holding(0, 20_000_000, 50, sampled_ns=4), now_ns=5)
+
+    assert reason(decided(controller, shape)) == "home of the request's session"
+    assert reason(decided(with_slack, shape)) == (
+        "home of the request's session among the 2 of 3 groups with slack"
+    )
+
+
+def test_of_published_tokens_that_are_equal_what_decided_is_told():
+    """
+    The lowest number while all is equal, then the fewer requests.
+    """
+    controller = made("total_tokens", 3)
+    told = [reason(decided(controller, RequestShape(0))) for _ in range(3)]
+
+    assert told == [
+        "fewest tokens, as published last: 0, as 2 others have: it has the lowest number",
+        "fewest tokens, as published last: 0, as another has: it has the lowest number",
+        "fewest tokens, as published last: 0, as DP group 0 has, but fewer requests",
+    ]
+
+
+def test_of_many_groups_the_one_that_came_closest_is_named():
+    """
+    Though most have the same, and lower numbers.
+    """
+    controller = made("least_requests", 20)
+    most = [holding(rank, 0, 5, sampled_ns=4) for rank in range(18)]
+    least = [holding(18, 0, 2, sampled_ns=4), holding(19, 0, 1, sampled_ns=4)]
+    observe(controller, *most, *least, now_ns=5)
+
+    assert reason(decided(controller)) == "fewest requests: 1 v 2 (DP group 18)"
+
+
 def test_two_that_were_drawn_are_told():
     """
     Only the other one of the two is named, whoever else there is.
@@ -118,6 +160,12 @@ def test_two_that_were_drawn_are_told():
     told = reason(decided(made("power_of_two", 2)))
 
     assert told == "fewer tokens of two that were drawn: 0 v 10 (DP group 1)"
+
+    level = made("power_of_two", 2)
+    observe(level, *[holding(rank, 50, 1, sampled_ns=4) for rank in range(2)], now_ns=5)
+    decision = decided(level)
+    other = 1 - decision.dp_rank
+    assert reason(decision) == f"drawn before DP group {other}, which has 50 tokens, too"
 
 
 def test_an_order_of_the_client_and_a_want_of_others_are_told():
@@ -127,6 +175,10 @@ def test_an_order_of_the_client_and_a_want_of_others_are_told():
     controller = made("minimum_tokens", 3)
     asked = reason(decided(controller, RequestShape(9, dp_rank=1)))
     assert asked == "asked for by X-Data-Parallel-Rank"
+    controller.observe_group(group(1, GroupState.SUSPECT))
+    asked = reason(decided(controller, RequestShape(9, dp_rank=1)))
+    assert asked == "asked for by X-Data-Parallel-Rank, though it is suspect"
+    controller.observe_group(group(1))
     assert reason(decided(controller, excluded=(0, 2))) == "the only group that could take it"
 
     for rank in range(3):

@@ -229,6 +229,32 @@ def test_suspects_and_open_breakers_are_told_of_where_there_is_nobody_else():
     assert decided(controller).are_suspect
 
 
+def test_a_suspect_that_was_taken_is_not_told_to_be_left_out():
+    """
+    Nor are the ready ones passed over in silence, where as many suspects as they could take it.
+    """
+    controller = made("minimum_tokens", 2)
+    controller.observe_group(group(1, GroupState.SUSPECT))
+
+    decision = decided(controller, excluded=because([0], Exclusion.TRIED))
+
+    assert (decision.dp_rank, decision.are_suspect) == (1, True)
+    assert left_out(decision) == {0: "tried"}
+
+
+def test_who_is_dead_and_was_tried_is_left_out_because_it_is_dead():
+    """
+    What the table says of a group that could not take it counts first.
+    """
+    controller = made("minimum_tokens", 4)
+    for rank, state in ((0, GroupState.DEAD), (1, GroupState.SUSPECT)):
+        controller.observe_group(group(rank, state))
+
+    decision = decided(controller, excluded=because([0, 1, 2], Exclusion.TRIED))
+
+    assert left_out(decision) == {0: "dead", 1: "tried", 2: "tried"}
+
+
 def test_the_factor_of_a_newcomer_stands_beside_what_it_holds():
     """
     What was compared has the factor in it, and what it holds has not.

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -141,6 +142,19 @@ def test_top_leaves_the_terminal_as_it_was(instance, key):
     assert terminal.written.startswith(SCREEN_ON)
     assert SCREEN_OFF in terminal.written
     assert CURSOR_ON in terminal.written[terminal.written.index(SCREEN_OFF) - 20 :]
+
+
+def test_top_that_is_ended_before_it_shows_anything_has_changed_no_mode():
+    """
+    While it waits for the first answer it is ended as any program is, and repairs nothing.
+    """
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, Terminal(f"http://127.0.0.1:{silent.getsockname()[1]}") as terminal:
+        asking, _ = silent.accept()
+        with asking:
+            terminal.process.terminate()
+            assert terminal.ended() == -signal.SIGTERM
+        assert terminal.modes == terminal.before
 
 
 def test_top_follows_the_size_of_its_terminal(instance):

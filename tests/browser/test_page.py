@@ -152,17 +152,47 @@ def test_the_key_is_asked_for_and_kept_for_the_tab_alone(page, stub, told):
     page.run("sessionStorage.clear()")
 
 
+def test_a_key_that_counts_no_more_makes_what_is_shown_old(page, stub, told):
+    """
+    It is said, and nothing goes on to look live; with another key it does.
+    """
+    fine = told["/v1/loads"]
+    opened(page, stub)
+    told["/v1/loads"] = 401, {"error": {"message": "a key is needed"}}
+    page.eventually("!document.querySelector('#key-form').hidden")
+
+    trouble = page.text("#trouble")
+    assert "a key is needed. What is shown is old." in trouble
+    assert "asked again" not in trouble
+    assert page.run("document.body.classList.contains('old')")
+    told["/v1/loads"] = fine
+    page.type("another")
+    page.press("Enter", 13, "\r")
+    page.eventually("document.querySelector('#trouble').hidden")
+    page.run("sessionStorage.clear()")
+
+
 def test_without_the_admin_key_the_rest_is_shown_and_the_key_asked_for(page, stub, told):
     """
-    Beside the decisions, without taking the focus.
+    Beside the decisions, without taking the focus; and a key that is refused is sent once.
     """
     told["/admin/decisions"] = 401, {"error": {"message": "a valid admin API key is needed"}}
 
     opened(page, stub)
     page.eventually("!document.querySelector('#admin-form').hidden")
+    page.eventually("numLooks > 4")
 
     assert page.text("#no-decisions") == "a valid admin API key is needed"
     assert page.run("document.activeElement.id") != "admin-key"
+    assert sum(path.startswith("/admin") for path, _ in stub.asked) == 1
+
+    told["/admin/decisions"] = 200, {"decisions": [DECISION], "silent_front_doors": []}
+    page.run("document.querySelector('#admin-key').focus()")
+    page.type("operator")
+    page.press("Enter", 13, "\r")
+    page.eventually("document.querySelector('#decisions').children.length")
+    assert "Bearer operator" in {key for path, key in stub.asked if path.startswith("/admin")}
+    page.run("sessionStorage.clear()")
 
 
 def test_a_lost_instance_is_told_of_and_found_again(page, told):

@@ -9,8 +9,10 @@ import orjson
 import pytest
 from fastapi import FastAPI
 
+from router.control_plane.decision_words import newest
 from router.control_plane.decisions import add_decisions
 from router.front_door.decision_log import DecisionLog, Occasion, Wanted
+from router.front_door.decision_teller import DecisionTeller
 from shm.group_table import GroupState
 from tests.balancer.test_witness import RequestShape, made
 from tests.router.clients import post
@@ -245,3 +247,44 @@ def test_the_log_forgets_the_oldest():
     assert len(log) == 3
     assert [each.dp_balance_id for each in log.found(Wanted(10))] == ids[:1:-1]
     assert log.found(Wanted(10, dp_balance_id=ids[0])) == []
+
+
+def told_by(log, limit=1):
+    """As the control plane gets it, and tells it."""
+    entries = orjson.loads(orjson.dumps(log.found(Wanted(limit)), default=list))
+    return newest([{"front_door": 0, "method": "auto", "entries": entries}], limit)
+
+
+def test_a_report_that_came_while_it_was_read_has_no_negative_age():
+    """
+    The decision's time is taken before it reads.
+    """
+    log, controller = DecisionLog(1), made("minimum_tokens", 2)
+    log.note(controller.assign(RequestShape(1)), 1, Occasion())  # its reports are of 2 ns
+
+    (decision,) = told_by(log)
+
+    assert [each.figure_age_s for each in decision.candidates] == [0.0, 0.0]
+
+
+async def test_who_does_not_read_what_is_told_is_hung_up_on(tmp_path):
+    """
+    It would keep an answer in memory, and a task, for as long as it stays.
+    """
+    log, controller = DecisionLog(2_000), made("minimum_tokens", 8)
+    assignment = controller.assign(RequestShape(1))
+    for number in range(2_000):
+        log.note(assignment, number, Occasion())
+    teller, over = DecisionTeller(log, 0, "auto", timeout_s=0.01), asyncio.Event()
+
+    async def tell(reader, writer):
+        await teller.tell(reader, writer)
+        over.set()
+
+    path = str(tmp_path / "s")
+    async with await asyncio.start_unix_server(tell, path):
+        _, writer = await asyncio.open_unix_connection(path, limit=1)
+        writer.write(b"[2000,null,null]\n")
+        async with asyncio.timeout(20):
+            await over.wait()
+        writer.close()

@@ -1,11 +1,14 @@
 """What is shown of an instance, before any terminal."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from router.top.bars import FINE, bar, sparkline
 from router.top.decisions import Decisions
+from router.top.group_lines import group_line
 from router.top.picture import Album, as_json
 from shm.group_table import GroupState
 from tests.figures import group_figures
@@ -24,8 +27,23 @@ def test_a_groups_row_has_what_it_holds_what_waits_of_it_and_what_is_in_flight()
     first, second = picture(look(told=told)).groups
 
     assert (first.holding_tokens, first.waiting_tokens, first.in_flight_tokens) == (300, 120, 50)
-    assert first.tokens == 350
+    assert first.load_tokens == 350
     assert second.waiting_tokens == 10
+
+
+def test_what_is_in_flight_to_a_backend_counts_once():
+    """
+    Its own figures have it; what is compared is what imbalance is made of, and fills the bar.
+    """
+    figures = group_figures(0, in_flight=(400, 2), holding_tokens=1000)._replace(booked_tokens=1100)
+    told = loads(figures, group_figures(1, holding_tokens=100))
+
+    row, other = picture(look(told=told)).groups
+
+    assert (row.holding_tokens, row.in_flight_tokens, row.load_tokens) == (1000, 400, 1100)
+    assert told.imbalance == 1100 / ((row.load_tokens + other.load_tokens) / 2)
+    line = group_line(row, 1100, FINE, 80).plain
+    assert line.count(FINE.in_flight) < line.count(FINE.computed) / 5
 
 
 def test_a_group_that_has_reported_nothing_has_unknown_figures_and_no_error():
@@ -37,7 +55,7 @@ def test_a_group_that_has_reported_nothing_has_unknown_figures_and_no_error():
     row = picture(look(told=told)).groups[0]
 
     assert (row.running_requests, row.step_time_ms, row.age_s) == (None, None, None)
-    assert row.tokens == 0
+    assert row.load_tokens == 0
     assert not row.is_stale
 
 
@@ -77,7 +95,7 @@ def test_an_instance_that_tells_nothing_leaves_a_gap_and_says_so():
     back = album.picture(16.0)
 
     assert lost.notices == ("no figures for 5 s: refused",)
-    assert [row.tokens for row in lost.groups] == [300, 100]
+    assert [row.load_tokens for row in lost.groups] == [300, 100]
     assert back.imbalances == (1.5, None, 1.5)
     assert back.notices == ()
 
@@ -102,6 +120,11 @@ def test_front_doors_that_do_not_answer_are_told_of():
     told = loads(doors=front_doors(meters(), num_front_doors=3))
 
     assert picture(look(told=told)).notices == ("1 of 3 front doors answer",)
+
+    nobody = picture(look(told=loads(doors=front_doors(num_front_doors=1))))
+    assert (nobody.num_front_doors_up, nobody.open_requests, nobody.waiting_requests) == (
+        0, None, None,
+    )  # fmt: skip
 
 
 def test_an_earlier_versions_loads_show_groups_and_say_what_is_missing():
@@ -132,6 +155,20 @@ def test_what_scripts_get_is_json_with_the_same_figures():
     )
 
     assert json.loads(json.dumps(told)) == told
+    assert list(told) == [
+        "instance", "method", "timestamp", "imbalance", "num_front_doors", "num_front_doors_up",
+        "open_requests", "waiting_requests", "rates_per_s", "latencies_s", "groups", "decisions",
+        "no_decisions", "notices",
+    ]  # fmt: skip
+    assert list(told["groups"][0]) == [
+        "dp_rank", "state", "holding_tokens", "waiting_tokens", "in_flight_tokens",
+        "load_tokens", "running_requests", "waiting_requests", "requests_per_s", "step_time_ms",
+        "age_s", "is_stale", "condition",
+    ]  # fmt: skip
+    reference = (Path(__file__).parents[2] / "docs" / "reference.md").read_text()
+    _, section = reference.split("## Flags of `levelhead top`")
+    documented = set(re.findall(r"`(\w+)`", section.split("\n## ")[0]))
+    assert {*told, *told["groups"][0], *told["rates_per_s"], *told["latencies_s"]} <= documented
     assert told["imbalance"] == 1.5
     assert told["rates_per_s"] == {
         "requests": 4.0, "errors": 0.0, "prompt_tokens": 50.0, "streamed_tokens": 0.5,

@@ -1,5 +1,6 @@
 """How `levelhead top` looks at an instance: its segments, or over HTTP."""
 
+import asyncio
 import dataclasses
 import os
 import tempfile
@@ -67,6 +68,32 @@ async def test_segments_tell_the_same_as_the_control_plane():
     assert told["front_doors"]["doors"] == []
     assert told["front_doors"]["num_front_doors"] == 1
     assert "cannot be reached" in look.decisions.why_none
+
+
+async def test_a_front_door_that_is_slow_to_answer_makes_no_figure_old():
+    """
+    Figures are read when it has answered, by the control plane as by who looks on the host.
+    """
+    async with House.built(**ALIVE) as house:
+        house.publish_table(entry())
+        held = iter(range(1, 9))
+
+        async def answer(_, writer):
+            house.report(holding_tokens=next(held))
+            writer.close()
+
+        house.report(holding_tokens=0)
+        path = house.instance.meters_socket(0)
+        async with (
+            looked_at(house) as source,
+            asked(house, [entry()]) as client,
+            await asyncio.start_unix_server(answer, path),
+        ):
+            look = await source.look()
+            told = (await client.get("/v1/loads", params={"front_doors": "true"})).json()
+
+    assert look.loads.loads[0].holding_tokens == 1
+    assert told["loads"][0]["holding_tokens"] == 2
 
 
 async def test_what_front_doors_counted_comes_when_it_is_asked_for(house, group, door):
@@ -176,6 +203,7 @@ async def test_without_the_admin_key_everything_else_is_shown():
     [
         (httpx.Response(401, json={"error": {"message": "a key"}}), KeyRefused, "a key .*--api-k"),
         (httpx.Response(503, json={"error": {"message": "restarted"}}), NoPicture, "503 restarted"),
+        (httpx.Response(503, json={"error": {"message": "\x1b[2J"}}), NoPicture, r"503 \?\[2J"),
         (httpx.Response(200, json={"loads": [{"dp_rank": 0}]}), NoPicture, "not levelhead's"),
         (httpx.Response(200, text="<html>"), NoPicture, "not levelhead's"),
     ],

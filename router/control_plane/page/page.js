@@ -10,7 +10,7 @@ const LATENCIES = [["ttft_s", "Time to first token"], ["inter_token_s", "Between
 const $ = id => document.getElementById(id);
 const looks = [], history = [], states = new Map(), rows = new Map();
 let last = null, lastAt = 0, failures = 0, timer = 0, paused = false, showAll = false, numLooks = 0;
-let lost = "", restartedAt = -Infinity, told = "", decisionsWhy = "", asking = false;
+let lost = "", restartedAt = -Infinity, told = "", refused = null, asking = false;
 
 // Words
 
@@ -66,11 +66,12 @@ function wantKey() {
   const before = key("levelhead-key");
   if ($("key-form").hidden) { $("key-form").hidden = false; $("key").focus(); }
   say(before ? "This key is refused: another one is needed" : "An API key is needed");
+  if (last) lose("a key is needed");
 }
 
 function take(loads) {
   const doors = loads.front_doors, before = last?.front_doors, at = performance.now() / 1e3;
-  if (doors && before && doors.instance_epoch !== before.instance_epoch) { restartedAt = at; looks.length = 0; }
+  if (doors && before && doors.instance_epoch !== before.instance_epoch) { restartedAt = at; looks.length = 0; refused = null; }
   if (doors) looks.push({ at, doors });
   while (looks.length > 2 && at - looks[1].at >= LATENCY_S) looks.shift();
   history.push({ at, imbalance: loads.imbalance });
@@ -84,7 +85,13 @@ function take(loads) {
 function miss(error) {
   failures = Math.min(failures + 1, 5);
   const why = error.name === "TimeoutError" ? "no answer in 5 s" : error instanceof TypeError ? "no connection" : error.message;
-  if (!lost) { say(`Nothing is heard of the instance: ${why}`); history.push({ at: performance.now() / 1e3, imbalance: null }); }
+  if (!lost) say(`Nothing is heard of the instance: ${why}`);
+  lose(why);
+}
+
+// What is shown is old from now on.
+function lose(why) {
+  if (!lost) history.push({ at: performance.now() / 1e3, imbalance: null });
   lost = why;
   showTrouble();
 }
@@ -158,8 +165,8 @@ function sayStates() {
 }
 
 function showTrouble() {
-  const now = performance.now() / 1e3, parts = [];
-  if (lost) parts.push(last ? `No figures for ${Math.round(now - lastAt)} s: ${lost}. It is asked again; what is shown is old.` : `No figures yet: ${lost}. It is asked again.`);
+  const now = performance.now() / 1e3, parts = [], again = $("key-form").hidden ? " It is asked again." : "";
+  if (lost) parts.push(last ? `No figures for ${Math.round(now - lastAt)} s: ${lost}. What is shown is old.${again}` : `No figures yet: ${lost}.${again}`);
   else if (now - restartedAt < 30) parts.push("The instance was started anew.");
   const doors = last?.front_doors;
   if (!lost && doors && doors.doors.length < doors.num_front_doors) parts.push(`${doors.doors.length} of ${doors.num_front_doors} front doors answer.`);
@@ -184,7 +191,8 @@ function showHistory() {
   put($("history-told"), `Imbalance over the last ${Math.round(to - from)} s: between ${Math.min(...known).toFixed(2)} and ${Math.max(...known).toFixed(2)}`);
 }
 
-const tokens = group => (group.holding_tokens ?? 0) + group.in_flight_tokens;
+// A backend's holding tokens have what is in flight in them.
+const tokens = group => group.load_tokens ?? (group.holding_tokens ?? 0) + group.in_flight_tokens;
 
 function isStale(group) {
   const doors = last.front_doors;
@@ -227,7 +235,7 @@ function showRow(group, full, found) {
   const stale = isStale(group);
   put(cells[1], group.state + (group.condition ? ` (${group.condition})` : ""));
   cells[1].className = `state-${group.state}`;
-  [holding - waiting, waiting, group.in_flight_tokens].forEach((part, i) => {
+  [holding - waiting, waiting, Math.max(0, tokens(group) - holding)].forEach((part, i) => {
     cells[2].firstChild.children[i].style.setProperty("width", `${100 * part / full}%`);
   });
   const figures = [count(group.holding_tokens), count(group.num_waiting_uncached_tokens), count(group.in_flight_tokens),
@@ -239,7 +247,7 @@ function showRow(group, full, found) {
 }
 
 function showRates(found) {
-  const doors = last.front_doors?.doors ?? [], sum = of => doors.reduce((all, door) => all + of(door), 0);
+  const doors = last.front_doors?.doors ?? [], sum = of => doors.length ? doors.reduce((all, door) => all + of(door), 0) : null;
   const figures = [["Requests per s", rate(found?.requests)], ["Of those failed (5xx)", rate(found?.errors)],
     ["Prompt tokens per s", rate(found?.prompt)], ["Streamed tokens per s", rate(found?.streamed)],
     ["Open requests", count(sum(door => door.open_requests))], ["Waiting in front doors", count(sum(door => door.waiting_requests))]];
@@ -264,9 +272,12 @@ function newLatency(word) {
 // Decisions
 
 async function lookAtDecisions() {
+  const bearer = key("levelhead-admin-key") || key("levelhead-key") || "";
+  if (bearer === refused) return; // until there is another one
   let why = "", found = [];
   try {
-    const answer = await ask("/admin/decisions?limit=12", key("levelhead-admin-key") || key("levelhead-key"));
+    const answer = await ask("/admin/decisions?limit=12", bearer);
+    refused = answer.status === 401 ? bearer : null;
     if (answer.status === 200) found = answer.body?.decisions ?? [];
     else why = answer.status === 404 ? "This instance tells none." : answer.said;
     $("admin-form").hidden = answer.status !== 401;
