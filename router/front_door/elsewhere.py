@@ -92,7 +92,7 @@ class Elsewhere:
     def tried(self) -> Exclusions:
         """Groups that it was sent to; a slot that another has got since is none of them."""
         if not self._lives:
-            return set()
+            return {}
         now = {row.dp_rank: row for row in self._services.dispatcher.rows}
         return {
             rank: Exclusion.TRIED
