@@ -50,7 +50,7 @@ LABELS: Mapping[str, str] = MappingProxyType(
         "condition": "see there",
         "reason": "see there",
         "outcome": "see there",
-        "status": "H: the HTTP statuses that were answered; engines give them, some 16 in practice",
+        "status": "H: the HTTP statuses that were answered: of three digits, some 16 in practice",
         "source": "`exact` or `estimated`; of backends S: the flags that name where they come from",
         "le": "bounds of a histogram's buckets, which are fixed",
     }

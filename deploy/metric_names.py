@@ -19,7 +19,7 @@ ELSEWHERE: tuple[tuple[str, tuple[str, str, str]], ...] = (
     ("levelhead_group_cached_tokens_total",
      ("sglang:cached_tokens_total", "vllm:prefix_cache_hits_total", "")),
     ("levelhead_group_retractions_total",
-     ("sglang:num_retracted_reqs", "vllm:num_preemptions_total", "")),
+     ("sglang:num_retracted_requests_total", "vllm:num_preemptions_total", "")),
     ("levelhead_time_to_first_token_seconds",
      ("sglang:time_to_first_token_seconds", "vllm:time_to_first_token_seconds", "")),
     ("levelhead_inter_token_latency_seconds",

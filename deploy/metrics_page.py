@@ -30,8 +30,8 @@ _INTRODUCTION = """\
 Made by `make generated` from the code that answers `GET /metrics`; a test keeps them in step.
 Histograms have `_bucket`, `_sum` and `_count`. *Series* is how many there can be at most: **G** DP
 groups (`--dp-size`, or `--max-groups` with backends), **F** front doors, **S** sources of backends,
-all set at the start, and **H** different HTTP statuses. What has gone has no series any more. What
-has not happened yet is 0, and not absent.
+all set at the start, and **H** different HTTP statuses. What has gone has no series any more, and a
+dead group has its state, epoch and model alone. What has not happened yet is 0, and not absent.
 
 The dashboard, recording rules and alerts over these are in [deploy/](../deploy/README.md).
 """
@@ -40,7 +40,7 @@ _NAMES = """\
 ## The same figures elsewhere
 
 Gateway API means the model server protocol of its inference extension. A figure of a whole instance
-is the sum over `group`; for KV utilization the mean.
+is the sum over `group`; for KV utilization the mean, and for steps of DP attention any group's.
 
 | ours | SGLang | vLLM | Gateway API |
 |---|---|---|---|

@@ -42,7 +42,7 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from deploy.grafana.panel import Drawn, Panel, Query, Unit
-from deploy.grafana.panels import ROWS, VARIABLES
+from deploy.grafana.panels import FIRST_VARIABLE, ROWS, VARIABLES
 
 FILE = Path(__file__).with_name("levelhead.json")
 UID = "levelhead"
@@ -74,7 +74,8 @@ def _dashboard() -> dashboard.Dashboard:
         )
     )
     for name, query in VARIABLES.items():
-        made = made.with_variable(_variable(name, query))
+        variable = _variable(name, query)
+        made = made.with_variable(variable.all_value(".*") if name == FIRST_VARIABLE else variable)
     ids = itertools.count(1)
     for row in ROWS:
         made = made.with_row(dashboard.Row(row.title).id(next(ids)))
@@ -127,7 +128,7 @@ def _number(panel: Panel) -> stat.Panel:
         .color_mode(BigValueColorMode.VALUE)
         .graph_mode(BigValueGraphMode.AREA)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .thresholds(_thresholds(panel.limit))
+        .thresholds(_thresholds(panel))
     )
 
 
@@ -147,7 +148,7 @@ def _lines(panel: Panel) -> timeseries.Panel:
         .show_points(VisibilityMode.NEVER)
         .legend(legend)
         .tooltip(tooltip)
-        .thresholds(_thresholds(panel.limit))
+        .thresholds(_thresholds(panel))
     )
 
 
@@ -177,10 +178,12 @@ _BY_KIND: dict[Drawn, Callable[[Panel], _AnyPanel]] = {
 }
 
 
-def _thresholds(limit: float | None) -> dashboard.ThresholdsConfig:
+def _thresholds(panel: Panel) -> dashboard.ThresholdsConfig:
     steps = [Threshold(value=None, color="green")]
-    if limit is not None:
-        steps.append(Threshold(value=limit, color="red"))
+    if panel.floor is not None:
+        steps = [Threshold(value=None, color="red"), Threshold(value=panel.floor, color="green")]
+    if panel.limit is not None:
+        steps.append(Threshold(value=panel.limit, color="red"))
     return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
 
 

@@ -45,7 +45,7 @@ class State(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One picture.  Width: of 24.  `limit`: from where on a value is worth a look."""
+    """One picture.  Width: of 24.  A value from `limit` on, or below `floor`, is worth a look."""
 
     title: str
     queries: tuple[Query, ...]
@@ -55,6 +55,7 @@ class Panel(NamedTuple):
     about: str = ""
     limit: float | None = None
     states: tuple[State, ...] = ()
+    floor: float | None = None
 
 
 class Row(NamedTuple):

@@ -3,7 +3,9 @@ What the dashboard asks, row by row.
 
 Every panel serves two groups as well as 256: of figures by group, lines show the five
 that have most and the five that have least, heatmaps all of them, and strips the sixteen in the
-worst state.  Figures that every group has are joined by recording rules (deploy/prometheus).
+worst state: over all the time that is shown, for at each point they would be others, and all
+would have lines, of a point each.  Figures that every group has are joined by recording rules
+(deploy/prometheus).
 """
 
 from __future__ import annotations
@@ -29,10 +31,22 @@ _GROUP_STATES = (
 _BREAKER_STATES = (State("closed", "green"), State("open", "red"), State("half-open", "yellow"))
 
 
+def _over_all_time(by_group: str, how: str) -> str:
+    """One value for each group, the same at every point."""
+    return f"{how}_over_time(({by_group})[$__range:$__interval] @ end())"
+
+
 def _ends(by_group: str) -> Query:
     """The groups that have most, and those that have least; all of them where they are few."""
-    most, least = (f"{end}k({_NUM_LINES}, {by_group})" for end in ("top", "bottom"))
-    return Query(f"{most} or {least}", _GROUP_NAME)
+    each = _over_all_time(by_group, "avg")
+    most, least = (f"{end}k({_NUM_LINES}, {each})" for end in ("top", "bottom"))
+    return Query(f"{by_group} and ({most} or {least})", _GROUP_NAME)
+
+
+def _most(number: int, by_group: str) -> Query:
+    """The groups that have had most at any time."""
+    each = _over_all_time(by_group, "max")
+    return Query(f"{by_group} and topk({number}, {each})", _GROUP_NAME)
 
 
 def _rate(counter: str, by: str = "", where: str = INSTANCE) -> str:
@@ -54,6 +68,10 @@ def _number(title: str, expr: str, unit: Unit, limit: float | None, about: str) 
     return Panel(title, (Query(expr),), unit, Drawn.NUMBER, 4, about, limit)
 
 
+def _share_of_best(title: str, expr: str, floor: float, about: str) -> Panel:
+    return Panel(title, (Query(expr),), Unit.SHARE, Drawn.NUMBER, 4, about, floor=floor)
+
+
 _LEVEL = Row(
     "Are my groups level?",
     (
@@ -65,8 +83,11 @@ _LEVEL = Row(
         _number("Barrier idle share", f"max(levelhead:barrier_idle:ratio_rate1m{{{INSTANCE}}})",
                 Unit.SHARE, 0.25, "Of groups' time, spent waiting for the slowest at each step. "
                 "Without DP attention there is none."),
-        _number("Slowest group's steps", f"min(levelhead:progress:ratio_rate1m{{{GROUP}}})",
-                Unit.SHARE, None, "Of the fastest group's; under 25 % it starves."),
+        _share_of_best("Slowest group's steps",
+                       f"min(levelhead:progress:ratio_rate1m{{{GROUP}}})"
+                       f" or max(0 * levelhead:steps:rate1m{{{GROUP}}} + 1)", 0.25,
+                       "Of the fastest group's; under 25 % it starves.  100 % while none has "
+                       "requests."),
         _number("Groups not ready", f"sum(levelhead_group_state{{{_NOT_READY}}})",
                 Unit.PLAIN, 1, "Starting, suspect, draining, released or dead."),
         _number("Alerts firing",
@@ -148,7 +169,7 @@ _TRUST = Row(
                Query(f"max(levelhead_report_age_seconds{{{GROUP}}})", "oldest report")),
               Unit.SECONDS),
         Panel("Reported less books, as a share of load: most",
-              (Query(f"topk({_NUM_LINES}, levelhead:drift:ratio{{{GROUP}}})", _GROUP_NAME),),
+              (_most(_NUM_LINES, f"levelhead:drift:ratio{{{GROUP}}}"),),
               Unit.SHARE),
         Panel("Fallbacks",
               (Query(_rate("levelhead_book_decisions_total"), "decisions by the books"),
@@ -182,11 +203,11 @@ _FAULTS = Row(
                Query(f"sum(levelhead_open_settlements{{{INSTANCE}}})", "open settlements")),
               Unit.PLAIN),
         Panel("State of groups: the worst",
-              (Query(f"topk({_NUM_STRIPS}, levelhead:group_state:code{{{GROUP}}})", _GROUP_NAME),),
+              (_most(_NUM_STRIPS, f"levelhead:group_state:code{{{GROUP}}}"),),
               Unit.PLAIN, Drawn.STATES, 12, states=_GROUP_STATES),
         Panel("Breakers: the worst",
-              (Query(f"topk({_NUM_STRIPS}, max by (instance, group) "
-                     f"(levelhead_breaker_state{{{GROUP}}}))", _GROUP_NAME),),
+              (_most(_NUM_STRIPS,
+                     f"max by (instance, group) (levelhead_breaker_state{{{GROUP}}})"),),
               Unit.PLAIN, Drawn.STATES, 12, "Of backends alone.", states=_BREAKER_STATES),
         Panel("Groups by state",
               (Query(f"sum by (state) (levelhead_group_state{{{GROUP}}})", "{{state}}"),)),
@@ -226,10 +247,17 @@ _FRONT_DOOR = Row(
                      "{{instance}}"),)),
     ),
 )  # fmt: skip
+FIRST_VARIABLE = "model"
+"""All of it is any, and not the names that there are: a group that starts may have none yet."""
 ROWS = (_LEVEL, _LATENCY, _DISPATCH, _TRUST, _FAULTS, _FRONT_DOOR)
 VARIABLES = {
-    "instance": "label_values(levelhead_group_model, instance)",
-    "model": f"label_values(levelhead_group_model{{{INSTANCE}}}, model)",
+    FIRST_VARIABLE: "label_values(levelhead_group_model, model)",
+    "instance": 'label_values(levelhead_group_model{model=~"$model"}, instance)',
     "group": f'label_values(levelhead_group_model{{{INSTANCE}, model=~"$model"}}, group)',
 }
-"""What each variable may be, in the order in which they depend on each other."""
+"""
+What each variable may be, in the order in which they depend on each other.
+
+Models come first: groups have the same numbers in every instance, so a model that one instance
+serves has to leave out the others.
+"""

@@ -123,7 +123,8 @@ def _number(axes: Axes, panel: Panel, found: list[Series]) -> None:
         return
     value = found[0].values[-1]
     is_high = panel.limit is not None and value >= panel.limit
-    colour = _NAMED["red" if is_high else "green"]
+    is_low = panel.floor is not None and value < panel.floor
+    colour = _NAMED["red" if is_high or is_low else "green"]
     low, high = min(0.0, *found[0].values), max(1e-9, *found[0].values)
     axes.fill_between(found[0].times_s, found[0].values, low, color=colour, alpha=0.15, lw=0)
     axes.set_ylim(low, high * 1.15)

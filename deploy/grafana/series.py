@@ -11,9 +11,11 @@ import httpx
 from deploy.grafana.panel import Query
 
 _VARIABLE = re.compile(r"\$(group|model)\b")
+_RANGE_S, _STEP_S = 60.0, 1.0  # of who asks for one instant
 _LABEL = re.compile(r"\{\{(\w+)\}\}")
 _NUM_POINTS = 180
 _TIMEOUT_S = 30.0
+_MS_PER_S = 1e3
 
 
 class Range(NamedTuple):
@@ -36,10 +38,19 @@ class Series(NamedTuple):
     values: list[float]
 
 
-def expression(text: str, instance: str = ".*") -> str:
+def expression(
+    text: str, instance: str = ".*", range_s: float = _RANGE_S, step_s: float = _STEP_S
+) -> str:
     """With every other variable as it is at first: everything."""
-    named = text.replace("$instance", instance)
-    return _VARIABLE.sub(".*", named).replace("$__rate_interval", "15s")
+    named = _VARIABLE.sub(".*", text.replace("$instance", instance))
+    windows = {
+        "$__rate_interval": "15s",
+        "$__range": f"{range_s * _MS_PER_S:.0f}ms",
+        "$__interval": f"{step_s * _MS_PER_S:.0f}ms",
+    }
+    for name, window in windows.items():
+        named = named.replace(name, window)
+    return named
 
 
 def asked(url: str, query: Query, when: Range, instance: str = ".*") -> list[Series]:
@@ -47,7 +58,7 @@ def asked(url: str, query: Query, when: Range, instance: str = ".*") -> list[Ser
     answer = httpx.post(
         f"{url}/api/v1/query_range",
         data={
-            "query": expression(query.expr, instance),
+            "query": expression(query.expr, instance, when.end_s - when.begin_s, when.step_s),
             "start": f"{when.begin_s:.3f}",
             "end": f"{when.end_s:.3f}",
             "step": f"{when.step_s:.3f}",

@@ -14,18 +14,22 @@ _log = logging.getLogger("levelhead.control_plane")
 _TIMEOUT_S = 2.0
 
 
-async def read_meters(instance: Instance) -> list[dict[str, Any] | None]:
+async def read_meters(
+    instance: Instance, timeout_s: float = _TIMEOUT_S
+) -> list[dict[str, Any] | None]:
     """Meters by slot (see router.front_door.meters); None for one that does not answer."""
-    slots = range(instance.num_front_doors)
-    return await asyncio.gather(*(_read(instance.meters_socket(slot)) for slot in slots))
+    paths = map(instance.meters_socket, range(instance.num_front_doors))
+    return await asyncio.gather(*(_read(path, timeout_s) for path in paths))
 
 
-async def _read(path: str) -> dict[str, Any] | None:
+async def _read(path: str, timeout_s: float) -> dict[str, Any] | None:
     try:
-        async with asyncio.timeout(_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             reader, writer = await asyncio.open_unix_connection(path)
-            told = await reader.read()
-            writer.close()
+            try:
+                told = await reader.read()
+            finally:  # one that is stopped takes connections, and would be left with each of them
+                writer.close()
             await writer.wait_closed()
         meters: dict[str, Any] = orjson.loads(told)
     except (OSError, orjson.JSONDecodeError) as error:

@@ -40,21 +40,29 @@ _REPORTED = (
      "holding_tokens"),
     ("running_requests", "Requests in the group's batch.", "running_requests"),
     ("waiting_requests", "Requests in the group's queue.", "waiting_requests"),
-    ("waiting_uncached_tokens", "Prompt tokens the group has yet to compute.",
+    ("waiting_uncached_tokens", "Prompt tokens the group has yet to compute; of no backend.",
      "waiting_uncached_tokens"),
     ("kv_used_tokens",
      "KV tokens of the group's running requests; those that several share count for each.",
      "kv_used_tokens"),
     ("kv_capacity_tokens", "Tokens that fit the group's KV cache.", "kv_capacity_tokens"),
 )  # fmt: skip
+# What engines of other people do not tell; in their reports it is 0.
+_OF_WORKERS = frozenset(("waiting_uncached_tokens", "step_time_ns", "num_steps"))
 
 
 def group_metrics(
     figures: list[GroupFigures], meters: list[dict[str, Any] | None]
 ) -> Iterator[Metric]:
-    """Figures by DP group, and how level they are."""
-    yield from _reported(figures)
-    yield from _ledger(figures, meters)
+    """
+    Figures by DP group, and how level they are.
+
+    A dead one has its state alone: what it reported last would stand there as what it holds and
+    runs, until a new life of it does, and that may have a model to load.
+    """
+    living = [group for group in figures if group.entry.state is not GroupState.DEAD]
+    yield from _reported(living)
+    yield from _ledger(living, meters)
     state = GaugeMetricFamily(
         "levelhead_group_state",
         "1 for the group's present state: starting, ready, suspect (figures stale and /health "
@@ -72,7 +80,8 @@ def group_metrics(
     yield conditions(figures)
     yield GaugeMetricFamily(
         "levelhead_imbalance_ratio",
-        "Largest over mean of holding + in-flight tokens, over ready groups; 1 is level.",
+        "Largest over mean of levelhead_load_tokens, over ready groups, by their weights; 1 is "
+        "level.",
         value=imbalance(figures),
     )
 
@@ -90,7 +99,7 @@ def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
     for name, text, field in _REPORTED:
         gauge = GaugeMetricFamily(f"levelhead_{name}", text, labels=_GROUP)
         for group in figures:
-            if group.report is not None:
+            if group.report is not None and _is_told(group, field):
                 gauge.add_metric((str(group.entry.dp_rank),), getattr(group.report, field))
         yield gauge
     usage = GaugeMetricFamily(
@@ -99,9 +108,13 @@ def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
         labels=_GROUP,
     )
     step = GaugeMetricFamily(
-        "levelhead_step_time_seconds", "Duration of the group's last step.", labels=_GROUP
+        "levelhead_step_time_seconds",
+        "Duration of the group's last step; of no backend.",
+        labels=_GROUP,
     )
-    steps = CounterMetricFamily("levelhead_steps", "Steps the group has run.", labels=_GROUP)
+    steps = CounterMetricFamily(
+        "levelhead_steps", "Steps the group has run; of no backend.", labels=_GROUP
+    )
     age = GaugeMetricFamily(
         "levelhead_report_age_seconds", "Since the group's report was sampled.", labels=_GROUP
     )
@@ -110,10 +123,16 @@ def _reported(figures: list[GroupFigures]) -> Iterator[Metric]:
         if report is None:
             continue
         usage.add_metric(labels, report.kv_used_tokens / max(1, report.kv_capacity_tokens))
-        step.add_metric(labels, report.step_time_ns * _NS)
-        steps.add_metric(labels, report.num_steps)
         age.add_metric(labels, group.age_s or 0.0)
+        if _is_told(group, "num_steps"):
+            step.add_metric(labels, report.step_time_ns * _NS)
+            steps.add_metric(labels, report.num_steps)
     yield from (usage, step, steps, age)
+
+
+def _is_told(group: GroupFigures, field: str) -> bool:
+    """Whether that field of its report is a figure: what is not known is no 0."""
+    return not (group.entry.is_backend and field in _OF_WORKERS)
 
 
 def _lives(figures: list[GroupFigures]) -> Iterator[Metric]:
@@ -144,8 +163,8 @@ def _ledger(figures: list[GroupFigures], meters: list[dict[str, Any] | None]) ->
     )
     load = GaugeMetricFamily(
         "levelhead_load_tokens",
-        "What is compared of groups: holding + in-flight tokens; of a backend the books, and what "
-        "it holds beyond them.",
+        "What is compared of groups, before their weights: holding + in-flight tokens; of a "
+        "backend the books, and what it holds beyond them.",
         labels=_GROUP,
     )
     drift = GaugeMetricFamily(

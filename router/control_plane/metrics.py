@@ -2,11 +2,10 @@
 The metrics: figures of groups and meters of front doors, under Prometheus names.
 
 Made anew for each scrape out of the segments, the front doors' counters and the
-groups' totals, so
-there is no state here to go stale.  Series of front doors carry the label
-`front_door`: when one restarts, its series start at zero as Prometheus expects,
-and nobody else's do.  Labels are bounded: docs/metrics.md says how,
-and is made of what stands here (router.control_plane.metrics_page).
+groups' totals, so there is no state here to go stale.  Series of front doors
+carry the label `front_door`: when one restarts, its series start at zero as
+Prometheus expects, and nobody else's do.  Labels are bounded: docs/metrics.md
+says how, and is made of what stands here (deploy.metrics_page).
 """
 
 from __future__ import annotations
@@ -37,7 +36,11 @@ from router.control_plane.totals import Totals
 _HISTOGRAMS = (
     ("time_to_first_token_seconds", "Request read to first token passed on, of streams.", "ttft_s"),
     ("inter_token_latency_seconds", "Between two pieces of a stream.", "inter_token_s"),
-    ("e2e_request_latency_seconds", "Request read to answer complete.", "end_to_end_s"),
+    (
+        "e2e_request_latency_seconds",
+        "Request read to answer complete, if it is 200 and whole.",
+        "end_to_end_s",
+    ),
     ("front_door_wait_seconds", "Counted to dispatched, where requests may wait.", "waited_s"),
     ("decision_seconds", "Reading the figures and choosing a group.", "decision_s"),
     ("figure_age_seconds", "Age of the chosen group's report when it was chosen.", "figure_age_s"),

@@ -5,11 +5,10 @@ An exchange with the DP groups: one request, dispatched until a group answers it
                          ▲         │          │
                          └─────────┘          └─ from here on the answer is this group's
 
-A group that cannot be reached, is lost or refuses before a byte of an answer
-went to the client is left for another one: a bounded number of times, never
-for one that was tried, each time with an attempt of its own.  The head of an
-event stream waits for its first byte, because some engines send it when the
-request is queued.  Afterwards a loss is told as honestly as it still can be.
+A group that cannot be reached, is lost or refuses before a byte of an answer went to the client
+is left for another one: a bounded number of times, never for one that was tried, each time with
+an attempt of its own.  The head of an event stream waits for its first byte, because some engines
+send it when the request is queued.  Afterwards a loss is told as honestly as it still can be.
 """
 
 from __future__ import annotations
@@ -275,11 +274,12 @@ class InferenceExchange(Exchange):
         status = self._status or (error.status if error else 499)  # 499: the client left first
         services.meters.responses[status] += 1
         age_s = services.clock_s() - self._request.began_s
-        services.meters.end_to_end_s.observe(age_s)
         if self._answer is not None:
             self._answer.close()
         if self._attempt is None:
             return
+        if self._attempt.is_complete and self._status == _OK:
+            services.meters.end_to_end_s.observe(age_s)
         self._attempt.close()
         if services.request_log is None or not self._shape.prompt_tokens:
             return  # without a prompt it was no inference: a backend's endpoints are many

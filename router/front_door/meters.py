@@ -84,6 +84,7 @@ class Meters:
         self.ttft_s = Histogram(LATENCY_BOUNDS_S)
         self.inter_token_s = Histogram(LATENCY_BOUNDS_S)
         self.end_to_end_s = Histogram(LATENCY_BOUNDS_S)
+        """Of complete answers alone: refusals are quick, and would hide how long these take."""
         self.decision_s = Histogram(DECISION_BOUNDS_S)
         self._add_ages()
 

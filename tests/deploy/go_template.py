@@ -2,6 +2,7 @@
 As much of Go's templates as our chart uses, so that it can be rendered where there is no Helm.
 
     {{ .Values.a.b }}   {{ $.Release.Name }}   {{ . }}   {{ printf "x%s" . }}
+    {{ add .Values.n 1 }}
     | quote   | nindent N   toYaml .Values.a   if … end   range … end   {{- eats space before it
 
 What it does not know it refuses.
@@ -75,6 +76,8 @@ def _value(expression, scope, top):
         return yaml.safe_dump(_value(expression[7:], scope, top)).rstrip()
     if found := re.fullmatch(r'printf "(.*)" (\S+)', expression):
         return found[1] % _value(found[2], scope, top)
+    if found := re.fullmatch(r"add (\S+) (\d+)", expression):
+        return _value(found[1], scope, top) + int(found[2])
     if not re.fullmatch(r"\$?(\.\w*)+", expression):
         raise ValueError(f"expression {expression!r}")
     value = top if expression.startswith("$") else scope

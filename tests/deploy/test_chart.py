@@ -10,6 +10,7 @@ from router.backends.backends_file import backends_in
 from router.backends.kubernetes.service import parse_service
 from router.backends.lacks import Lacks
 from router.options import parse_serve
+from router.question import GRACE_S
 from tests.deploy.go_template import render
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,29 @@ def test_values_reach_the_command_line():
     assert options.load_balance_method == "min_step_cost"
 
 
+def test_the_job_is_called_as_the_alerts_want_it_whatever_the_release_is_called():
+    """
+    They ask for `up` of jobs whose names begin with levelhead.
+    """
+    monitor = {"enabled": True, "interval": "9s", "labels": {}}
+    manifests = rendered(serviceMonitor=monitor)
+    job_label = manifests["ServiceMonitor", "front"]["spec"]["jobLabel"]
+
+    assert manifests["Service", "front"]["metadata"]["labels"][job_label] == "levelhead"
+
+
+def test_a_pod_has_the_time_for_its_drain():
+    """
+    Front doors hear of it, and the kubelet waits until the last of them would be killed.
+    """
+    manifests = rendered(drainTimeoutSeconds=300)
+    options = parse_serve([*container(manifests)["args"][1:], "--kubernetes-api", "http://k"], {})
+    pod = manifests["Deployment", "front"]["spec"]["template"]["spec"]
+
+    assert options.drain_timeout_s == 300
+    assert pod["terminationGracePeriodSeconds"] > 300 + GRACE_S
+
+
 def test_the_pod_may_list_and_watch_in_each_namespace_and_do_nothing_else():
     """
     By the account that it has.
@@ -104,12 +128,15 @@ def test_the_service_and_the_monitor_find_the_pod():
     """
     The monitor only where it is wanted.
     """
-    manifests = rendered(serviceMonitor={"enabled": True, "interval": "9s"})
+    wanted = {"enabled": True, "interval": "9s", "labels": {"release": "watcher"}}
+    manifests = rendered(serviceMonitor=wanted)
     labels = manifests["Deployment", "front"]["spec"]["template"]["metadata"]["labels"]
     service, monitor = manifests["Service", "front"], manifests["ServiceMonitor", "front"]
 
     assert service["spec"]["selector"] == labels
-    assert monitor["spec"]["selector"]["matchLabels"] == service["metadata"]["labels"]
+    selected = monitor["spec"]["selector"]["matchLabels"]
+    assert selected.items() <= service["metadata"]["labels"].items()
+    assert monitor["metadata"]["labels"] == {"app": "door", "release": "watcher"}
     assert monitor["spec"]["endpoints"][0]["interval"] == "9s"
     assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
     assert ("ServiceMonitor", "front") not in rendered()

@@ -13,7 +13,10 @@ from shm.group_table import GroupState
 from tests.deploy.live.expressions import all_expressions, recorded
 
 _NAME = re.compile(r"\blevelhead(?:_[a-z0-9_]+|:[a-z0-9_:]+)")
-_BY_GROUP_OF = re.compile(r"^(topk|bottomk)\(\d+, ")
+_BY_GROUP_OF = re.compile(
+    r"(?P<what>.+) and \(?(?:(?: or )?(?:topk|bottomk)\(\d+, "
+    r"(?:avg|max)_over_time\(\((?P=what)\)\[\$__range:\$__interval\] @ end\(\)\)\))+\)?"
+)
 PANELS = [panel for row in ROWS for panel in row.panels]
 
 
@@ -69,14 +72,14 @@ def test_the_first_row_answers_whether_the_groups_are_level():
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.title)
 def test_a_panel_shows_few_lines_however_many_groups_there_are(panel):
     """
-    What is by group is a heatmap, or the ends of it; all else is summed up over groups.
+    What is by group is a heatmap, or the ends of it; all else is summed up over groups.  The
+    ends are those of all the time shown: at each point they would be others, until all had a line.
     """
     for query in panel.queries:
         if "{{group}}" not in query.legend:
             assert not re.match(r"levelhead\S*group", query.expr), "a line for each group"
         elif panel.drawn is not Drawn.HEATMAP:
-            assert _BY_GROUP_OF.match(query.expr), query.expr
-            assert all(_BY_GROUP_OF.match(part) for part in query.expr.split(" or "))
+            assert _BY_GROUP_OF.fullmatch(query.expr), query.expr
 
 
 def test_panels_fill_their_lines():
@@ -95,13 +98,35 @@ def test_panels_fill_their_lines():
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
-def test_models_narrow_the_groups_to_choose_from():
+def test_a_model_narrows_the_instances_and_both_the_groups():
     """
-    Instance, model, group: each within those before it.
+    Groups of other instances have the same numbers, so a model has to leave these instances out.
     """
-    assert list(VARIABLES) == ["instance", "model", "group"]
-    assert "$instance" in VARIABLES["model"]
+    assert list(VARIABLES) == ["model", "instance", "group"]
+    assert "$model" in VARIABLES["instance"]
     assert "$model" in VARIABLES["group"]
+    assert "$instance" in VARIABLES["group"]
+
+
+def test_a_group_without_a_model_is_among_all():
+    """
+    It starts, or its engine does not say.
+    """
+    told = json.loads(dashboard.FILE.read_text())["templating"]["list"]
+    all_values = {each["name"]: each.get("allValue") for each in told if each["type"] == "query"}
+
+    assert all_values == {"model": ".*", "instance": None, "group": None}
+
+
+def test_a_group_that_starves_is_not_green():
+    """
+    Of most numbers much is bad; of the slowest group's share of steps, little is.
+    """
+    panels = json.loads(dashboard.FILE.read_text())["panels"]
+    (slowest,) = [panel for panel in panels if panel["title"] == "Slowest group's steps"]
+    steps = slowest["fieldConfig"]["defaults"]["thresholds"]["steps"]
+
+    assert [(step["value"], step["color"]) for step in steps] == [(None, "red"), (0.25, "green")]
 
 
 def test_every_state_of_a_group_has_a_colour_and_a_number():

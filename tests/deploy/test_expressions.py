@@ -16,6 +16,15 @@ def test_variables_stand_for_everything():
     assert asked == 'rate(a{instance=~".*", group=~".*"}[15s])'
 
 
+def test_a_window_of_all_that_is_shown_is_one():
+    """
+    As Grafana puts it in: the range, in steps of its points.
+    """
+    assert as_asked("avg_over_time(a[$__range:$__interval] @ end())") == (
+        "avg_over_time(a[60000ms:1000ms] @ end())"
+    )
+
+
 def test_a_variable_is_asked_for_by_what_it_lists():
     """
     Grafana's own function is none of Prometheus'.

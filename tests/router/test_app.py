@@ -2,12 +2,14 @@
 
 import asyncio
 
+import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.control_plane.front_doors import read_meters
+from router.front_door.meters import Meters
 from shm.group_table import GroupState
-from tests.router.asking import asked, entry, error_of, torn
+from tests.router.asking import asked, entry, error_of, refuse, torn
 from tests.router.clients import get, post
 from tests.router.fakes import until
 from tests.router.groups import FakeGroup
@@ -155,6 +157,53 @@ async def test_a_door_that_tells_nonsense_is_as_one_that_is_away(house):
     assert await read_meters(house.instance) == [None]
     server.close()
     await until(lambda: not server.is_serving())
+
+
+async def test_a_door_that_is_stopped_is_left_with_no_connection(house):
+    """
+    It would get one more at each scrape, for as long as it stands still.
+    """
+    is_left = asyncio.Event()
+
+    async def listen(reader, writer):
+        await reader.read()
+        is_left.set()
+        writer.close()
+
+    server = await asyncio.start_unix_server(listen, house.instance.meters_socket(0))
+    assert await read_meters(house.instance, timeout_s=0.05) == [None]
+    await until(is_left.is_set)
+    server.close()
+
+
+async def test_drift_is_of_books_and_figures_of_one_time(house):
+    """
+    A group that is slow to tell its totals does not have old books compared with new figures.
+    """
+    is_told = asyncio.Event()
+
+    async def tell(reader, writer):
+        extra = {"slot": 0, "epoch": 1, "method": "random", "book": [[60, 1], [0, 0]]}
+        told = Meters(2).as_dict() | extra
+        writer.write(orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS))
+        writer.close()
+        is_told.set()
+
+    async def respond(request):
+        await is_told.wait()
+        for _ in range(100):  # until whoever asked the door has taken what it told
+            await asyncio.sleep(0)
+        house.report(holding_tokens=9000)
+        return refuse(request)
+
+    house.report(holding_tokens=60)
+    server = await asyncio.start_unix_server(tell, house.instance.meters_socket(0))
+    async with asked(house, [entry()], respond) as client:
+        answer = await client.get("/metrics")
+    server.close()
+
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    assert [sample.value for sample in families["levelhead_ledger_drift_tokens"].samples] == [0]
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v1/loads", "/admin/groups"])

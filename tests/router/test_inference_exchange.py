@@ -217,6 +217,7 @@ async def test_errors_of_a_group_are_passed_on(group, door, client):
 
     assert (answer.status, answer.header(b"retry-after")) == (503, b"7")
     assert door.meters.responses == {503: 1}
+    assert sum(door.meters.end_to_end_s.counts) == 0  # it took no time, and was no answer
 
 
 # What is measured
@@ -246,6 +247,21 @@ async def test_a_stream_is_measured(group, door, client):
     assert meters.end_to_end_s.total == pytest.approx(0.6)
     assert meters.inter_token_s.total == pytest.approx(0.4)
     assert (meters.dispatches, meters.responses) == ([1], {200: 1})
+
+
+async def test_the_time_of_an_answer_that_its_client_has_left_is_not_measured(group, door, client):
+    """
+    It says when the client left, and not how long answers take.
+    """
+    client.send(post())
+    received = await group.next_request()
+    received.write(SSE_HEAD + chunk(b'data: {"n":1}\n\n'))
+    await client.head()
+    client.leave()
+    await door.all_released()
+
+    assert sum(door.meters.ttft_s.counts) == 1
+    assert sum(door.meters.end_to_end_s.counts) == 0
 
 
 async def test_the_book_grows_with_what_is_streamed(group, door, client):

@@ -114,6 +114,35 @@ def test_figures_of_groups_carry_the_group(scraped):
     assert value(scraped["levelhead_imbalance_ratio"]) == 1.0
 
 
+def test_a_dead_group_has_a_state_and_no_figures():
+    """
+    Its last report stays where it is until its next life, and says nothing of now.
+    """
+    dead = GroupEntry(1, GroupState.DEAD, 11)
+    figures = [group(0, holding_tokens=50), group(1, running_requests=3)._replace(entry=dead)]
+    text = exposition(figures, [], {}).decode()
+    found = {family.name: family for family in text_string_to_metric_families(text)}
+
+    assert value(found["levelhead_group_state"], group="1", state="dead") == 1
+    assert value(found["levelhead_group_epoch"], group="1") == 11
+    for name in ("running_requests", "steps", "load_tokens", "in_flight_tokens"):
+        assert [s.labels["group"] for s in found[f"levelhead_{name}"].samples] == ["0"]
+
+
+def test_what_a_backend_does_not_tell_is_unknown_and_not_zero():
+    """
+    It takes steps, and nobody knows how many: 0 would be a group that starves.
+    """
+    entry = GroupEntry(0, GroupState.READY, 11, engine="vllm")
+    figures = group(0, holding_tokens=50)._replace(entry=entry)
+    text = exposition([figures], [], {}).decode()
+    found = {family.name: family.samples for family in text_string_to_metric_families(text)}
+
+    assert [sample.value for sample in found["levelhead_holding_tokens"]] == [50]
+    for name in ("steps", "step_time_seconds", "waiting_uncached_tokens"):
+        assert found[f"levelhead_{name}"] == []
+
+
 def test_totals_of_groups_carry_the_group_that_told_them(scraped):
     """
     Each under a name of its own; the other group's are not zero, they are unknown.
