@@ -85,7 +85,7 @@ def test_a_leader_joins_again_after_its_link_is_gone(term):
                 link.receive(1)
 
 
-LONG, SHORT = timedelta(seconds=60), timedelta(seconds=0.05)
+LONG, MIDDLE, SHORT = timedelta(seconds=60), timedelta(seconds=1), timedelta(seconds=0.05)
 
 
 def pair(seals=(SEAL, SEAL), limits=(LONG, LONG)):
@@ -100,16 +100,17 @@ def pair(seals=(SEAL, SEAL), limits=(LONG, LONG)):
 @pytest.mark.parametrize("end", [Link.close, lambda link: link.receive(1)], ids=["close", "limit"])
 def test_a_link_that_is_closed_or_given_up_is_lost_for_the_other_side_too(term, end):
     """
-    So the leader joins again, although its own limit is far; here the publisher
-    waits for a report that does not come in time, or closes the link.
+    So the leader joins again; here the publisher waits for a report that does not
+    come in time, or closes the link.  A send into a receive that was just given up
+    may not be told (see links), and is lost after its own limit.
     """
     term, door = term
-    publisher, leader = pair(limits=(SHORT, LONG))
+    publisher, leader = pair(limits=(SHORT, MIDDLE))
 
     with suppress(LinkLost):
         end(publisher)
 
-    with pytest.raises(LinkLost, match="closed by peer"):
+    with pytest.raises(LinkLost, match=r"closed by peer|Timed out waiting 1000ms"):
         leader.send([1])
     with ThreadPoolExecutor(1) as pool:
         again = pool.submit(lambda: sent_over(join(term), 2))
