@@ -4,6 +4,7 @@ PYTHON ?= python3
 SERVE ?=
 BENCH ?=
 PEERS ?=
+TESTS ?= -n 2 --dist loadfile --no-loadscope-reorder
 CHECK ?=
 SEED ?= 1
 SECONDS ?= 300
@@ -31,8 +32,8 @@ check: $(VENV)/installed  ## format, lint, types, rooms: what CI refuses
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/installed  ## set all up, then every test that needs no accelerator
-	$(BIN)/python -m pytest -m 'not gpu and not peer and not browser'
+test: $(VENV)/installed  ## set all up, then every test that needs no accelerator, two files at a time (TESTS= for one)
+	$(BIN)/python -m pytest -m 'not gpu and not peer and not browser' $(TESTS)
 
 test-views: $(VENV)/installed  ## the page in headless Chromium, and levelhead top in a terminal of 80x24
 	$(BIN)/python -m pytest -m browser tests/browser

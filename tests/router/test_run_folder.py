@@ -1,6 +1,7 @@
 import os
 import stat
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -11,30 +12,37 @@ from shm.process import this_process
 from tests.router.fakes import unique_instance
 
 
+@pytest.fixture(name="above")
+def _above():
+    """A folder whose path leaves room for a socket's."""
+    with tempfile.TemporaryDirectory(prefix="lh-") as folder:
+        yield Path(folder)
+
+
 def mode_of(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_the_folder_is_private_and_empty(tmp_path):
+def test_the_folder_is_private_and_empty(above):
     """
     What a former life left in it is gone.
     """
-    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = {"XDG_RUNTIME_DIR": str(above)}
     left = make_run_folder("one", environment)
     (left / "group-0.json").write_text("{}")
 
     made = make_run_folder("one", environment)
 
-    assert made == left == tmp_path / f"levelhead-{os.geteuid()}" / "one"
+    assert made == left == above / f"levelhead-{os.geteuid()}" / "one"
     assert list(made.iterdir()) == []
     assert mode_of(made) == mode_of(made.parent) == 0o700
 
 
-def test_instances_have_folders_of_their_own(tmp_path):
+def test_instances_have_folders_of_their_own(above):
     """
     Removing one leaves the other.
     """
-    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = {"XDG_RUNTIME_DIR": str(above)}
     one, other = (make_run_folder(name, environment) for name in ("one", "other"))
 
     remove_run_folder(one)
@@ -44,43 +52,43 @@ def test_instances_have_folders_of_their_own(tmp_path):
     assert other.exists()
 
 
-def test_a_path_that_is_too_long_for_sockets_is_refused(tmp_path):
+def test_a_path_that_is_too_long_for_sockets_is_refused(above):
     """
     At the start, with a way out, rather than when a socket is bound.
     """
-    deep = tmp_path / ("y" * 60)
+    deep = above / ("y" * 60)
     deep.mkdir()
 
     with pytest.raises(StartError, match="shorten --instance"):
         make_run_folder("x" * 40, {"XDG_RUNTIME_DIR": str(deep)})
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(above):
     """
     With its path.
     """
-    (tmp_path / f"levelhead-{os.geteuid()}").touch()
+    (above / f"levelhead-{os.geteuid()}").touch()
 
     with pytest.raises(StartError, match="cannot make the folder"):
-        make_run_folder("one", {"XDG_RUNTIME_DIR": str(tmp_path)})
+        make_run_folder("one", {"XDG_RUNTIME_DIR": str(above)})
 
 
-def test_a_runtime_folder_that_is_not_there_is_not_used(tmp_path):
+def test_a_runtime_folder_that_is_not_there_is_not_used(above):
     """
     Under su and in containers the variable names a folder that nobody made.
     """
-    made = make_run_folder(unique_instance(), {"XDG_RUNTIME_DIR": str(tmp_path / "missing")})
+    made = make_run_folder(unique_instance(), {"XDG_RUNTIME_DIR": str(above / "missing")})
 
     assert made.is_relative_to(tempfile.gettempdir())
-    assert not made.is_relative_to(tmp_path)
+    assert not made.is_relative_to(above)
     remove_run_folder(made)
 
 
-def test_folders_of_dead_instances_are_swept(tmp_path):
+def test_folders_of_dead_instances_are_swept(above):
     """
     Beside a new instance's, those whose root has ended; a live one's and a stranger's stay.
     """
-    environment = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    environment = {"XDG_RUNTIME_DIR": str(above)}
     live, dead, strange, new = (
         make_run_folder(name, environment) for name in ("live", "dead", "strange", "new")
     )
@@ -99,16 +107,16 @@ def save_instance(folder, root):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_a_folder_of_another_user_is_refused(tmp_path):
+def test_a_folder_of_another_user_is_refused(above):
     """
     Somebody may have made it first to read along.
     """
-    foreign = tmp_path / f"levelhead-{os.geteuid()}"
+    foreign = above / f"levelhead-{os.geteuid()}"
     foreign.mkdir()
     os.chown(foreign, 65534, 65534)
 
     with pytest.raises(StartError, match="belongs to uid 65534"):
-        make_run_folder("one", {"XDG_RUNTIME_DIR": str(tmp_path)})
+        make_run_folder("one", {"XDG_RUNTIME_DIR": str(above)})
 
 
 def test_an_instance_is_read_as_it_was_written(tmp_path):

@@ -136,3 +136,15 @@ def test_flags_are_read_before_torch_is_imported():
     answer = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
 
     assert answer.stdout.strip() == "False", answer.stderr
+
+
+@pytest.mark.slow
+def test_a_rank_starts_without_the_compiler():
+    """
+    What imports torch._dynamo makes every rank a second slower to start.
+    """
+    told = "import sys, workers.parts, workers.leader; print('torch._dynamo' in sys.modules)"
+
+    answer = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
+
+    assert answer.stdout.strip() == "False", answer.stderr

@@ -20,7 +20,6 @@ from enum import Enum
 
 import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
-from torch.nn.attention.bias import causal_lower_right
 
 logger = logging.getLogger("levelhead.workers.model")
 
@@ -36,7 +35,7 @@ class PrefillMask(Enum):
         if num_new == num_total:
             return None
         if self is PrefillMask.NAMED:
-            return causal_lower_right(num_new, num_total)
+            return _causal_lower_right(num_new, num_total)
         shape = (num_new, num_total)
         mask = torch.full(shape, float("-inf"), device=like.device, dtype=like.dtype)
         return mask.triu_(diagonal=num_total - num_new + 1)
@@ -50,8 +49,17 @@ def choose_prefill_mask(
         return PrefillMask.WRITTEN
     can_use = (can_use_flash or _can_use_flash)(keys)
     chosen = PrefillMask.NAMED if can_use else PrefillMask.WRITTEN
+    if can_use:
+        _causal_lower_right(1, 2)  # imports now, and not for the first prompt
     logger.info("prompts are computed %s (%s)", chosen.value, keys.dtype)
     return chosen
+
+
+def _causal_lower_right(num_new: int, num_total: int) -> torch.Tensor:
+    # It brings torch._dynamo, a second that ranks without flash attention need not wait for.
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(num_new, num_total)
 
 
 def _can_use_flash(keys: torch.Tensor) -> bool:
